@@ -1,0 +1,22 @@
+"""Streaming, memory-aware accumulation of patch-wise model output.
+
+`FullBatchAccumulator` takes predictions batch by batch and hands over a `FullBatch`: every head complete,
+in canonical order, in RAM while it fits and in zarr when it does not. `prepare_multitask_full_batch` is
+the pure function under it.
+"""
+
+from __future__ import annotations
+
+from accumulator import exceptions, typing
+from accumulator._accumulator import FullBatchAccumulator
+from accumulator._full_batch import prepare_multitask_full_batch
+from accumulator._result import FullBatch
+
+__all__ = [
+    "FullBatch",
+    "FullBatchAccumulator",
+    "exceptions",
+    "prepare_multitask_full_batch",
+    "typing",
+]
+__version__ = "0.1.0"

@@ -1,0 +1,284 @@
+"""`FullBatchAccumulator`: state and lifecycle around `prepare_multitask_full_batch`."""
+
+from __future__ import annotations
+
+import errno
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, get_args
+
+import attrs
+import numpy as np
+
+from accumulator._canvas import Budget, Canvas
+from accumulator._full_batch import prepare_multitask_full_batch
+from accumulator._locations import LocationIndex
+from accumulator._result import FullBatch
+from accumulator._validation import as_nbytes, as_path, as_percent
+from accumulator.exceptions import ClosedError, NothingPushedError, OptionError, StorageError
+from accumulator.typing import OnDuplicate
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+    from accumulator.typing import ArrayLike, BatchOutput, RowArray, StrPath
+
+
+def _as_folder(raw: StrPath) -> str:
+    path = as_path(raw, "save_path")
+    if Path(path).exists() and not Path(path).is_dir():
+        raise StorageError(errno.ENOTDIR, "save_path is a file: give a folder, there or yet to be made", path)
+    return path
+
+
+def _as_limit(raw: int | str | None) -> int | None:
+    return None if raw is None else as_nbytes(raw, "memory_limit")
+
+
+def _as_on_duplicate(raw: OnDuplicate) -> OnDuplicate:
+    if raw not in get_args(OnDuplicate):
+        raise OptionError(f'on_duplicate is {raw!r}: it is "error", "first" or "last"')
+    return raw
+
+
+@attrs.define(eq=False, repr=False)
+class FullBatchAccumulator:
+    """Collects predictions batch by batch and hands them over complete, in canonical order.
+
+    The whole result is planned at the first push, when every head's shape is known: in RAM if it fits,
+    otherwise in zarr on disk. A push then costs what its own rows cost, whatever N is. Batches may be
+    late, shuffled or have gaps.
+
+    As a context manager it finalizes when the block ends normally; when the block ends by an exception
+    it closes and keeps nothing. What `finalize` returned outlives the block.
+
+    Parameters
+    ----------
+    full_output_locs : (N, K) array-like of whole numbers
+        The canonical list, no two rows the same; usually ``[start_x, start_y, end_x, end_y]``. Copied.
+    save_path : path, default "temp_fullbatch"
+        Where a result that does not fit in RAM goes, in a unique sub-folder of mode 0700 which is made
+        at the first push and removed with the result.
+    memory_threshold : float, default 80
+        Per cent of the available memory that the result may take. What is available is the smaller of
+        what the machine, the containers (cgroups v1 and v2) and RLIMIT_AS leave. 0 means disk.
+    memory_limit : int or str, optional
+        Bytes that the result may take at most, whatever is available: an int, or text such as "8 GiB".
+    on_duplicate : {"error", "first", "last"}, default "error"
+        What a location pushed twice does: raise, keep the first prediction, or keep the last.
+
+    Raises
+    ------
+    LocationError
+        The list is not 2-d whole numbers; a ValueError.
+    DuplicateLocationError
+        The list names a location twice; a ValueError.
+    OptionError
+        An option is not what it may be; a ValueError.
+    StorageError
+        ``save_path`` is a file; an OSError.
+
+    Examples
+    --------
+    >>> full_output_locs = np.array([[x, 0, x + 4, 4] for x in range(0, 20, 4)])
+    >>> with FullBatchAccumulator(full_output_locs) as accumulator:
+    ...     for rows in ([0, 1], [4, 3]):
+    ...         model_output = np.full((2, 4, 4, 1), 0.5, dtype=np.float32)
+    ...         accumulator.push((model_output,), full_output_locs[rows])
+    ...     accumulator.missing_locs.tolist()
+    [[8, 0, 12, 4]]
+    >>> accumulator.finalize().outputs[0].shape
+    (5, 4, 4, 1)
+    """
+
+    _index: LocationIndex = attrs.field(alias="full_output_locs", converter=LocationIndex)
+    _save_path: str = attrs.field(default="temp_fullbatch", converter=_as_folder, kw_only=True)
+    _memory_threshold: float = attrs.field(default=80, converter=as_percent, kw_only=True)
+    _memory_limit: int | None = attrs.field(default=None, converter=_as_limit, kw_only=True)
+    _on_duplicate: OnDuplicate = attrs.field(default="error", converter=_as_on_duplicate, kw_only=True)
+    _canvas: Canvas = attrs.field(init=False)
+    _n_consumed: int = attrs.field(init=False, default=0)
+    _result: FullBatch | None = attrs.field(init=False, default=None)
+    _is_closed: bool = attrs.field(init=False, default=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Make the canvas, which takes no room before the first push."""
+        budget = Budget(self._save_path, self._memory_threshold, self._memory_limit)
+        self._canvas = Canvas(len(self._index), budget, self._on_duplicate)
+
+    @property
+    def full_output_locs(self) -> NDArray[Any]:
+        """What is still outstanding, behind the last row consumed: ``(N - M, K)``, read-only."""
+        return self._index.locs[self._n_consumed :]
+
+    @property
+    def output_locs(self) -> NDArray[Any]:
+        """What has been consumed, in canonical order, gaps included: ``(M, K)``, read-only."""
+        return self._index.locs[: self._n_consumed]
+
+    @property
+    def canvas(self) -> list[RowArray]:
+        """One array a head, ``(N, *patch_shape)``: all N rows, zeros where nothing has come.
+
+        Empty before the first push. Arrays in RAM are read-only views. On disk, asking writes what is
+        still in memory first, which may raise StorageError.
+        """
+        self._canvas.flush()
+        return [_read_only(array) for array in self._canvas.arrays]
+
+    @property
+    def written(self) -> NDArray[np.bool_]:
+        """Which of the N rows hold a prediction: ``(N,)``, read-only."""
+        view = self._canvas.written.view()
+        view.flags.writeable = False
+        return view
+
+    @property
+    def missing_locs(self) -> NDArray[Any]:
+        """The locations that no prediction has come for, in canonical order: ``(n, K)``."""
+        return self._index.locs[~self._canvas.written]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole result, 0 before the first push; gaps take none of them."""
+        return self._canvas.nbytes
+
+    def push(self, batch_output: BatchOutput, batch_locs: ArrayLike) -> None:
+        """Put a batch of predictions where they belong.
+
+        The first push fixes number, names, patch shapes and dtypes of the heads. What is passed is
+        copied before this returns, and may be reused.
+
+        Parameters
+        ----------
+        batch_output : tuple, list or dict of (n, *patch_shape) array-like, or one such array
+            Predictions of each head: NumPy arrays, CPU tensors, nested lists, anything with
+            ``__array__`` or DLPack. bfloat16 is kept as float32.
+        batch_locs : (n, K) array-like of whole numbers
+            The location of each prediction.
+
+        Raises
+        ------
+        UnknownLocationError
+            A location is not in the list; a KeyError.
+        DuplicateLocationError
+            A location comes twice in the batch, or was pushed before and ``on_duplicate`` is "error";
+            a ValueError.
+        LocationError
+            Locations that are not 2-d whole numbers or have the wrong number of columns; a ValueError.
+        HeadError
+            The wrong number of rows or heads, other names or another patch shape; a ValueError.
+        HeadDtypeError
+            Heads that are not numbers, or of a dtype that the head's first one cannot hold without
+            loss; a TypeError.
+        StorageError
+            The disk refused; an OSError.
+        ClosedError
+            The accumulator was finalized or closed; a ValueError.
+
+        Notes
+        -----
+        All or nothing: after an error the accumulator is as it was before the call.
+        """
+        self._refuse_if_done("push")
+        _, _, consumed = prepare_multitask_full_batch(
+            batch_output, batch_locs, self._index, None, is_last=False, out=self._canvas
+        )
+        self._n_consumed = max(self._n_consumed, len(consumed))
+
+    def finalize(self) -> FullBatch:
+        """Return the complete result, zeros where nothing came; called again, the same object.
+
+        Raises
+        ------
+        NothingPushedError
+            Nothing was ever pushed, so that the heads are unknown; a ValueError. Without any location
+            (N = 0) there is nothing to push, and the result has no heads.
+        StorageError
+            The disk refused the last rows; an OSError. Nothing is lost: make room and call again.
+        ClosedError
+            The accumulator was closed; a ValueError.
+        """
+        if self._result is None:
+            self._refuse_if_done("finalize")
+            self._result = self._complete()
+            self._n_consumed = len(self._index)
+        return self._result
+
+    def close(self) -> None:
+        """Drop everything without a result; after `finalize`, or a second time, do nothing."""
+        if self._result is None and not self._is_closed:
+            self._is_closed = True
+            self._canvas.close()
+
+    def __enter__(self) -> Self:
+        """Return the accumulator."""
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Finalize if that was not done; after an exception close instead."""
+        if exc_type is not None or self._is_closed:
+            self.close()
+            return
+        try:
+            self.finalize()
+        except NothingPushedError:
+            self.close()
+            raise
+
+    def __del__(self) -> None:
+        """Warn of an accumulator that was neither finalized nor closed."""
+        if getattr(self, "_result", self) is None and not self._is_closed:
+            warnings.warn(
+                f"{self!r} was dropped with what it held: use it as a context manager, or call "
+                "finalize() or close()",
+                ResourceWarning,
+                stacklevel=1,
+                source=self,
+            )
+
+    def __repr__(self) -> str:
+        """Return coverage, heads and place in one line."""
+        canvas = self._canvas
+        place = "nothing pushed" if canvas.specs is None else "RAM" if canvas.zarr_store is None else "zarr"
+        state = "finalized" if self._result is not None else "closed" if self._is_closed else place
+        return (
+            f"<FullBatchAccumulator {len(canvas.stores)} heads, {canvas.written.sum()} of "
+            f"{canvas.n_rows} written, {state}>"
+        )
+
+    def _complete(self) -> FullBatch:
+        """Finalize: an empty last batch, which consumes all that is outstanding."""
+        canvas, locs = self._canvas, self._index.locs
+        outputs: list[RowArray] = []
+        if canvas.specs is not None:
+            canvas.flush()
+            outputs, _, locs = prepare_multitask_full_batch(
+                canvas.empty_batch(), locs[:0], self._index, None, is_last=True, out=canvas
+            )
+        elif len(locs):
+            raise NothingPushedError(
+                f"nothing was pushed for any of the {len(locs)} locations, so that the heads are unknown: "
+                "push at least one batch (an empty one with the right shapes will do), or close()"
+            )
+        named = outputs if canvas.names is None else dict(zip(canvas.names, outputs, strict=True))
+        return FullBatch(named, locs.copy(), canvas.written, canvas.zarr_store)
+
+    def _refuse_if_done(self, action: str) -> None:
+        if self._result is not None or self._is_closed:
+            done = "closed" if self._is_closed else "finalized"
+            raise ClosedError(f"cannot {action}: the accumulator was {done}; make a new one")
+
+
+def _read_only(array: RowArray) -> RowArray:
+    if isinstance(array, np.ndarray):
+        array = array.view()
+        array.flags.writeable = False
+    return array

@@ -1,0 +1,127 @@
+"""How much memory there is, and whether a result fits.
+
+The one place that asks: everything else takes its answer from `available_memory`, so that one patched
+function tests it. Plain integer arithmetic; nothing is allocated here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+try:
+    import resource
+except ImportError:  # Windows has no rlimits
+    resource = None  # type: ignore[assignment]
+
+ROOT: Final = Path("/")
+_UNLIMITED_V1: Final = 2**60  # cgroup v1 writes "no limit" as a huge number
+
+
+def fits_in_memory(needed: int, held: int, threshold: float, limit: int | None = None) -> bool:
+    """Whether RAM holds ``needed`` bytes beside the ``held`` ones: one verdict for all heads.
+
+    Parameters
+    ----------
+    needed, held : int
+        Bytes about to be allocated, and bytes already accumulated that count against the same share.
+    threshold : float
+        Per cent of the available memory that may be used.
+    limit : int, optional
+        Bytes that may be used, whatever is available.
+    """
+    if needed == 0:
+        return True
+    budget = int(available_memory() * threshold / 100)
+    if limit is not None:
+        budget = min(budget, limit)
+    return needed + held <= budget
+
+
+def available_memory(root: Path = ROOT) -> int:
+    """Return the bytes this process can still use: of the machine, its containers and its own limits.
+
+    Parameters
+    ----------
+    root : Path
+        Where ``proc`` and ``sys`` are; tests put other files there.
+    """
+    return max(0, min(psutil.virtual_memory().available, *_cgroup_left(root), _address_space_left()))
+
+
+def _address_space_left() -> int:
+    """Return what RLIMIT_AS (``ulimit -v``) leaves."""
+    if resource is None:
+        return psutil.virtual_memory().total
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if soft == resource.RLIM_INFINITY:
+        return psutil.virtual_memory().total
+    return int(soft - psutil.Process().memory_info().vms)
+
+
+def _cgroup_left(root: Path) -> Iterator[int]:
+    """Yield what each memory cgroup above this process leaves; yield nothing where there is none."""
+    try:
+        memberships = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return  # not Linux
+    for membership in memberships:
+        _, controllers, path = membership.split(":", 2)
+        if controllers == "":
+            for mount in ("sys/fs/cgroup", "sys/fs/cgroup/unified"):
+                yield from _left_along(root / mount, path, _left_v2)
+        elif "memory" in controllers.split(","):
+            yield from _left_along(root / "sys/fs/cgroup/memory", path, _left_v1)
+
+
+def _left_along(mount: Path, path: str, left_in: Callable[[Path], int | None]) -> Iterator[int]:
+    """Yield what is left in a group and in every one above it, up to the mount.
+
+    In a container the path may be the host's, and not there: the mount itself is then the group.
+    """
+    group = mount / path.lstrip("/")
+    while True:
+        left = left_in(group)
+        if left is not None:
+            yield left
+        if group == mount:
+            return
+        group = group.parent
+
+
+def _left_v2(group: Path) -> int | None:
+    limits = [_number(group / "memory.max"), _number(group / "memory.high")]
+    known = [limit for limit in limits if limit is not None]
+    used = _number(group / "memory.current")
+    if not known or used is None:
+        return None
+    return min(known) - used + _stat(group, "inactive_file")
+
+
+def _left_v1(group: Path) -> int | None:
+    limit = _number(group / "memory.limit_in_bytes")
+    used = _number(group / "memory.usage_in_bytes")
+    if limit is None or used is None or limit >= _UNLIMITED_V1:
+        return None
+    return limit - used + _stat(group, "total_inactive_file")
+
+
+def _number(path: Path) -> int | None:
+    """Return the number in a file; None where there is no such file, or where it says "max"."""
+    try:
+        text = path.read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None
+
+
+def _stat(group: Path, key: str) -> int:
+    """Return a field of memory.stat: file pages not in use count as used, but the kernel gives them back."""
+    try:
+        lines = (group / "memory.stat").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith(f"{key} ")), 0)

@@ -1,0 +1,196 @@
+"""`FullBatch`: what an accumulator hands over, and how it is kept."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import attrs
+import numpy as np
+
+from accumulator._stores import (
+    FolderStore,
+    TemporaryFolder,
+    complete_result,
+    copy_rows,
+    create_zarr_rows,
+    read_result,
+    storage_error,
+)
+from accumulator._validation import HeadSpec, as_path
+from accumulator.exceptions import ClosedError, ResultExistsError, ResultNotFoundError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+    from accumulator.typing import RowArray, StrPath
+
+
+@attrs.frozen(eq=False, repr=False)
+class FullBatch:
+    """A complete result: every head in canonical order, and which rows are real.
+
+    A spilled result lies in a temporary folder that is removed with the last of: this object, its
+    arrays, the interpreter; or at once by `close`. `save` keeps it.
+
+    Attributes
+    ----------
+    outputs : list or dict of (N, *patch_shape) numpy.ndarray or zarr.Array
+        One array a head, zeros where nothing was predicted; a dict where named heads were pushed.
+    output_locs : (N, K) numpy.ndarray
+        The location of each row, in canonical order.
+    written : (N,) bool numpy.ndarray
+        Whether a row is a real prediction (True) or padding (False).
+
+    Examples
+    --------
+    >>> with FullBatchAccumulator([[0, 0], [4, 0], [8, 0]]) as accumulator:
+    ...     accumulator.push({"score": np.ones((2, 1))}, [[0, 0], [8, 0]])
+    >>> batch = accumulator.finalize()
+    >>> batch.outputs["score"].ravel().tolist()
+    [1.0, 0.0, 1.0]
+    >>> batch.written.tolist()
+    [True, False, True]
+    >>> batch.save("result.zarr")
+    >>> FullBatch.load("result.zarr").outputs["score"].shape
+    (3, 1)
+    """
+
+    outputs: list[RowArray] | dict[str, RowArray]
+    output_locs: NDArray[Any]
+    written: NDArray[np.bool_]
+    _store: FolderStore | None = None  # None in RAM
+
+    @property
+    def missing_locs(self) -> NDArray[Any]:
+        """The locations that no prediction came for, ``(n, K)``."""
+        return self.output_locs[~self.written]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all outputs as if dense; gaps take none of them."""
+        return sum(int(array.nbytes) for array in self._arrays)
+
+    @property
+    def path(self) -> Path | None:
+        """The folder of the zarr group; None for a result in RAM."""
+        return None if self._store is None else self._store.root
+
+    def save(self, path: StrPath) -> None:
+        """Keep the result as a zarr group at ``path``.
+
+        A spilled result is moved there when it is the same file system, and its arrays serve from
+        there; otherwise it is copied. What is at ``path`` is whole or not there at all.
+
+        Raises
+        ------
+        ResultExistsError
+            Something is there already; a FileExistsError.
+        StorageError
+            The disk refused; an OSError. Nothing is left at ``path``, and this result is as it was.
+        ClosedError
+            The result was closed.
+        """
+        target = Path(as_path(path, "path")).absolute()
+        if os.path.lexists(target):
+            raise ResultExistsError(
+                errno.EEXIST, "something is there already: save elsewhere or remove it first", str(target)
+            )
+        if not self._move(target):
+            self._copy(target)
+
+    @classmethod
+    def load(cls, path: StrPath) -> Self:
+        """Open a saved result; its outputs stay on disk as read-only zarr arrays.
+
+        Raises
+        ------
+        ResultNotFoundError
+            There is nothing; a FileNotFoundError.
+        ResultFormatError
+            It is not a saved result, or not a whole one; a ValueError.
+        """
+        source = Path(as_path(path, "path")).absolute()
+        if not source.exists():
+            raise ResultNotFoundError(errno.ENOENT, "there is no saved result", str(source))
+        saved = read_result(source)
+        outputs = saved.arrays if saved.names is None else dict(zip(saved.names, saved.arrays, strict=True))
+        return cls(outputs, saved.output_locs, saved.written, saved.store)
+
+    def close(self) -> None:
+        """Remove the temporary folder of a spilled result, whose arrays then refuse to be read.
+
+        Arrays in RAM stay as they are, and so does what was saved. A second call does nothing.
+        """
+        if self._store is not None:
+            self._store.shut()
+
+    def __enter__(self) -> Self:
+        """Return the result."""
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the result."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Return heads, coverage and place in one line."""
+        names = self.outputs if isinstance(self.outputs, dict) else range(len(self.outputs))
+        heads = ", ".join(
+            f"{name}: {tuple(array.shape)} {array.dtype}"
+            for name, array in zip(names, self._arrays, strict=True)
+        )
+        place = "RAM" if self._store is None else str(self._store)
+        return f"<FullBatch {{{heads}}}, {self.written.sum()} of {len(self.written)} written, {place}>"
+
+    @property
+    def _arrays(self) -> list[RowArray]:
+        return list(self.outputs.values() if isinstance(self.outputs, dict) else self.outputs)
+
+    def _complete(self, store: FolderStore) -> None:
+        names = list(self.outputs) if isinstance(self.outputs, dict) else None
+        complete_result(store, names, self.output_locs, self.written)
+
+    def _move(self, target: Path) -> bool:
+        """Move a spilled result; return False where it has to be copied."""
+        store = self._store
+        if store is None:
+            return False
+        if store.is_closed:
+            raise ClosedError("the result was closed, and its files removed: save() it before close()")
+        if store.folder is None:
+            return False
+        self._complete(store)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            store.move_to(target)
+        except OSError as cause:
+            if cause.errno == errno.EXDEV:
+                return False
+            raise storage_error(cause, f"the result cannot be moved to {target}") from cause
+        return True
+
+    def _copy(self, target: Path) -> None:
+        """Write all rows that are not zero to a folder beside the target, then rename it."""
+        folder = TemporaryFolder(str(target.parent))
+        try:
+            store = FolderStore(folder.path / target.name)
+            specs = [HeadSpec(array.shape[1:], array.dtype) for array in self._arrays]
+            rows = create_zarr_rows(store, len(self.written), specs)
+            for source, copy in zip(self._arrays, rows, strict=True):
+                copy_rows(source, copy)
+            self._complete(store)
+            store.move_to(target)
+        except OSError as cause:
+            raise storage_error(cause, f"the result cannot be saved to {target}") from cause
+        finally:
+            folder.remove()

@@ -1,0 +1,77 @@
+"""A temporary folder that lives exactly as long as what lies in it is in use."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import weakref
+from pathlib import Path
+from typing import Final
+
+from accumulator.exceptions import StorageError
+
+_PREFIX: Final = "full_batch_"
+_ATTEMPTS: Final = 3
+
+
+class TemporaryFolder:
+    """A unique folder of mode 0700 inside ``save_path``, removed by `remove` or with its last user.
+
+    Removal also happens at interpreter exit, but never in a forked child: the parent still needs it.
+    Parents that had to be made go too, once they are empty.
+
+    Attributes
+    ----------
+    path : Path
+        The folder, absolute.
+    """
+
+    def __init__(self, save_path: str) -> None:
+        parent = Path(save_path).absolute()
+        made = [p for p in (parent, *parent.parents) if not p.exists()]
+        try:
+            self.path = _make(parent)
+        except OSError as cause:
+            _remove_empty(made)
+            raise storage_error(cause, f"save_path {save_path!r} cannot hold a folder") from cause
+        self._finalizer = weakref.finalize(self, _remove, self.path, made, os.getpid())
+
+    def remove(self) -> None:
+        """Remove the folder and all that is in it; a second call does nothing."""
+        self._finalizer()
+
+    def keep(self) -> None:
+        """Leave the folder to the caller from now on."""
+        self._finalizer.detach()
+
+
+def storage_error(cause: OSError, what: str) -> StorageError:
+    """Return the typed error for one of the operating system's, with its errno and file name."""
+    return StorageError(cause.errno, f"{what} ({cause.strerror or cause})", cause.filename)
+
+
+def _make(parent: Path) -> Path:
+    """Make a unique folder, even while another process removes the parent it just emptied."""
+    for _ in range(_ATTEMPTS - 1):
+        parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+    parent.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+
+
+def _remove(path: Path, made: list[Path], owner: int) -> None:
+    if os.getpid() == owner:
+        with contextlib.suppress(FileNotFoundError):  # somebody else was here first
+            shutil.rmtree(path)
+        _remove_empty(made)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:
+            return  # others still use it, and with it everything above

@@ -1,0 +1,118 @@
+"""Every error this library raises on purpose.
+
+Each one is an `AccumulatorError` and also subclasses the builtin that callers already catch, so
+``except KeyError`` around a push finds an unknown location. An error that comes from ``push`` means
+that nothing of that push was kept: correct the batch and push it again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = [
+    "AccumulatorError",
+    "ClosedError",
+    "DuplicateLocationError",
+    "HeadDtypeError",
+    "HeadError",
+    "LocationError",
+    "NothingPushedError",
+    "OptionError",
+    "ResultExistsError",
+    "ResultFormatError",
+    "ResultNotFoundError",
+    "StorageError",
+    "UnknownLocationError",
+]
+
+
+class AccumulatorError(Exception):
+    """Base class of every error raised by this library."""
+
+
+class LocationError(AccumulatorError, ValueError):
+    """Locations that are not a 2-d array of whole numbers, or have the wrong number of columns."""
+
+
+class UnknownLocationError(AccumulatorError, KeyError):
+    """Rows of ``batch_locs`` that are not in ``full_output_locs``.
+
+    Attributes
+    ----------
+    rows : (n,) int array
+        Which rows of the batch are unknown.
+    locations : (n, K) int array
+        What those rows say.
+    """
+
+    def __init__(self, message: str, rows: NDArray[Any], locations: NDArray[Any]) -> None:
+        super().__init__(message, rows, locations)
+        self.rows = rows
+        self.locations = locations
+
+    def __str__(self) -> str:
+        """Return the message as it is: a plain KeyError would show its repr."""
+        return str(self.args[0])
+
+
+class DuplicateLocationError(AccumulatorError, ValueError):
+    """A location given twice: in the list, in one batch, or in two pushes.
+
+    Attributes
+    ----------
+    rows : (n,) int array
+        Which rows of the list or of the batch repeat an earlier one.
+    locations : (n, K) int array
+        What those rows say.
+    """
+
+    def __init__(self, message: str, rows: NDArray[Any], locations: NDArray[Any]) -> None:
+        super().__init__(message, rows, locations)
+        self.rows = rows
+        self.locations = locations
+
+    def __str__(self) -> str:
+        """Return the message alone, without the arrays."""
+        return str(self.args[0])
+
+
+class HeadError(AccumulatorError, ValueError):
+    """Heads whose number, names, row count or patch shape are not what they must be."""
+
+
+class HeadDtypeError(AccumulatorError, TypeError):
+    """A head whose values cannot be stored, or only with loss of information."""
+
+
+class OptionError(AccumulatorError, ValueError):
+    """An option with a value outside of what it may be."""
+
+
+class ClosedError(AccumulatorError, ValueError):
+    """A push after ``finalize()`` or ``close()``, or a result used after its ``close()``."""
+
+
+class NothingPushedError(AccumulatorError, ValueError):
+    """``finalize()`` before any push: the heads, and so the result, are unknown."""
+
+
+class StorageError(AccumulatorError, OSError):
+    """The disk refused: an unusable ``save_path``, no space left, no permission.
+
+    ``errno`` and ``filename`` are those of the operating system's error, which is the ``__cause__``.
+    """
+
+
+class ResultExistsError(AccumulatorError, FileExistsError):
+    """``FullBatch.save`` to a path where something is already; nothing was written."""
+
+
+class ResultNotFoundError(AccumulatorError, FileNotFoundError):
+    """``FullBatch.load`` from a path where there is nothing."""
+
+
+class ResultFormatError(AccumulatorError, ValueError):
+    """``FullBatch.load`` from something that is not a saved result, or not a whole one."""

@@ -1,0 +1,37 @@
+"""Public aliases: what may be passed in, and what comes back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import zarr
+
+__all__ = ["ArrayLike", "BatchOutput", "OnDuplicate", "RowArray", "StrPath", "SupportsDLPack"]
+
+
+class SupportsDLPack(Protocol):
+    """An array of another library that hands over its CPU memory by DLPack."""
+
+    def __dlpack__(self) -> Any: ...  # noqa: D105  the protocol is documented by the array API
+    def __dlpack_device__(self) -> tuple[int, int]: ...  # noqa: D105
+
+
+ArrayLike: TypeAlias = npt.ArrayLike | SupportsDLPack
+"""NumPy arrays, CPU tensors, nested lists, and anything with ``__array__`` or DLPack."""
+
+BatchOutput: TypeAlias = Sequence[ArrayLike] | Mapping[str, ArrayLike] | ArrayLike
+"""A tuple or list of heads, a dict of named heads, or one array: each ``(n, *patch_shape)``."""
+
+RowArray: TypeAlias = "npt.NDArray[Any] | zarr.Array[Any]"
+"""One head of a result, ``(N, *patch_shape)``: NumPy in RAM, zarr on disk."""
+
+OnDuplicate: TypeAlias = Literal["error", "first", "last"]
+"""What a location pushed twice does: raise, keep the first prediction, or keep the last."""
+
+StrPath: TypeAlias = str | os.PathLike[str]
+"""A path of the local file system."""
