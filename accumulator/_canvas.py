@@ -26,8 +26,7 @@ from accumulator.exceptions import DuplicateLocationError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from accumulator._locations import Rows
-    from accumulator.typing import OnDuplicate, RowArray
+    from accumulator.typing import OnDuplicate, RowArray, Rows
 
 
 @attrs.frozen
@@ -153,12 +152,7 @@ class Canvas:
 
     def _put(self, rows: Rows, arrays: tuple[NDArray[Any], ...], seen: NDArray[np.bool_] | None) -> None:
         """Put values in all stores, or put back what was there; ``seen`` marks rows that hold something."""
-        if (
-            isinstance(rows, slice)
-            and rows.start == rows.stop
-            or not isinstance(rows, slice)
-            and not len(rows)
-        ):
+        if not self.written[rows].size:
             return
         new, again, held = rows, rows, []
         if seen is not None:

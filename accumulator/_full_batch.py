@@ -23,11 +23,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from accumulator._locations import Rows
-    from accumulator.typing import ArrayLike, BatchOutput, RowArray, StrPath
+    from accumulator.typing import ArrayLike, BatchOutput, RowArray, Rows, StrPath
 
 
-def prepare_multitask_full_batch(
+def prepare_multitask_full_batch(  # noqa: PLR0913, PLR0917  the documented signature
     batch_output: BatchOutput,
     batch_locs: ArrayLike,
     full_output_locs: ArrayLike | LocationIndex,

@@ -6,7 +6,6 @@ canonical row itself before it is given. Nothing here knows of heads, memory or 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
@@ -15,12 +14,13 @@ from accumulator._validation import as_locations, named
 from accumulator.exceptions import DuplicateLocationError, UnknownLocationError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
-    from accumulator.typing import ArrayLike
+    from accumulator.typing import ArrayLike, Rows
 
     Keys: TypeAlias = NDArray[np.int64]
-    Rows: TypeAlias = slice | NDArray[np.intp]
     Pack: TypeAlias = Callable[[NDArray[np.int64]], Keys]
 
 _KEY_LIMIT: Final = 2**63

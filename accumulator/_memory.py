@@ -6,11 +6,13 @@ function tests it. Plain integer arithmetic; nothing is allocated here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import psutil
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 try:
     import resource

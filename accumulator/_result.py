@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import attrs
-import numpy as np
 
 from accumulator._stores import (
     FolderStore,
@@ -25,6 +24,7 @@ from accumulator.exceptions import ClosedError, ResultExistsError, ResultNotFoun
 if TYPE_CHECKING:
     from types import TracebackType
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from accumulator.typing import RowArray, StrPath

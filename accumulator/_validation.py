@@ -128,7 +128,8 @@ def as_heads(raw: BatchOutput) -> Heads:
         return Heads(tuple(arrays), names)
     if isinstance(raw, (tuple, list)):
         return Heads(tuple(_as_head(head, f"head {i}") for i, head in enumerate(raw)), None)
-    return Heads((_as_head(raw, "head 0"),), None)
+    one: Any = raw
+    return Heads((_as_head(one, "head 0"),), None)
 
 
 def check_rows(heads: Heads, n_locs: int) -> None:
@@ -185,11 +186,12 @@ def as_canvas_nbytes(canvas_np: Sequence[Any] | None, n_heads: int) -> int:
         )
     if len(canvas_np) != n_heads:
         raise HeadError(f"canvas_np has {len(canvas_np)} entries but the batch has {n_heads} heads")
-    held = [0 if entry is None else getattr(entry, "nbytes", None) for entry in canvas_np]
-    for i, nbytes in enumerate(held):
-        if nbytes is None:
-            raise HeadError(f"canvas_np[{i}] is {type(canvas_np[i]).__name__}, not an array or None")
-    return sum(int(nbytes) for nbytes in held)
+    held = 0
+    for i, entry in enumerate(canvas_np):
+        if entry is not None and not hasattr(entry, "nbytes"):
+            raise HeadError(f"canvas_np[{i}] is {type(entry).__name__}, not an array or None")
+        held += 0 if entry is None else int(entry.nbytes)
+    return held
 
 
 def as_percent(raw: float) -> float:

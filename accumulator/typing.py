@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 import numpy.typing as npt
 
 if TYPE_CHECKING:
+    import numpy as np
     import zarr
 
-__all__ = ["ArrayLike", "BatchOutput", "OnDuplicate", "RowArray", "StrPath", "SupportsDLPack"]
+__all__ = ["ArrayLike", "BatchOutput", "OnDuplicate", "RowArray", "Rows", "StrPath", "SupportsDLPack"]
 
 
 class SupportsDLPack(Protocol):
     """An array of another library that hands over its CPU memory by DLPack."""
 
-    def __dlpack__(self) -> Any: ...  # noqa: D105  the protocol is documented by the array API
-    def __dlpack_device__(self) -> tuple[int, int]: ...  # noqa: D105
+    def __dlpack__(self) -> Any: ...
+    def __dlpack_device__(self) -> tuple[int, int]: ...
 
 
 ArrayLike: TypeAlias = npt.ArrayLike | SupportsDLPack
@@ -29,6 +30,9 @@ BatchOutput: TypeAlias = Sequence[ArrayLike] | Mapping[str, ArrayLike] | ArrayLi
 
 RowArray: TypeAlias = "npt.NDArray[Any] | zarr.Array[Any]"
 """One head of a result, ``(N, *patch_shape)``: NumPy in RAM, zarr on disk."""
+
+Rows: TypeAlias = "slice | npt.NDArray[np.intp]"
+"""Canonical rows that a batch goes to: a slice where they follow each other, otherwise their numbers."""
 
 OnDuplicate: TypeAlias = Literal["error", "first", "last"]
 """What a location pushed twice does: raise, keep the first prediction, or keep the last."""

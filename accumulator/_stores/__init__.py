@@ -15,8 +15,7 @@ from accumulator._stores._ram import RamRows
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from accumulator._locations import Rows
-    from accumulator.typing import RowArray
+    from accumulator.typing import RowArray, Rows
 
 __all__ = [
     "FolderStore",

@@ -13,7 +13,6 @@ other, and writing that file whole costs a third of going through a zarr array. 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,11 +25,12 @@ from accumulator._stores._folder import TemporaryFolder, storage_error
 from accumulator.exceptions import ClosedError, HeadDtypeError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from numpy.typing import NDArray
 
-    from accumulator._locations import Rows
     from accumulator._validation import HeadSpec
-    from accumulator.typing import RowArray
+    from accumulator.typing import RowArray, Rows
 
 CHUNK_NBYTES: Final = 16 * 2**20
 OPEN_CHUNKS: Final = 4  # a head; enough for batches that several loaders deliver slightly out of order
@@ -57,7 +57,7 @@ class FolderStore(LocalStore):
         super().__init__(root, read_only=read_only)
 
     @property
-    def root(self) -> Path:  # type: ignore[override]  # LocalStore asks it before whatever it does
+    def root(self) -> Path:  # LocalStore asks it before whatever it does
         """The zarr group's folder."""
         if self.is_closed:
             raise ClosedError(f"the result in {self._root} was closed: save() it before close()")
@@ -95,7 +95,7 @@ class FolderStore(LocalStore):
         if folder is not None:
             folder.remove()
 
-    def with_read_only(self, read_only: bool = False) -> FolderStore:
+    def with_read_only(self, read_only: bool = False) -> FolderStore:  # noqa: FBT001, FBT002  zarr's signature
         """Return the same store, read-only or not."""
         return FolderStore(self.root, read_only=read_only, folder=self.folder)
 
@@ -155,7 +155,7 @@ class _OpenChunk:
     n_filled: int = 0
 
     def fill(self, local: Rows, values: NDArray[Any]) -> None:
-        self.n_filled += values.shape[0] - np.count_nonzero(self.filled[local])
+        self.n_filled += len(values) - int(np.count_nonzero(self.filled[local]))
         self.buffer[local] = values
         self.filled[local] = True
 
@@ -165,7 +165,7 @@ class _OpenChunk:
         return np.where(mask, self.buffer[local], self.buffer.dtype.type(0))
 
     def clear(self, local: Rows) -> None:
-        self.n_filled -= np.count_nonzero(self.filled[local])
+        self.n_filled -= int(np.count_nonzero(self.filled[local]))
         self.filled[local] = False
 
 
@@ -336,4 +336,5 @@ def copy_rows(source: RowArray, target: ZarrRows) -> None:
 def chunk_path(array: zarr.Array[Any], chunk: int) -> Path:
     """Return the file of a chunk of whole rows."""
     key = array.metadata.encode_chunk_key((chunk, *(0 for _ in array.shape[1:])))
-    return Path(array.store.root, array.path, key)
+    store: Any = array.store
+    return Path(store.root, array.path, key)

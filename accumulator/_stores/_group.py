@@ -6,7 +6,6 @@ called; a group without it is not a result.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -18,6 +17,8 @@ from accumulator._stores._folder import storage_error
 from accumulator.exceptions import ResultFormatError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from accumulator.typing import RowArray
@@ -66,8 +67,8 @@ def read_result(path: Path) -> SavedResult:
     """
     store = FolderStore(path, read_only=True)
     try:
-        group = zarr.open_group(store, mode="r")
-        mark: Any = group.attrs[_MARK]
+        group: Any = zarr.open_group(store, mode="r")
+        mark = group.attrs[_MARK]
         version, names = mark["version"], mark["names"]
         arrays = [group[f"{OUTPUTS}/{head}"] for head in range(len(list(group[OUTPUTS].array_keys())))]
         output_locs, written = group["output_locs"][:], group["written"][:]

@@ -9,8 +9,8 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from accumulator._locations import Rows
     from accumulator._validation import HeadSpec
+    from accumulator.typing import Rows
 
 
 class RamRows:

@@ -1,0 +1,70 @@
+"""What every test gets: its own working folder, both stores, and a check that nothing is left behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "default",
+    deadline=None,  # timings never decide a test
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.load_profile("default")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _zarr_is_running():
+    """Start zarr's event loop, whose file descriptors stay open for good, before anything is counted."""
+    zarr.create_array({}, shape=(1,), dtype="i1")[:] = np.ones(1, dtype="i1")
+
+
+def open_files() -> list[str]:
+    """Return what this process has open, as far as the system tells."""
+    folder = Path("/proc/self/fd")
+    if not folder.exists():
+        return []
+    links = []
+    for descriptor in folder.iterdir():
+        try:
+            links.append(os.readlink(descriptor))  # noqa: PTH115  the target need not exist
+        except FileNotFoundError:  # the one that lists the folder
+            continue
+    return sorted(links)
+
+
+@pytest.fixture(autouse=True)
+def _leaves_nothing_behind(tmp_path, monkeypatch):
+    """Run in an empty folder; afterwards no temporary folder and no open file may be there."""
+    workplace = tmp_path / "workplace"
+    workplace.mkdir()
+    monkeypatch.chdir(workplace)
+    gc.collect()
+    before = open_files()
+    yield
+    gc.collect()
+    assert [str(p) for p in tmp_path.rglob("full_batch_*")] == [], "a temporary folder was left behind"
+    assert open_files() == before, "a file was left open"
+
+
+@pytest.fixture(params=["ram", "zarr"])
+def where(request):
+    """Options that put a result in RAM, and those that put it in zarr."""
+    return {"memory_threshold": 100 if request.param == "ram" else 0}
+
+
+@pytest.fixture
+def tiny_chunks(monkeypatch):
+    """Make chunks so small that a few rows fill one."""
+    monkeypatch.setattr("accumulator._stores._disk.CHUNK_NBYTES", 64)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Return every file below a folder with its bytes."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
