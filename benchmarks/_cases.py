@@ -78,7 +78,7 @@ def make_case(spec: CaseSpec) -> Case:
     pool = [tuple(_values(rng, (longest, *shape), dtype) for shape, dtype in heads) for _ in range(POOL)]
     rows = ORDERS[spec.order](spec.n_locs, longest, rng)
     batches = []
-    for batch_rows, values in zip(_split(rows, spec.batch_sizes), itertools.cycle(pool)):  # noqa: B905  endless
+    for batch_rows, values in zip(_split(rows, spec.batch_sizes), itertools.cycle(pool)):
         cut = tuple(head[: len(batch_rows)] for head in values)
         at = as_rows(batch_rows)
         batches.append(Batch(cut, locs[at], at))
@@ -123,7 +123,7 @@ def _every_other_batch(n_locs: int, batch: int, _rng: np.random.Generator) -> ND
 
 def _shuffled_batches(n_locs: int, batch: int, rng: np.random.Generator) -> NDArray[np.intp]:
     whole = n_locs // batch * batch  # a shorter last batch stays last
-    blocks = rng.permutation(np.arange(whole).reshape(-1, batch))
+    blocks: NDArray[np.intp] = rng.permutation(np.arange(whole).reshape(-1, batch))
     return np.concatenate([blocks.ravel(), np.arange(whole, n_locs)])
 
 

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 import zarr
@@ -35,10 +35,8 @@ class Outcome:
 Work: TypeAlias = Callable[[], Outcome]
 
 
-class Contestant(Protocol):
-    """Prepares a run."""
-
-    def __call__(self, case: Case, folder: Path, **options: Any) -> Work: ...
+Contestant: TypeAlias = Callable[..., Work]
+"""Takes a `Case`, a folder, and options by name."""
 
 
 def accumulator(case: Case, folder: Path, *, place: str, sync: bool = False) -> Work:
@@ -96,7 +94,7 @@ def raw_write(case: Case, folder: Path, *, sync: bool = False) -> Work:
         with (folder / "raw").open("xb", buffering=0) as file:
             for batch in case.batches:
                 for head in batch.heads:
-                    left = memoryview(head).cast("B")
+                    left = head.data.cast("B")
                     while left:
                         left = left[os.write(file.fileno(), left) :]
         if sync:

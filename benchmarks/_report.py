@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     Rounds = Sequence[Mapping[str, Mapping[str, float]]]
     """For each round every entry's metrics."""
 
+_INTRODUCTION: Final = """\
+Written by `python -m benchmarks`, which takes some minutes, 4 GB of memory and 2 GB of disk. With
+`--only ram` it runs one workload and prints; with `--smoke`, all of them in tiny sizes, whose times mean
+nothing."""
+
 _METHOD: Final = """\
 Every timed run is a process of its own. The runs of a workload take turns, for {n_rounds} rounds in
 which the order is reversed every other time, and a ratio is taken within its round. Shown are the median
@@ -62,8 +67,7 @@ def report(results: Sequence[tuple[Workload, Rounds]], n_rounds: int) -> str:
     ]
     parts = [
         "# Benchmarks",
-        "Run again, and write this page, with `python -m benchmarks`: some minutes, about 4 GB of memory "
-        "and 2 GB of disk. `--only ram` runs one workload, `--smoke` tiny sizes of all.",
+        _INTRODUCTION,
         "## Workloads",
         "\n".join(f"- `{workload.name}`: {workload.text}" for workload, _ in results),
         "## Answers",
@@ -105,9 +109,9 @@ def _machine() -> list[str]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     chosen = huge.read_text(encoding="ascii").strip() if huge.exists() else "unknown"
     libraries = ", ".join(f"{name} {version(name)}" for name in ("numpy", "zarr", "accumulator"))
+    kernel = f"{platform.system()} {platform.release().split('-')[0]}"
     return [
-        f"{os.cpu_count()} cores ({platform.machine()}), {memory / 1e9:.0f} GB of memory, "
-        f"{platform.system()} {platform.release().split('-')[0]}",
+        f"{os.cpu_count()} cores ({platform.machine()}), {memory / 1e9:.0f} GB of memory, {kernel}",
         f"transparent huge pages: {chosen} (NumPy asks for them for large arrays)",
         f"Python {platform.python_version()}, {libraries}",
     ]

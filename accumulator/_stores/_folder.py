@@ -14,6 +14,7 @@ from accumulator.exceptions import StorageError
 
 _PREFIX: Final = "full_batch_"
 _ATTEMPTS: Final = 3
+_MADE: Final[set[Path]] = set()  # parents that this process had to make, for whoever leaves them last
 
 
 class TemporaryFolder:
@@ -30,13 +31,13 @@ class TemporaryFolder:
 
     def __init__(self, save_path: str) -> None:
         parent = Path(save_path).absolute()
-        made = [p for p in (parent, *parent.parents) if not p.exists()]
+        _MADE.update(folder for folder in (parent, *parent.parents) if not folder.exists())
         try:
             self.path = _make(parent)
         except OSError as cause:
-            _remove_empty(made)
+            _remove_empty(parent)
             raise storage_error(cause, f"save_path {save_path!r} cannot hold a folder") from cause
-        self._finalizer = weakref.finalize(self, _remove, self.path, made, os.getpid())
+        self._finalizer = weakref.finalize(self, _remove, self.path, os.getpid())
 
     def remove(self) -> None:
         """Remove the folder and all that is in it; a second call does nothing."""
@@ -62,16 +63,22 @@ def _make(parent: Path) -> Path:
     return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
 
 
-def _remove(path: Path, made: list[Path], owner: int) -> None:
+def _remove(path: Path, owner: int) -> None:
     if os.getpid() == owner:
         with contextlib.suppress(FileNotFoundError):  # somebody else was here first
             shutil.rmtree(path)
-        _remove_empty(made)
+        _remove_empty(path.parent)
 
 
-def _remove_empty(folders: list[Path]) -> None:
-    for folder in folders:
+def _remove_empty(folder: Path) -> None:
+    """Remove a folder and those above it as far as this process made them and nobody uses them."""
+    for made in (folder, *folder.parents):
+        if made not in _MADE:
+            return
         try:
-            folder.rmdir()
+            made.rmdir()
+        except FileNotFoundError:
+            pass
         except OSError:
-            return  # others still use it, and with it everything above
+            return  # in use
+        _MADE.discard(made)

@@ -1,0 +1,61 @@
+"""What a type checker must understand of the public API; checked by mypy, never run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, assert_type
+
+import numpy as np
+import numpy.typing as npt
+
+from accumulator import FullBatch, FullBatchAccumulator, prepare_multitask_full_batch
+from accumulator.exceptions import AccumulatorError, UnknownLocationError
+
+if TYPE_CHECKING:
+    import zarr
+
+locs = np.zeros((4, 4), dtype=np.int64)
+patches = np.zeros((4, 8, 8, 3), dtype=np.float32)
+
+with FullBatchAccumulator(locs) as accumulator:
+    assert_type(accumulator, FullBatchAccumulator)
+    accumulator.push(patches, locs)
+    accumulator.push((patches, patches), locs.tolist())
+    accumulator.push([patches, patches], locs)
+    accumulator.push({"a": patches}, locs)
+    assert_type(accumulator.finalize(), FullBatch)
+    assert_type(accumulator.written, npt.NDArray[np.bool_])
+    assert_type(accumulator.missing_locs, npt.NDArray[Any])
+    assert_type(accumulator.nbytes, int)
+
+FullBatchAccumulator(
+    [[0, 0, 4, 4]],
+    save_path=Path("spill"),
+    memory_threshold=12.5,
+    memory_limit="8 GiB",
+    on_duplicate="first",
+)
+FullBatchAccumulator(locs, on_duplicate="never")  # type: ignore[arg-type]
+FullBatchAccumulator(locs, "spill")  # type: ignore[call-arg]
+
+batch = accumulator.finalize()
+assert_type(batch.path, Path | None)
+batch.written = locs  # type: ignore[misc, assignment]
+if isinstance(batch.outputs, dict):
+    assert_type(batch.outputs["a"], "npt.NDArray[Any] | zarr.Array[Any]")
+batch.save("result.zarr")
+assert_type(FullBatch.load("result.zarr"), FullBatch)
+
+outputs, remaining, consumed = prepare_multitask_full_batch(
+    (patches,), locs, locs, None, [None], "spill", 80, is_last=True
+)
+assert_type(outputs, "list[npt.NDArray[Any] | zarr.Array[Any]]")
+assert_type(remaining, npt.NDArray[Any])
+prepare_multitask_full_batch((patches,), locs, locs, None)  # type: ignore[call-arg]
+
+try:
+    accumulator.push(patches, locs)
+except UnknownLocationError as error:
+    assert_type(error.rows, npt.NDArray[Any])
+except AccumulatorError:
+    pass

@@ -1,0 +1,44 @@
+"""The examples of docstrings, README and tutorial run as they stand."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import accumulator
+from accumulator._locations import LocationIndex
+
+ROOT = Path(__file__).parent.parent
+MODULES = [
+    "accumulator._accumulator",
+    "accumulator._full_batch",
+    "accumulator._locations",
+    "accumulator._result",
+]
+NAMES = {name: getattr(accumulator, name) for name in accumulator.__all__} | {
+    "np": np,
+    "LocationIndex": LocationIndex,
+}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstrings(name):
+    """Every example of a module prints what it says."""
+    result = doctest.testmod(importlib.import_module(name), extraglobs=NAMES)
+    assert result.attempted
+    assert not result.failed
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md"])
+def test_pages(page):
+    """The Python blocks of a page run one after the other, as a reader would run them."""
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+    assert blocks
+    names = {}
+    for block in blocks:
+        exec(compile(block, page, "exec"), names)  # noqa: S102  our own page

@@ -1,0 +1,333 @@
+"""FullBatch: how long it lives, how it is kept, and what is refused."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from conftest import tree
+from oracle import distinct, grid
+
+from accumulator import FullBatch, FullBatchAccumulator
+from accumulator.exceptions import (
+    ClosedError,
+    OptionError,
+    ResultExistsError,
+    ResultFormatError,
+    ResultNotFoundError,
+    StorageError,
+)
+
+N = 11
+LOCS = grid(N)
+ROWS = [0, 1, 2, 3, 7, 9]
+
+
+def make(threshold, **options):
+    """Return a result with gaps, of two named heads."""
+    with FullBatchAccumulator(LOCS, memory_threshold=threshold, **options) as accumulator:
+        heads = {"map": distinct(N)[ROWS], "score": distinct(N, (3,), "i2")[ROWS]}
+        accumulator.push(heads, LOCS[ROWS])
+    return accumulator.finalize()
+
+
+def check(result):
+    """Compare with what `make` put in."""
+    for name, values in {"map": distinct(N), "score": distinct(N, (3,), "i2")}.items():
+        expected = np.zeros_like(values)
+        expected[ROWS] = values[ROWS]
+        np.testing.assert_array_equal(result.outputs[name][:], expected, strict=True)
+    assert list(result.outputs) == ["map", "score"]
+    np.testing.assert_array_equal(result.output_locs, LOCS, strict=True)
+    np.testing.assert_array_equal(np.flatnonzero(result.written), ROWS)
+    np.testing.assert_array_equal(result.missing_locs, np.delete(LOCS, ROWS, axis=0))
+
+
+def test_outlives_block_and_accumulator(where):
+    """The result is whole after the block, and after the accumulator is gone."""
+    result = make(**{"threshold": where["memory_threshold"]})
+    gc.collect()
+    check(result)
+    assert result.nbytes == N * (16 + 6)
+    result.close()
+
+
+def test_folder_is_private_unique_and_goes_with_the_result():
+    """A spilled result lies in its own 0700 folder inside save_path, gone with the last reference."""
+    results = [make(0, save_path="some/place") for _ in range(2)]
+    folders = list(Path("some/place").iterdir())
+    assert len(folders) == 2
+    assert all(stat.S_IMODE(folder.stat().st_mode) == 0o700 for folder in folders)
+    assert {result.path.parent for result in results} == {folder.absolute() for folder in folders}
+    del results[0]
+    gc.collect()
+    assert len(list(Path("some/place").iterdir())) == 1
+    results[0].close()
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_arrays_alone_keep_the_folder():
+    """One array taken out of a result that is dropped stays readable."""
+    array = make(0).outputs["map"]
+    gc.collect()
+    np.testing.assert_array_equal(array[1], distinct(N)[1])
+    del array
+    gc.collect()
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_close_removes_at_once_and_refuses_reading():
+    """After close() arrays on disk raise instead of showing zeros; a second close does nothing."""
+    with make(0) as result:
+        array = result.outputs["map"]
+    assert list(Path.cwd().iterdir()) == []
+    with pytest.raises(ClosedError, match="was closed"):
+        array[:]
+    with pytest.raises(ClosedError):
+        result.save("kept")
+    result.close()
+    assert "score" in repr(result)
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_close_leaves_ram_alone():
+    """Arrays in RAM are the caller's."""
+    with make(100) as result:
+        pass
+    check(result)
+    result.outputs["map"][0] = 5
+
+
+def test_folder_is_removed_at_interpreter_exit(tmp_path):
+    """A result still referenced when the interpreter ends leaves nothing on disk."""
+    script = """
+import numpy as np
+from accumulator import FullBatchAccumulator
+a = FullBatchAccumulator([[0], [1]], memory_threshold=0)
+a.push(np.ones((1, 2)), [[1]])
+kept_alive_by_main = a.finalize()
+b = FullBatchAccumulator([[0], [1]], memory_threshold=0)
+b.push(np.ones((1, 2)), [[1]])
+import os; print(len(os.listdir("temp_fullbatch")))
+b.close()
+"""
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert (ended.stdout, ended.stderr) == ("2\n", "")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["workplace"]
+
+
+def test_exit_of_a_forked_child_removes_nothing(tmp_path):
+    """A data-loader worker that was forked and exits normally leaves the parent's folder."""
+    script = """
+import os, sys, warnings
+import numpy as np
+warnings.simplefilter("ignore", DeprecationWarning)  # fork beside zarr's thread
+from accumulator import FullBatchAccumulator
+a = FullBatchAccumulator([[0], [1]], memory_threshold=0)
+a.push(np.ones((1, 2)), [[1]])
+result = a.finalize()
+child = os.fork()
+if child == 0:
+    sys.exit(0)
+os.waitpid(child, 0)
+print(result.outputs[0][:].sum(), result.path.exists())
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert ended.stdout == "2.0 True\n"
+
+
+@pytest.mark.parametrize("threshold", [0, 100])
+def test_saved_result_loads_the_same(threshold):
+    """What is loaded is what was saved, from RAM and from disk; the result itself stays usable."""
+    result = make(threshold)
+    result.save("deep/kept.zarr")
+    check(result)
+    loaded = FullBatch.load("deep/kept.zarr")
+    check(loaded)
+    assert loaded.path == Path("deep/kept.zarr").absolute()
+    assert all(isinstance(output, zarr.Array) for output in loaded.outputs.values())
+    with pytest.raises(ValueError, match="read-only"):
+        loaded.outputs["map"][0] = 1
+    result.close()
+    loaded.close()
+    check(FullBatch.load("deep/kept.zarr"))
+    assert [p.name for p in Path("deep").iterdir()] == ["kept.zarr"]
+    assert stat.S_IMODE(Path("deep/kept.zarr").stat().st_mode) != 0o700
+
+
+def test_lists_load_as_lists():
+    """A result without names has a list of outputs, also when loaded, in a loaded one's order."""
+    with FullBatchAccumulator(LOCS) as accumulator:
+        accumulator.push([distinct(N, (k + 1,)) for k in range(12)], LOCS)
+    accumulator.finalize().save("kept")
+    outputs = FullBatch.load("kept").outputs
+    assert isinstance(outputs, list)
+    assert [output.shape for output in outputs] == [(N, k + 1) for k in range(12)]
+
+
+def test_saving_a_spilled_result_moves_it():
+    """On one file system no byte is copied: the chunk files are the same, the temporary folder is gone."""
+    result = make(0)
+    before = {p.name: p.stat().st_ino for p in result.path.rglob("c.*") if "outputs" in str(p)}
+    result.save("kept")
+    assert before == {p.name: p.stat().st_ino for p in Path("kept/outputs").rglob("c.*")}
+    assert sorted(p.name for p in Path.cwd().iterdir()) == ["kept"]
+    assert result.path == Path("kept").absolute()
+    check(result)
+    result.save("again")
+    check(FullBatch.load("again"))
+    check(FullBatch.load("kept"))
+
+
+@pytest.mark.usefixtures("tiny_chunks")
+def test_saving_across_file_systems_copies(monkeypatch):
+    """Where a rename is impossible the rows are copied, gaps staying gaps."""
+    result = make(0)
+    real = Path.rename
+
+    def rename(self, target):
+        if self == result.path:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    result.save("kept")
+    check(FullBatch.load("kept"))
+    check(result)
+    chunks = {p.name for p in Path("kept/outputs/0").glob("c.*")}
+    assert chunks == {"c.0.0.0.0", "c.1.0.0.0", "c.2.0.0.0"}  # rows of 16 bytes, 4 a chunk
+    result.close()
+    check(FullBatch.load("kept"))
+
+
+def test_saving_keeps_what_the_user_wrote_into_gaps(where):
+    """Rows filled in by hand after finalize() are saved like all others."""
+    result = make(where["memory_threshold"])
+    result.outputs["map"][5] = 42
+    result.save("kept")
+    result.save("copied")
+    for name in ("kept", "copied"):
+        assert (FullBatch.load(name).outputs["map"][5] == 42).all()
+
+
+def test_save_never_overwrites(where):
+    """Something at the path, even a dangling link, is refused and left as it was."""
+    result = make(where["memory_threshold"])
+    Path("file").write_text("precious")
+    Path("link").symlink_to("nowhere")
+    for name in ("file", "link"):
+        with pytest.raises(ResultExistsError, match="save elsewhere") as caught:
+            result.save(name)
+        assert isinstance(caught.value, FileExistsError)
+        assert caught.value.filename == str(Path(name).absolute())
+    assert Path("file").read_text() == "precious"
+    check(result)
+    result.close()
+
+
+def test_save_that_fails_leaves_nothing(where, monkeypatch):
+    """An error while saving leaves no half result at the path, and this one as it was."""
+    result = make(where["memory_threshold"])
+    Path("file").write_text("")
+    with pytest.raises(StorageError):
+        result.save("file/below")
+    with monkeypatch.context() as patched:
+        patched.setattr("accumulator._stores._group._MARK", object())
+        with pytest.raises(TypeError):
+            result.save("kept")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", _no_space)
+        with pytest.raises(StorageError, match="kept"):
+            result.save("kept")
+    assert not Path("kept").exists()
+    check(result)
+    result.close()
+    assert [p.name for p in Path.cwd().iterdir()] == ["file"]
+
+
+def _no_space(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_load_refuses_what_is_not_a_result():
+    """Nothing there, a file, an empty folder, other zarr data, or a path that is none: typed errors."""
+    with pytest.raises(ResultNotFoundError) as caught:
+        FullBatch.load("nowhere")
+    assert isinstance(caught.value, FileNotFoundError)
+    Path("file").write_text("")
+    Path("folder").mkdir()
+    zarr.create_group("other")
+    zarr.create_array("array", shape=(1,), dtype="i1")
+    for name in ("file", "folder", "other", "array"):
+        before = tree(Path.cwd())
+        with pytest.raises(ResultFormatError, match="is not a result"):
+            FullBatch.load(name)
+        assert tree(Path.cwd()) == before
+    with pytest.raises(OptionError):
+        FullBatch.load(7)
+
+
+@pytest.mark.parametrize("damage", ["version", "written", "names", "locs"])
+def test_load_refuses_a_damaged_result(damage):
+    """Parts that do not belong together, and layouts of the future, are refused."""
+    make(100).save("kept")
+    group = zarr.open_group("kept")
+    if damage == "version":
+        group.attrs["accumulator"] = {"version": 2, "names": None}
+    elif damage == "names":
+        group.attrs["accumulator"] = {"version": 1, "names": ["one"]}
+    elif damage == "written":
+        group.create_array("written", data=np.ones(N, "i1"), overwrite=True)
+    else:
+        group.create_array("output_locs", data=LOCS[1:], overwrite=True)
+    with pytest.raises(ResultFormatError, match="version 2" if damage == "version" else "damaged"):
+        FullBatch.load("kept")
+
+
+def test_saved_result_is_a_plain_zarr_group():
+    """Any zarr reader finds outputs, locations and the written record."""
+    make(100).save("kept")
+    group = zarr.open_group("kept", mode="r")
+    assert group.metadata.zarr_format == 3
+    assert sorted(group.array_keys()) == ["output_locs", "written"]
+    np.testing.assert_array_equal(group["outputs/0"][1], distinct(N)[1])
+    assert group.attrs["accumulator"] == {"version": 1, "names": ["map", "score"]}
+
+
+def test_result_without_locations_or_heads_is_kept_too():
+    """An empty slide has a result as well."""
+    with FullBatchAccumulator(LOCS[:0]) as accumulator:
+        pass
+    accumulator.finalize().save("kept")
+    loaded = FullBatch.load("kept")
+    assert (loaded.outputs, loaded.output_locs.shape, loaded.written.shape) == ([], (0, 4), (0,))
+
+
+def test_repr_tells_heads_coverage_and_place(where):
+    """One line, without any array's contents."""
+    result = make(where["memory_threshold"])
+    place = "RAM" if where["memory_threshold"] else result.path.as_uri()
+    heads = "map: (11, 2, 2, 1) float32, score: (11, 3) int16"
+    assert repr(result) == f"<FullBatch {{{heads}}}, 6 of 11 written, {place}>"
+    result.close()
+
+
+def test_folder_removed_by_others_is_not_an_error():
+    """When somebody cleaned up before, close() has nothing to do."""
+    result = make(0)
+    shutil.rmtree(result.path.parent)
+    result.close()
+    assert os.listdir("temp_fullbatch") == [] if Path("temp_fullbatch").exists() else True  # noqa: PTH208
