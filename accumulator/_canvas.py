@@ -130,7 +130,7 @@ class Canvas:
     def _refuse(self, repeats: NDArray[np.intp], batch_locs: Any) -> None:
         locations = np.asarray(batch_locs)[repeats]
         raise DuplicateLocationError(
-            f"batch_locs: {named(repeats)} were pushed before, the first being {locations[0].tolist()}: "
+            f"pushed before: {named(repeats, 'batch_locs')}, the first being {locations[0].tolist()}; "
             'push each location once, or say on_duplicate="first" or "last"',
             repeats,
             locations,

@@ -110,8 +110,8 @@ class LocationIndex:
         if not found.all():
             unknown = np.flatnonzero(~found)
             raise UnknownLocationError(
-                f"batch_locs: {named(unknown)} of {len(locs)} not in full_output_locs, the first being "
-                f"{given[unknown[0]].tolist()}: pass the same list the patches were cut by",
+                f"not in full_output_locs: {named(unknown, 'batch_locs')}, the first being "
+                f"{given[unknown[0]].tolist()}; pass the same list the patches were cut by",
                 unknown,
                 given[unknown],
             )
@@ -120,8 +120,8 @@ class LocationIndex:
             repeats = np.sort(ranked[1:][np.diff(rows[ranked]) == 0])
             if len(repeats):
                 raise DuplicateLocationError(
-                    f"batch_locs: {named(repeats)} repeat a location of the same batch, the first being "
-                    f"{given[repeats[0]].tolist()}: give each location once",
+                    f"repeated in one batch: {named(repeats, 'batch_locs')}, the first being "
+                    f"{given[repeats[0]].tolist()}; give each location once",
                     repeats,
                     given[repeats],
                 )
@@ -130,8 +130,8 @@ class LocationIndex:
     def _refuse_repeats(self, repeats: NDArray[np.intp]) -> None:
         if len(repeats):
             raise DuplicateLocationError(
-                f"full_output_locs: {named(repeats)} repeat an earlier location, the first being "
-                f"{self.locs[repeats[0]].tolist()}: drop repeats before cutting patches",
+                f"repeated in the list: {named(repeats, 'full_output_locs')}, the first being "
+                f"{self.locs[repeats[0]].tolist()}; drop repeats before cutting patches",
                 repeats,
                 self.locs[repeats],
             )

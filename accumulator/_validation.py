@@ -62,11 +62,11 @@ def head_label(position: int, names: tuple[str, ...] | None) -> str:
     return f"head {position}" if names is None else f"head {names[position]!r}"
 
 
-def named(culprits: NDArray[Any], what: str = "row") -> str:
-    """Return the first few culprits as text: ``rows 3, 7 and 12 more``."""
+def named(culprits: NDArray[Any], where: str) -> str:
+    """Return the first few culprits as text: ``rows 3, 7 and 12 more of batch_locs``."""
     shown = ", ".join(str(c) for c in culprits[:_SHOWN].tolist())
     more = f" and {len(culprits) - _SHOWN} more" if len(culprits) > _SHOWN else ""
-    return f"{what}{'s' if len(culprits) != 1 else ''} {shown}{more}"
+    return f"row{'s' if len(culprits) != 1 else ''} {shown}{more} of {where}"
 
 
 def as_locations(raw: ArrayLike, name: str, columns: int | None = None) -> NDArray[Any]:
@@ -112,8 +112,8 @@ def _check_whole(locs: NDArray[Any], name: str) -> None:
     if not good.all():
         rows = np.flatnonzero(~good.all(axis=1))
         raise LocationError(
-            f"{name}: {named(rows)} hold NaN, fractions or numbers beyond 64 bits, the first being "
-            f"{locs[rows[0]].tolist()}: round them yourself, as only you know which pixel is meant"
+            f"NaN, fractions or numbers beyond 64 bits: {named(rows, name)}, the first being "
+            f"{locs[rows[0]].tolist()}; round them yourself, as only you know which pixel is meant"
         )
 
 

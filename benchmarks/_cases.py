@@ -117,8 +117,8 @@ def _in_order(n_locs: int, _batch: int, _rng: np.random.Generator) -> NDArray[np
 
 
 def _every_other_batch(n_locs: int, batch: int, _rng: np.random.Generator) -> NDArray[np.intp]:
-    rows = np.arange(n_locs)
-    return rows[rows // batch % 2 == 1]
+    rows: NDArray[np.intp] = np.arange(n_locs)
+    return rows[np.flatnonzero(rows // batch % 2)]
 
 
 def _shuffled_batches(n_locs: int, batch: int, rng: np.random.Generator) -> NDArray[np.intp]:

@@ -212,15 +212,15 @@ def test_location_pushed_twice_follows_the_policy(where, policy, batches):
 
 GOOD = {"batch_output": batch([3, 5])[0], "batch_locs": LOCS[[3, 5]]}
 BAD = [
-    (UnknownLocationError, {"batch_locs": [[0, 0, 4, 4], [9, 9, 9, 9]]}, "row 1 of 2"),
-    (DuplicateLocationError, {"batch_locs": LOCS[[3, 3]]}, "row 1 repeat"),
-    (DuplicateLocationError, {"batch_locs": LOCS[[3, 0]]}, "row 1 were pushed before"),
+    (UnknownLocationError, {"batch_locs": [[0, 0, 4, 4], [9, 9, 9, 9]]}, "row 1 of batch_locs"),
+    (DuplicateLocationError, {"batch_locs": LOCS[[3, 3]]}, "repeated in one batch: row 1 of"),
+    (DuplicateLocationError, {"batch_locs": LOCS[[3, 0]]}, "pushed before: row 1 of batch_locs"),
     (HeadError, {"batch_output": (HEADS[0][:2], HEADS[1][:3])}, "head 1 has 3 rows"),
     (HeadError, {"batch_output": (HEADS[0][:2],)}, "1 heads but the first batch had 2"),
     (HeadError, {"batch_output": ()}, "no heads"),
     (HeadError, {"batch_output": {"a": HEADS[0][:2], "b": HEADS[1][:2]}}, "without names but this one has"),
     (HeadError, {"batch_output": {1: HEADS[0][:2]}}, "names must be strings, but 1"),
-    (HeadError, {"batch_output": (HEADS[0][:2, :1], HEADS[1][:2])}, r"patch shape \(1, 2, 1\) .* \(2, 2, 1\)"),
+    (HeadError, {"batch_output": (HEADS[0][:2, :1], HEADS[1][:2])}, r"patch shape \(1, 2, 1\) .*\(2, 2, 1\)"),
     (HeadError, {"batch_output": (1.0, HEADS[1][:2])}, "single number"),
     (HeadDtypeError, {"batch_output": (HEADS[0][:2].astype("f8"), HEADS[1][:2])}, "float64 .* float32"),
     (HeadDtypeError, {"batch_output": (HEADS[0][:2], HEADS[1][:2].astype("u2"))}, "head 1 has dtype uint16"),
@@ -397,7 +397,7 @@ def test_unusable_save_path():
 
 def test_bad_lists_are_refused():
     """A list with repeats or without whole numbers is refused at construction."""
-    with pytest.raises(DuplicateLocationError, match="row 2 repeat"):
+    with pytest.raises(DuplicateLocationError, match="repeated in the list: row 2"):
         FullBatchAccumulator(LOCS[[0, 1, 1]])
     with pytest.raises(LocationError, match="NaN"):
         FullBatchAccumulator(np.full((2, 4), np.nan))
@@ -510,7 +510,7 @@ def test_dropped_accumulator_warns_and_cleans_up(where):
     """One that was neither finalized nor closed raises ResourceWarning when it goes, with its folder."""
     accumulator = FullBatchAccumulator(LOCS, **where)
     accumulator.push(*batch([0]))
-    with pytest.warns(ResourceWarning, match="1 of 17 written.* context manager"):
+    with pytest.warns(ResourceWarning, match="1 of 17 written.* context manager"):  # noqa: PT031
         del accumulator
         gc.collect()
     assert list(Path.cwd().rglob("*")) == []

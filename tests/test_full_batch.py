@@ -40,9 +40,7 @@ def calls(draw):
     n = draw(st.integers(0, 12))
     locs = grid(n)[draw(st.permutations(range(n)))] if draw(st.booleans()) else grid(n)
     rows = draw(st.lists(st.sampled_from(range(n)), unique=True)) if n else []
-    shapes = draw(
-        st.lists(st.lists(st.integers(0, 3), max_size=3).map(tuple), min_size=0, max_size=3)
-    )
+    shapes = draw(st.lists(st.lists(st.integers(0, 3), max_size=3).map(tuple), min_size=0, max_size=3))
     heads = tuple(
         distinct(len(rows), shape, draw(st.sampled_from(DTYPES)), first=1 + 100 * i)
         for i, shape in enumerate(shapes)
@@ -226,7 +224,7 @@ def test_names_the_first_unknown_rows():
     locs = grid(9)
     with pytest.raises(UnknownLocationError) as caught:
         prepare_multitask_full_batch((distinct(9),), locs + 1000, locs, None, is_last=False)
-    assert "rows 0, 1, 2, 3, 4 and 4 more of 9" in str(caught.value)
+    assert "rows 0, 1, 2, 3, 4 and 4 more of batch_locs" in str(caught.value)
     assert "[1000, 1000, 1004, 1004]" in str(caught.value)
     np.testing.assert_array_equal(caught.value.rows, range(9))
     np.testing.assert_array_equal(caught.value.locations, locs + 1000)
@@ -261,9 +259,7 @@ def test_failing_disk_leaves_no_folder(monkeypatch):
     monkeypatch.setattr("accumulator._stores._disk.ZarrRows._write", _fail)
     locs = grid(4)
     with pytest.raises(OSError, match="the disk is gone"):
-        prepare_multitask_full_batch(
-            (distinct(4),), locs, locs, None, None, "a/b", 0, is_last=True
-        )
+        prepare_multitask_full_batch((distinct(4),), locs, locs, None, None, "a/b", 0, is_last=True)
     assert list(Path.cwd().iterdir()) == []
 
 

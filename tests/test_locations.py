@@ -116,8 +116,8 @@ def test_list_is_copied():
 @pytest.mark.parametrize(
     ("bad", "said"),
     [
-        ([[0.5, 1]], "rows? 0 hold NaN, fractions"),
-        ([[0, 1], [np.nan, 1]], "row 1 hold"),
+        ([[0.5, 1]], "NaN, fractions or .* row 0 of"),
+        ([[0, 1], [np.nan, 1]], "row 1 of"),
         ([[np.inf, 1]], "row 0"),
         ([[1e300, 1]], "row 0"),
         (np.array([[2**63, 1]], dtype=np.uint64), "row 0"),

@@ -136,6 +136,15 @@ def test_without_rlimits(monkeypatch):
     assert _memory._address_space_left() == psutil.virtual_memory().total
 
 
+@pytest.mark.skipif(_memory.resource is None, reason="this system has no rlimits")
+@pytest.mark.parametrize(("limit", "left"), [(-1, psutil.virtual_memory().total), (2**50, 2**50)])
+def test_address_space(monkeypatch, limit, left):
+    """RLIMIT_AS leaves what this process has not mapped yet; without a limit the machine's memory."""
+    monkeypatch.setattr(_memory.resource, "getrlimit", lambda _: (limit, limit))
+    used = 0 if limit < 0 else psutil.Process().memory_info().vms
+    assert _memory._address_space_left() == pytest.approx(left - used, abs=2**30)
+
+
 @pytest.mark.parametrize(
     ("text", "nbytes"),
     [

@@ -54,7 +54,7 @@ def check(result):
 
 def test_outlives_block_and_accumulator(where):
     """The result is whole after the block, and after the accumulator is gone."""
-    result = make(**{"threshold": where["memory_threshold"]})
+    result = make(where["memory_threshold"])
     gc.collect()
     check(result)
     assert result.nbytes == N * (16 + 6)
@@ -121,7 +121,11 @@ import os; print(len(os.listdir("temp_fullbatch")))
 b.close()
 """
     ended = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+        [sys.executable, "-W", "error", "-c", script],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert (ended.stdout, ended.stderr) == ("2\n", "")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["workplace"]
@@ -179,7 +183,7 @@ def test_lists_load_as_lists():
 
 
 def test_saving_a_spilled_result_moves_it():
-    """On one file system no byte is copied: the chunk files are the same, the temporary folder is gone."""
+    """On one file system no byte is copied: the same chunk files, and no temporary folder."""
     result = make(0)
     before = {p.name: p.stat().st_ino for p in result.path.rglob("c.*") if "outputs" in str(p)}
     result.save("kept")
@@ -249,6 +253,10 @@ def test_save_that_fails_leaves_nothing(where, monkeypatch):
         with pytest.raises(TypeError):
             result.save("kept")
     with monkeypatch.context() as patched:
+        patched.setattr("accumulator._stores._group.zarr.open_group", _no_space)
+        with pytest.raises(StorageError, match="cannot be completed"):
+            result.save("kept")
+    with monkeypatch.context() as patched:
         patched.setattr(Path, "rename", _no_space)
         with pytest.raises(StorageError, match="kept"):
             result.save("kept")
@@ -258,7 +266,7 @@ def test_save_that_fails_leaves_nothing(where, monkeypatch):
     assert [p.name for p in Path.cwd().iterdir()] == ["file"]
 
 
-def _no_space(*_):
+def _no_space(*_, **__):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 

@@ -14,8 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from oracle import Oracle, distinct, grid
 
 from accumulator import FullBatch, FullBatchAccumulator
-from accumulator.exceptions import AccumulatorError, ClosedError, NothingPushedError
 from accumulator._stores import _disk
+from accumulator.exceptions import AccumulatorError, ClosedError, NothingPushedError
 
 SHAPES, DTYPES = [(2, 1), (3,)], ["f4", "i2"]
 
@@ -32,7 +32,9 @@ class Machine(RuleBasedStateMachine):
         self.result = None
         self.is_closed = False
 
-    @initialize(n=st.integers(0, 30), policy=st.sampled_from(["error", "first", "last"]), raster=st.booleans())
+    @initialize(
+        n=st.integers(0, 30), policy=st.sampled_from(["error", "first", "last"]), raster=st.booleans()
+    )
     def start(self, n, policy, raster):
         """Make both, over a list in raster order or not."""
         locs = grid(n)
@@ -52,7 +54,8 @@ class Machine(RuleBasedStateMachine):
     def heads(self, n):
         """Return two heads of values that never came before."""
         self.count += 1
-        return [distinct(n, shape, d, first=1 + 97 * self.count) for shape, d in zip(SHAPES, DTYPES, strict=True)]
+        first = 1 + 97 * self.count
+        return [distinct(n, shape, d, first=first) for shape, d in zip(SHAPES, DTYPES, strict=True)]
 
     @precondition(lambda self: self.is_open())
     @rule(rows=st.lists(st.integers(0, 29), max_size=12))
@@ -147,7 +150,7 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def agrees(self):
-        """What is consumed, written and missing is what the oracle says."""
+        """Compare what is consumed, written and missing with the oracle."""
         if not self.is_open():
             return
         accumulator, oracle = self.accumulator, self.oracle

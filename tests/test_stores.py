@@ -45,7 +45,8 @@ ROWS = st.one_of(
     st.tuples(st.integers(0, N), st.integers(0, N)).map(lambda ab: slice(min(ab), max(ab))),
     st.lists(st.integers(0, N - 1), unique=True).map(lambda rows: np.array(rows, dtype=np.intp)),
 )
-STEPS = st.lists(st.tuples(st.sampled_from(["put", "put", "put", "erase", "flush", "get"]), ROWS), max_size=12)
+ACTIONS = st.sampled_from(["put", "put", "put", "erase", "flush", "get"])
+STEPS = st.lists(st.tuples(ACTIONS, ROWS), max_size=12)
 SHAPES = st.sampled_from([(), (3,), (2, 2, 1), (5, 1), (0, 2)])
 
 
@@ -135,7 +136,7 @@ def test_sparse_rows_take_their_own_space_only(backends):
     for row in range(0, 3000, 100):
         store.put(slice(row, row + 1), np.ones((1, 2**18), "f4"))
     store.flush()
-    files = [p for p in backends.folder.rglob("c.*")]
+    files = list(backends.folder.rglob("c.*"))
     assert sum(p.stat().st_blocks * 512 for p in files) <= 1.1 * 30 * 2**20
     assert {p.stat().st_size for p in files} == {16 * 2**20}
 
@@ -152,7 +153,7 @@ def test_failed_write_leaves_no_half_chunk(backends, monkeypatch, kind):
     rows = slice(4, 8) if kind == "whole" else slice(3, 4)
     with monkeypatch.context() as patched:
         patched.setattr(_disk.np, "ascontiguousarray", _no_space)
-        with pytest.raises(StorageError, match="rows .* cannot be written") as caught:
+        with pytest.raises(StorageError, match=r"rows .* cannot be written") as caught:
             store.put(rows, values[rows])
     assert caught.value.errno == 28
     assert caught.value.filename

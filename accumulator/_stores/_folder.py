@@ -13,7 +13,6 @@ from typing import Final
 from accumulator.exceptions import StorageError
 
 _PREFIX: Final = "full_batch_"
-_ATTEMPTS: Final = 3
 _MADE: Final[set[Path]] = set()  # parents that this process had to make, for whoever leaves them last
 
 
@@ -55,12 +54,12 @@ def storage_error(cause: OSError, what: str) -> StorageError:
 
 def _make(parent: Path) -> Path:
     """Make a unique folder, even while another process removes the parent it just emptied."""
-    for _ in range(_ATTEMPTS - 1):
-        parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
     parent.mkdir(parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+    try:
+        return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+    except FileNotFoundError:
+        parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
 
 
 def _remove(path: Path, owner: int) -> None:

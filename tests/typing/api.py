@@ -12,7 +12,7 @@ from accumulator import FullBatch, FullBatchAccumulator, prepare_multitask_full_
 from accumulator.exceptions import AccumulatorError, UnknownLocationError
 
 if TYPE_CHECKING:
-    import zarr
+    import zarr  # noqa: F401  named in a type below
 
 locs = np.zeros((4, 4), dtype=np.int64)
 patches = np.zeros((4, 8, 8, 3), dtype=np.float32)

@@ -1,0 +1,10 @@
+"""The demo behind ``accumulator demo``: a trained network over a real slide, tile by tile.
+
+Needs ``accumulator[demo]``. It uses the library only by its public names, and the library never uses it.
+"""
+
+from __future__ import annotations
+
+from accumulator._demo._run import Options, run_demo
+
+__all__ = ["Options", "run_demo"]

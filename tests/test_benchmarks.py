@@ -1,0 +1,162 @@
+"""The benchmarks run and every contestant makes the right thing; no timing decides here."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("resource", reason="the benchmarks are for POSIX")
+
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT))  # last, so that an installed accumulator is the one that is tested
+
+from benchmarks import __main__ as command  # noqa: E402  after the path
+from benchmarks._cases import ORDERS, CaseSpec, make_case  # noqa: E402
+from benchmarks._measure import Run, disk_nbytes, measure, measure_here, peak_nbytes, reset_peak  # noqa: E402
+from benchmarks._report import report  # noqa: E402
+from benchmarks._workloads import WORKLOADS, Question  # noqa: E402
+
+ENTRIES = {
+    f"{workload.name}: {name}": run
+    for workload in (make(is_smoke=True) for make in WORKLOADS.values())
+    for name, run in workload.entries.items()
+}
+OUTPUTS = {"accumulator", "numpy_slices", "numpy_copyto", "zarr_by_hand"}
+
+
+def expected(case):
+    """Put every prediction in its row, one by one, by the location's value."""
+    row_of = {tuple(loc): row for row, loc in enumerate(case.locs.tolist())}
+    outputs = [np.zeros((len(case.locs), *shape), dtype) for shape, dtype in case.heads]
+    for batch in case.batches:
+        for i, loc in enumerate(batch.locs.tolist()):
+            for output, head in zip(outputs, batch.heads, strict=True):
+                output[row_of[tuple(loc)]] = head[i]
+    return outputs
+
+
+def assert_right(run, case, outcome, folder):
+    if run.contestant in OUTPUTS:
+        for output, right in zip(outcome.outputs, expected(case), strict=True):
+            assert output.dtype == right.dtype
+            assert output.shape == right.shape
+            for row in range(len(right)):  # a row at a time: a sparse result is large when dense
+                if not np.array_equal(output[row], right[row]):
+                    pytest.fail(f"row {row} is wrong")
+    elif run.contestant == "raw_write":
+        written = b"".join(head.tobytes() for batch in case.batches for head in batch.heads)
+        assert (folder / "raw").read_bytes() == written
+    elif run.contestant == "index_match":
+        for rows, batch in zip(outcome.outputs, case.batches, strict=True):
+            assert np.array_equal(case.locs[rows], batch.locs)
+    elif run.contestant == "same_bytes":
+        assert outcome.facts == {"same": 1, "ways": 12}
+    else:
+        assert np.array_equal(outcome.outputs[0], case.locs)
+
+
+@pytest.mark.parametrize("run", ENTRIES.values(), ids=ENTRIES)
+def test_every_entry_makes_the_right_thing(run, tmp_path):
+    small = {"heads": "small"} if run.case.heads == "wide" else {}
+    spec = CaseSpec(**(vars(run.case) | small))
+    metrics, outcome = measure_here(Run(run.contestant, spec, run.options), tmp_path)
+    assert_right(run, make_case(spec), outcome, tmp_path)
+    assert metrics["seconds"] > 0
+    assert metrics["peak_nbytes"] >= 0
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("n_locs", [1, 70, 2_000])
+def test_orders_name_every_row_at_most_once(order, n_locs):
+    case = make_case(CaseSpec(n_locs, "small", order))
+    rows = np.concatenate([np.arange(n_locs)[batch.rows] for batch in case.batches] or [np.arange(0)])
+    assert len(np.unique(rows)) == len(rows) == case.n_rows
+    if "shuffled" in order or order == "in order":
+        assert len(rows) == n_locs
+
+
+def test_grid_has_no_repeats_and_square_patches():
+    locs = make_case(CaseSpec(1_000, "none")).locs
+    assert len(np.unique(locs, axis=0)) == 1_000
+    assert (locs[:, 2:] - locs[:, :2] == 256).all()
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux can set the peak back")
+def test_peak_is_what_was_touched_after_the_reset():
+    np.ones(2**26, np.uint8)
+    before = reset_peak()
+    np.ones(2**25, np.uint8)
+    assert 2**25 <= peak_nbytes() - before + 2**20 < 2**26
+
+
+def test_disk_counts_blocks_and_no_holes(tmp_path):
+    with (tmp_path / "file").open("wb") as file:
+        file.write(b"\1" * 8192)
+        file.truncate(2**30)
+    assert 8192 <= disk_nbytes(tmp_path) < 2**20
+
+
+def test_a_run_in_a_fresh_process_cleans_up(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    metrics = measure(Run("accumulator", CaseSpec(100, "small"), {"place": "zarr"}))
+    assert metrics["output_nbytes"] == metrics["pushed_nbytes"] == 100 * 192
+    assert metrics["disk_nbytes"] >= 100 * 192
+    assert metrics["push_us"] > 0
+    assert [path.name for path in tmp_path.iterdir()] == ["workplace"]
+
+
+def test_a_result_in_the_wrong_place_is_no_measurement(tmp_path, monkeypatch):
+    monkeypatch.setattr("accumulator._memory.available_memory", lambda: 0)
+    with pytest.raises(RuntimeError, match="not in RAM"):
+        measure_here(Run("accumulator", CaseSpec(10, "small"), {"place": "RAM"}), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("question", "value", "met"),
+    [
+        (Question("", ("a", "seconds"), ("b", "seconds")), 2.0, None),
+        (Question("", ("a", "seconds"), ("b", "seconds"), at_most=2), 2.0, True),
+        (Question("", ("a", "seconds"), ("b", "seconds"), at_least=3), 2.0, False),
+        (Question("", ("a", "seconds"), at_most=5), 6.0, False),
+    ],
+)
+def test_questions(question, value, met):
+    metrics = {"a": {"seconds": 6.0}, "b": {"seconds": 3.0}}
+    assert question.value(metrics) == value
+    assert question.is_met(value) is met
+
+
+def test_report_has_median_range_and_verdict():
+    workload = WORKLOADS["ram"](is_smoke=True)
+    metrics = {"seconds": 1.0, "peak_nbytes": 3e6, "disk_nbytes": 0, "output_nbytes": 2e6}
+    rounds = [
+        {name: metrics | {"seconds": seconds} for name in workload.entries} for seconds in (1.0, 2.0, 9.0)
+    ]
+    page = report([(workload, rounds)], 3)
+    assert "| ram | peak memory / output | 1.50 | 1.50 | at most 1.10 | **no** |" in page
+    assert "| ram | accumulator | 2 s |  | 3.0 MB | 0.0 MB |" in page
+
+
+def test_one_workload_is_printed_and_written_where_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "measure", lambda run: measure_here(run, tmp_path)[0])
+    page = tmp_path / "page.md"
+    command.main(["--smoke", "--only", "same_bytes", "--output", str(page)])
+    assert "| same_bytes | same SHA-256 in all ways | yes | yes | yes | yes |" in page.read_text("utf-8")
+    assert page.read_text("utf-8") in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_smoke_runs_all_workloads_from_the_command_line():
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--smoke"],
+        cwd=ROOT,
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+    )
+    for name in WORKLOADS:
+        assert f"| {name} |" in done.stdout
+    assert "**no**" not in done.stdout.partition("| sparse |")[2]
