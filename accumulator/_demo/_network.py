@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-import attrs
 import numpy as np
 import onnxruntime
 
@@ -15,43 +14,36 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def _session(path: Path) -> onnxruntime.InferenceSession:
+def load_network(path: Path) -> onnxruntime.InferenceSession:
+    """Return the network of an ONNX file, which has its ``.data`` beside it."""
     options = onnxruntime.SessionOptions()
     # Fixed, because sums may come out differently with another number of threads.
     options.intra_op_num_threads = _available_cores()
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-@attrs.frozen
-class Network:
-    """Tells lumen, epithelium and stroma in stains at 1 um/px.
+def predict(
+    network: onnxruntime.InferenceSession, tiles: NDArray[np.uint8]
+) -> dict[str, NDArray[np.float32] | NDArray[np.uint8]]:
+    """Return the two heads of a batch.
 
     Parameters
     ----------
-    path : Path
-        The ONNX file; its ``.data`` is beside it.
+    network : InferenceSession
+        Takes ``(n, 3, height, width)``, both a multiple of 64, and returns logits of the same shape.
+    tiles : (n, height, width, 3) array
+        Eosin, haematoxylin and optical density, each stretched over the slide to 0 .. 255.
+
+    Returns
+    -------
+    dict
+        "probability", ``(n, height, width, 3)``, of lumen, epithelium and stroma, each for itself; and
+        "stain", ``(n, height, width, 2)``, the densities of eosin and haematoxylin.
     """
-
-    _session: onnxruntime.InferenceSession = attrs.field(alias="path", converter=_session)
-
-    def __call__(self, tiles: NDArray[np.uint8]) -> dict[str, NDArray[np.float32] | NDArray[np.uint8]]:
-        """Return the two heads of a batch.
-
-        Parameters
-        ----------
-        tiles : (n, height, width, 3) array
-            Eosin, haematoxylin and optical density, each stretched over the slide to 0 .. 255.
-
-        Returns
-        -------
-        dict
-            "probability", ``(n, height, width, 3)`` of lumen, epithelium and stroma, each for itself; and
-            "stain", ``(n, height, width, 2)``, the densities of eosin and haematoxylin.
-        """
-        stains = np.ascontiguousarray(np.moveaxis(tiles, -1, 1), dtype=np.float32) / np.float32(255)
-        (logits,) = self._session.run(["logits"], {"input": stains})
-        probability = 1 / (1 + np.exp(-np.moveaxis(logits, 1, -1)))
-        return {"probability": probability, "stain": tiles[..., :2]}
+    stains = np.ascontiguousarray(np.moveaxis(tiles, -1, 1), dtype=np.float32) / np.float32(255)
+    (logits,) = network.run(["logits"], {"input": stains})
+    probability = 1 / (1 + np.exp(-np.moveaxis(logits, 1, -1)))
+    return {"probability": probability, "stain": tiles[..., :2]}
 
 
 def _available_cores() -> int:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from accumulator import FullBatchAccumulator
 from accumulator._demo._fetch import default_cache, fetch
-from accumulator._demo._network import Network
+from accumulator._demo._network import load_network, predict
 from accumulator._demo._picture import draw
 from accumulator._demo._slide import read_slide, separate_stains, tissue_mask
 from accumulator._demo._tiles import cut_tiles, pad_to_grid, tile_locations, tissue_share
@@ -87,12 +87,14 @@ def run_demo(options: Options) -> bool:
     tissue = tissue_mask(rgb)
     locs = tile_locations(*tissue.shape)
     stains = pad_to_grid(separate_stains(rgb, tissue), locs)
-    network = Network(files["model_v1.onnx"])
+    network = load_network(files["model_v1.onnx"])
     rows = np.flatnonzero(tissue_share(tissue, locs) >= MIN_TISSUE)
-    batches = [
-        locs[rows[first : first + options.batch_size]] for first in range(0, len(rows), options.batch_size)
-    ]
+    size = options.batch_size
+    batches = [locs[rows[first : first + size]] for first in range(0, len(rows), size)]
     print(f"{len(locs)} tiles of a slide of {rgb.shape[1]} x {rgb.shape[0]} px; {len(rows)} have tissue")
+
+    def model(batch_locs: NDArray[np.int64]) -> BatchOutput:
+        return predict(network, cut_tiles(stains, batch_locs))
 
     thresholds = (80, 0) if options.compare else (options.memory_threshold,)
     digests, places = [], []
@@ -101,14 +103,14 @@ def run_demo(options: Options) -> bool:
             accumulator = FullBatchAccumulator(
                 locs, save_path=options.save_path or temporary, memory_threshold=threshold
             )
-            run = accumulate(accumulator, batches, lambda batch: network(cut_tiles(stains, batch)))
+            run = accumulate(accumulator, batches, model)
             with run.result:
                 digests.append({name: sha256_of(head) for name, head in run.heads.items()})
                 places.append(run.place)
-                print(f"\n{table(run, digests[-1])}\n")
+                print(f"\n{table(run, digests[-1])}")
                 if threshold == thresholds[-1]:
                     draw(options.picture, rgb, run.result)
-    print(f"picture: {options.picture}")
+    print(f"\npicture: {options.picture}")
     is_same = all(other == digests[0] for other in digests)
     if options.compare:
         print(f"same bytes in {' and '.join(places)}: {'yes' if is_same else 'NO'}")
@@ -118,15 +120,15 @@ def run_demo(options: Options) -> bool:
 def accumulate(
     accumulator: FullBatchAccumulator,
     batches: list[NDArray[np.int64]],
-    predict: Callable[[NDArray[np.int64]], BatchOutput],
+    model: Callable[[NDArray[np.int64]], BatchOutput],
 ) -> Run:
-    """Predict the locations of each batch, push what comes out, and finalize."""
+    """Run the model for each batch of locations, push what comes out, and finalize."""
     seconds_network = seconds_accumulator = 0.0
     n_tiles = sum(map(len, batches))
     with accumulator, tqdm(total=n_tiles, desc="predicting", unit="tile", disable=None) as progress:
         for batch_locs in batches:
             start = time.perf_counter()
-            batch_output = predict(batch_locs)
+            batch_output = model(batch_locs)
             predicted = time.perf_counter()
             accumulator.push(batch_output, batch_locs)
             seconds_network += predicted - start
@@ -142,7 +144,7 @@ def sha256_of(head: RowArray) -> str:
     """Return the sha256 of all rows in canonical order, wherever they are held."""
     digest = hashlib.sha256()
     for row in range(head.shape[0]):
-        digest.update(np.ascontiguousarray(head[row]))
+        digest.update(np.asarray(head[row]).tobytes())
     return digest.hexdigest()
 
 
@@ -155,7 +157,7 @@ def table(run: Run, digests: dict[str, str]) -> str:
         "missing": f"{(~written).sum()}",
         "bytes": f"{run.result.nbytes:,}",
         "held in": run.place,
-        "seconds in the network": f"{run.seconds_network:.2f}",
+        "seconds in the network": f"{run.seconds_network:.3f}",
         "seconds in the accumulator": f"{run.seconds_accumulator:.3f}",
     }
     rows |= {f"sha256 of {name}": digest for name, digest in digests.items()}

