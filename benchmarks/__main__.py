@@ -23,8 +23,9 @@ _PAGE: Final = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 def run_rounds(workload: Workload, n_rounds: int) -> Rounds:
     """Run every entry once a round, in an order that turns round each time."""
     rounds = []
-    for number in range(n_rounds):
-        print(f"{workload.name}: round {number + 1} of {n_rounds}", file=sys.stderr, flush=True)
+    total = n_rounds * workload.repeats
+    for number in range(total):
+        print(f"{workload.name}: round {number + 1} of {total}", file=sys.stderr, flush=True)
         names = list(workload.entries)[:: 1 if number % 2 == 0 else -1]
         rounds.append({name: measure(workload.entries[name]) for name in names})
     return rounds
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     n_rounds = options.rounds or (1 if options.smoke else 5)
     names = [options.only] if options.only else list(WORKLOADS)
     workloads = [WORKLOADS[name](is_smoke=options.smoke) for name in names]
-    page = report([(workload, run_rounds(workload, n_rounds)) for workload in workloads], n_rounds)
+    page = report([(workload, run_rounds(workload, n_rounds)) for workload in workloads])
     print(page)
     output = options.output or (None if options.smoke or options.only else _PAGE)
     if output is not None:

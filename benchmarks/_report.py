@@ -9,6 +9,8 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -23,13 +25,15 @@ Written by `python -m benchmarks`, which takes some minutes, 4 GB of memory and 
 nothing."""
 
 _METHOD: Final = """\
-Every timed run is a process of its own. The runs of a workload take turns, for {n_rounds} rounds in
-which the order is reversed every other time, and a ratio is taken within its round. Shown are the median
-of the rounds, and the range. A target is held against the median.
+Every timed run is a process of its own. The runs of a workload take turns, round after round, in an order
+that is reversed every other time, and a ratio is taken within its round. Shown are the median of the
+rounds, the middle half of them, and all. A target is held against the median. Rounds: {rounds}.
 
 Locations and batches are made before the clock starts; batches come from a pool of four, used round and
 round, the same for everybody. Time runs from construction to the complete result, allocation included.
-What an earlier run left to be written is synced before the next starts.
+What an earlier run left to be written is synced before the next starts. As much memory as a run may need
+is touched and freed before its clock starts: where the host of a virtual machine takes free memory back,
+the first touch of a page was measured to cost twenty times as much as the next.
 
 Peak memory is VmHWM, set back through `/proc/self/clear_refs` (5) right before the clock starts, less the
 VmRSS of that moment: what imports and inputs take does not count. `ru_maxrss` is not used, as a process
@@ -53,7 +57,7 @@ _RAW: Final = {
 }
 
 
-def report(results: Sequence[tuple[Workload, Rounds]], n_rounds: int) -> str:
+def report(results: Sequence[tuple[Workload, Rounds]]) -> str:
     """Return the page."""
     answers = [
         _row(workload.name, question.text, *_answer(question, rounds))
@@ -71,11 +75,11 @@ def report(results: Sequence[tuple[Workload, Rounds]], n_rounds: int) -> str:
         "## Workloads",
         "\n".join(f"- `{workload.name}`: {workload.text}" for workload, _ in results),
         "## Answers",
-        _table(["workload", "what", "measured", "range", "target", "met"], answers),
+        _table(["workload", "what", "measured", "middle half", "range", "target", "met"], answers),
         "## Medians",
         _table(["workload", "entry", *_RAW.values()], raw),
         "## How it is measured",
-        _METHOD.format(n_rounds=n_rounds),
+        _METHOD.format(rounds=", ".join(f"{len(rounds)} for `{each.name}`" for each, rounds in results)),
         "## Machine",
         "\n".join(f"- {fact}" for fact in _machine()),
     ]
@@ -85,8 +89,9 @@ def report(results: Sequence[tuple[Workload, Rounds]], n_rounds: int) -> str:
 def _answer(question: Question, rounds: Rounds) -> tuple[str, ...]:
     values = [question.value(each) for each in rounds]
     shown = _UNITS[question.top[1]] if question.bottom is None else "{:.2f}".format
-    lowest, highest = shown(min(values)), shown(max(values))
-    spread = lowest if lowest == highest else f"{lowest} to {highest}"
+    low, lower, upper, high = (shown(each) for each in np.percentile(values, [0, 25, 75, 100]))
+    half = lower if lower == upper else f"{lower} to {upper}"
+    spread = low if low == high else f"{low} to {high}"
     target = ""
     if question.at_most is not None:
         target = f"at most {shown(question.at_most)}"
@@ -95,7 +100,7 @@ def _answer(question: Question, rounds: Rounds) -> tuple[str, ...]:
             shown(question.at_least) if question.top[1] == "same" else f"at least {shown(question.at_least)}"
         )
     met = {True: "yes", False: "**no**", None: ""}[question.is_met(median(values))]
-    return shown(median(values)), spread, target, met
+    return shown(median(values)), half, spread, target, met
 
 
 def _medians(runs: Sequence[Mapping[str, float]]) -> Iterable[str]:

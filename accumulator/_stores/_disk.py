@@ -258,7 +258,7 @@ class ZarrRows:
 
     def _write(self, chunk: int, runs: Iterable[tuple[int, NDArray[Any]]]) -> None:
         """Write runs of rows, each from its first row on, into a chunk's file."""
-        path = chunk_path(self.array, chunk)
+        path = _chunk_path(self.array, chunk)
         fresh = chunk not in self._on_disk
         try:
             with path.open("xb" if fresh else "r+b", buffering=0) as file:
@@ -282,7 +282,7 @@ class ZarrRows:
     def _read(self, chunk: int) -> NDArray[Any]:
         """Look at the rows of a chunk that is on disk."""
         shape = (self._chunk_rows, *self._patch_shape)
-        return np.memmap(chunk_path(self.array, chunk), self._dtype, mode="r", shape=shape)
+        return np.memmap(_chunk_path(self.array, chunk), self._dtype, mode="r", shape=shape)
 
 
 def _by_chunk(rows: Rows, chunk_rows: int) -> Iterator[tuple[int, Rows, Rows]]:
@@ -316,13 +316,14 @@ def _runs(local: Rows, values: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]
 
 
 def copy_rows(source: RowArray, target: ZarrRows) -> None:
-    """Copy all rows that are not zero, chunk by chunk, so that gaps stay gaps.
-
-    A source on disk must have the chunks of the target, as all arrays made here have.
-    """
+    """Copy all rows that are not zero, chunk by chunk, so that gaps stay gaps."""
     n_rows, step = target.array.shape[0], target.array.chunks[0]
     for chunk, start in enumerate(range(0, n_rows, step)):
-        if isinstance(source, zarr.Array) and not chunk_path(source, chunk).exists():
+        if (
+            isinstance(source, zarr.Array)
+            and isinstance(source.store, FolderStore)  # ours, and so with the same chunks
+            and not _chunk_path(source, chunk).exists()
+        ):
             continue
         block = np.asarray(source[start : start + step])
         rows = np.flatnonzero(block.reshape(len(block), -1).any(axis=1))
@@ -333,7 +334,7 @@ def copy_rows(source: RowArray, target: ZarrRows) -> None:
     target.flush()
 
 
-def chunk_path(array: zarr.Array[Any], chunk: int) -> Path:
+def _chunk_path(array: zarr.Array[Any], chunk: int) -> Path:
     """Return the file of a chunk of whole rows."""
     key = array.metadata.encode_chunk_key((chunk, *(0 for _ in array.shape[1:])))
     store: Any = array.store
