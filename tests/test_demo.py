@@ -9,12 +9,10 @@ import re
 import subprocess
 import sys
 import zipfile
-from io import BytesIO
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageFont
 
 from accumulator import FullBatchAccumulator, __version__
 from accumulator._cli import main
@@ -383,15 +381,6 @@ def test_cores_are_those_this_process_may_use(monkeypatch):
 # The whole, with a small slide and a fake network
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _fonts_are_open():
-    """Let matplotlib open its fonts, which it keeps open, before open files are counted."""
-    figure = Figure()
-    figure.text(0, 0, "a")
-    figure.text(0, 0, "a", weight="bold")
-    figure.savefig(BytesIO())
-
-
 @pytest.fixture
 def drawn(monkeypatch):
     """Collect what is drawn: the slide, the heads laid over it, and the folder of the result."""
@@ -481,6 +470,48 @@ def test_small_demo_is_laid_where_the_stains_are(drawn, tmp_path):
 
 
 @pytest.mark.usefixtures("small_demo")
+def test_texts_of_the_picture_can_be_read(monkeypatch, tmp_path):
+    """Pillow's font has every character, and every text ends within its column."""
+    texts = []
+    write = _picture._Sheet.write
+
+    def note(sheet, left, baseline, text, size, color):
+        end = write(sheet, left, baseline, text, size, color)
+        texts.append((left, end, text, size))
+        return end
+
+    monkeypatch.setattr(_picture._Sheet, "write", note)
+    assert main(["demo", "--output", str(tmp_path)]) == 0
+    assert len(texts) == 3 + 6 * 2 + 2 + 4 + 1 + 2 * 5  # header, titles, legends
+    font = ImageFont.load_default(40)
+    no_glyph = bytes(font.getmask("\uffff"))
+    for left, end, text, size in texts:
+        assert all(bytes(font.getmask(letter)) != no_glyph for letter in text), text
+        in_header = size in {84, 52}
+        column_end = 3840 if in_header else 60 + (left - 60) // 1260 * 1260 + 1200
+        assert end < column_end - 30, text
+
+
+@pytest.mark.usefixtures("small_demo")
+def test_picture_shows_the_slide_and_where_no_tile_is(drawn, tmp_path):
+    """The first panel is the slide; in the third and the last two, what is hatched is what has no tile."""
+    assert main(["demo", "--output", str(tmp_path)]) == 0
+    rgb, laid, _ = drawn[0]
+    with Image.open(tmp_path / "accumulator-demo.png") as image:
+        picture = np.asarray(image.convert("RGB")).astype(int)
+    size = (600, round(1200 * rgb.shape[0] / rgb.shape[1]) // 2)
+    lower = 202 + size[1] + 62 + 64
+    top_left = {"slide": (30, 202), "probability": (1290, 202), "eosin": (660, lower), "h": (1290, lower)}
+    panels = {name: picture[y : y + size[1], x : x + size[0]] for name, (x, y) in top_left.items()}
+    assert abs(panels["slide"] - np.asarray(Image.fromarray(rgb).resize(size)).astype(int)).mean() < 5
+    covered = np.asarray(Image.fromarray(laid["stain"][1]).resize(size))
+    for name in ("probability", "eosin", "h"):
+        is_hatched = (abs(panels[name] - [238, 240, 243]) < 3).all(axis=-1)
+        assert is_hatched[covered].mean() < 0.02, name
+        assert is_hatched[~covered].mean() > 0.6, name  # the rest are the lines
+
+
+@pytest.mark.usefixtures("small_demo")
 def test_compare_runs_both_and_says_that_they_agree(tmp_path, capsys):
     """RAM and zarr hold the same bytes, and each is said to be what it is."""
     assert main(["demo", "--compare", "--output", str(tmp_path)]) == 0
@@ -511,7 +542,7 @@ def test_digest_is_of_all_rows_in_order():
 
 WITHOUT_EXTRA = (
     "import sys\n"
-    "sys.modules.update(dict.fromkeys(['matplotlib', 'onnxruntime', 'PIL', 'platformdirs', 'tqdm']))\n"
+    "sys.modules.update(dict.fromkeys(['onnxruntime', 'PIL', 'platformdirs', 'tqdm']))\n"
     "from accumulator._cli import main\n"
 )
 
