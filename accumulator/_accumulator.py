@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, get_args
@@ -14,6 +15,7 @@ from accumulator._canvas import Budget, Canvas
 from accumulator._full_batch import prepare_multitask_full_batch
 from accumulator._locations import LocationIndex
 from accumulator._result import FullBatch
+from accumulator._stores import read_only, storage_error
 from accumulator._validation import as_nbytes, as_path, as_percent
 from accumulator.exceptions import ClosedError, NothingPushedError, OptionError, StorageError
 from accumulator.typing import OnDuplicate
@@ -27,10 +29,15 @@ if TYPE_CHECKING:
 
 
 def _as_folder(raw: StrPath) -> str:
-    path = as_path(raw, "save_path")
-    if Path(path).exists() and not Path(path).is_dir():
-        raise StorageError(errno.ENOTDIR, "save_path is a file: give a folder, there or yet to be made", path)
-    return path
+    path = Path(as_path(raw, "save_path")).absolute()  # wherever the process goes until it is needed
+    try:
+        if path.exists() and not path.is_dir():
+            raise StorageError(errno.ENOTDIR, "save_path is a file: give a folder, there or not", str(path))
+    except OSError as cause:
+        if isinstance(cause, StorageError):
+            raise
+        raise storage_error(cause, "save_path cannot be looked at") from cause
+    return str(path)
 
 
 def _as_limit(raw: int | str | None) -> int | None:
@@ -38,7 +45,7 @@ def _as_limit(raw: int | str | None) -> int | None:
 
 
 def _as_on_duplicate(raw: OnDuplicate) -> OnDuplicate:
-    if raw not in get_args(OnDuplicate):
+    if not isinstance(raw, str) or raw not in get_args(OnDuplicate):
         raise OptionError(f'on_duplicate is {raw!r}: it is "error", "first" or "last"')
     return raw
 
@@ -65,7 +72,8 @@ class FullBatchAccumulator:
         Per cent of the available memory that the result may take. What is available is the smaller of
         what the machine, the containers (cgroups v1 and v2) and RLIMIT_AS leave. 0 means disk.
     memory_limit : int or str, optional
-        Bytes that the result may take at most, whatever is available: an int, or text such as "8 GiB".
+        Bytes of memory that the result may take at most, whatever is available: an int, or text such as
+        "8 GiB". On disk it also bounds the buffers, down to one row a head.
     on_duplicate : {"error", "first", "last"}, default "error"
         What a location pushed twice does: raise, keep the first prediction, or keep the last.
 
@@ -78,7 +86,7 @@ class FullBatchAccumulator:
     OptionError
         An option is not what it may be; a ValueError.
     StorageError
-        ``save_path`` is a file; an OSError.
+        ``save_path`` is a file, or cannot be looked at; an OSError.
 
     Examples
     --------
@@ -99,9 +107,9 @@ class FullBatchAccumulator:
     _memory_limit: int | None = attrs.field(default=None, converter=_as_limit, kw_only=True)
     _on_duplicate: OnDuplicate = attrs.field(default="error", converter=_as_on_duplicate, kw_only=True)
     _canvas: Canvas = attrs.field(init=False)
-    _n_consumed: int = attrs.field(init=False, default=0)
     _result: FullBatch | None = attrs.field(init=False, default=None)
     _is_closed: bool = attrs.field(init=False, default=False)
+    _lock: threading.RLock = attrs.field(init=False, factory=threading.RLock)
 
     def __attrs_post_init__(self) -> None:
         """Make the canvas, which takes no room before the first push."""
@@ -111,22 +119,23 @@ class FullBatchAccumulator:
     @property
     def full_output_locs(self) -> NDArray[Any]:
         """What is still outstanding, behind the last row consumed: ``(N - M, K)``, read-only."""
-        return self._index.locs[self._n_consumed :]
+        return self._index.locs[self._canvas.n_consumed :]
 
     @property
     def output_locs(self) -> NDArray[Any]:
         """What has been consumed, in canonical order, gaps included: ``(M, K)``, read-only."""
-        return self._index.locs[: self._n_consumed]
+        return self._index.locs[: self._canvas.n_consumed]
 
     @property
     def canvas(self) -> list[RowArray]:
         """One array a head, ``(N, *patch_shape)``: all N rows, zeros where nothing has come.
 
-        Empty before the first push. Arrays in RAM are read-only views. On disk, asking writes what is
-        still in memory first, which may raise StorageError.
+        Empty before the first push. All are for reading alone. On disk, asking writes what is still in
+        memory first, which may raise StorageError.
         """
-        self._canvas.flush()
-        return [_read_only(array) for array in self._canvas.arrays]
+        with self._lock:
+            self._canvas.flush()
+            return [_read_only(array) for array in self._canvas.arrays]
 
     @property
     def written(self) -> NDArray[np.bool_]:
@@ -180,13 +189,14 @@ class FullBatchAccumulator:
 
         Notes
         -----
-        All or nothing: after an error the accumulator is as it was before the call.
+        All or nothing: after an error the accumulator is as it was before the call. Threads may push at
+        the same time; they take turns.
         """
-        self._refuse_if_done("push")
-        _, _, consumed = prepare_multitask_full_batch(
-            batch_output, batch_locs, self._index, None, is_last=False, out=self._canvas
-        )
-        self._n_consumed = max(self._n_consumed, len(consumed))
+        with self._lock:
+            self._refuse_if_done("push")
+            prepare_multitask_full_batch(
+                batch_output, batch_locs, self._index, None, is_last=False, out=self._canvas
+            )
 
     def finalize(self) -> FullBatch:
         """Return the complete result, zeros where nothing came; called again, the same object.
@@ -201,17 +211,18 @@ class FullBatchAccumulator:
         ClosedError
             The accumulator was closed; a ValueError.
         """
-        if self._result is None:
-            self._refuse_if_done("finalize")
-            self._result = self._complete()
-            self._n_consumed = len(self._index)
-        return self._result
+        with self._lock:
+            if self._result is None:
+                self._refuse_if_done("finalize")
+                self._result = self._complete()
+            return self._result
 
     def close(self) -> None:
         """Drop everything without a result; after `finalize`, or a second time, do nothing."""
-        if self._result is None and not self._is_closed:
-            self._is_closed = True
-            self._canvas.close()
+        with self._lock:
+            if self._result is None and not self._is_closed:
+                self._is_closed = True
+                self._canvas.close()
 
     def __enter__(self) -> Self:
         """Return the accumulator."""
@@ -269,7 +280,7 @@ class FullBatchAccumulator:
                 "push at least one batch (an empty one with the right shapes will do), or close()"
             )
         named = outputs if canvas.names is None else dict(zip(canvas.names, outputs, strict=True))
-        return FullBatch(named, locs.copy(), canvas.written, canvas.zarr_store)
+        return FullBatch(named, locs.copy(), canvas.written.copy(), canvas.zarr_store)
 
     def _refuse_if_done(self, action: str) -> None:
         if self._result is not None or self._is_closed:
@@ -278,7 +289,8 @@ class FullBatchAccumulator:
 
 
 def _read_only(array: RowArray) -> RowArray:
-    if isinstance(array, np.ndarray):
-        array = array.view()
-        array.flags.writeable = False
+    if not isinstance(array, np.ndarray):
+        return read_only(array)
+    array = array.view()
+    array.flags.writeable = False
     return array

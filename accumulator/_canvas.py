@@ -7,6 +7,7 @@ placement all or nothing. It is told rows, not locations: those are matched abov
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -14,6 +15,7 @@ import numpy as np
 
 from accumulator import _memory
 from accumulator._stores import (
+    BUFFER_NBYTES,
     FolderStore,
     RamRows,
     RowStore,
@@ -24,6 +26,8 @@ from accumulator._validation import Heads, HeadSpec, as_spec, check_specs, named
 from accumulator.exceptions import DuplicateLocationError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from accumulator.typing import OnDuplicate, RowArray, Rows
@@ -61,6 +65,8 @@ class Canvas:
     names: tuple[str, ...] | None = attrs.field(init=False, default=None)
     stores: list[RowStore] = attrs.field(init=False, factory=list)
     zarr_store: FolderStore | None = attrs.field(init=False, default=None)  # None in RAM
+    n_consumed: int = attrs.field(init=False, default=0)
+    _undo: list[Callable[[], None]] = attrs.field(init=False, factory=list)  # what a failed push left to do
 
     def __attrs_post_init__(self) -> None:
         """Start with no row written."""
@@ -81,10 +87,21 @@ class Canvas:
         heads = [np.empty((0, *spec.patch_shape), spec.dtype) for spec in self.specs or ()]
         return heads if self.names is None else dict(zip(self.names, heads, strict=True))
 
-    def place(self, heads: Heads, rows: Rows, batch_locs: Any) -> None:
+    def place(self, heads: Heads, rows: Rows, n_consumed: int, locs: NDArray[Any]) -> None:
         """Put each prediction in its row: all of them, or none.
 
         The first call fixes number, names, patch shapes and dtypes of the heads, and makes the stores.
+
+        Parameters
+        ----------
+        heads : Heads
+            One row for each of ``rows``.
+        rows : slice or int array
+            Where they go, no row twice.
+        n_consumed : int
+            How many rows are consumed once these are placed.
+        locs : (N, K) array
+            The canonical locations, to name culprits.
 
         Raises
         ------
@@ -95,6 +112,7 @@ class Canvas:
         StorageError
             The disk refused.
         """
+        self._put_back()
         is_first = self.specs is None
         if self.specs is not None:
             heads = check_specs(heads, self.specs, self.names)
@@ -102,7 +120,7 @@ class Canvas:
         seen = self.written[rows]
         repeats = bool(seen.any())
         if repeats and self.on_duplicate == "error":
-            self._refuse(np.flatnonzero(seen), batch_locs)
+            self._refuse(np.flatnonzero(seen), locs[rows])
         if repeats and self.on_duplicate == "first":
             rows = _as_numbers(rows)[~seen]
             arrays = tuple(head[~seen] for head in arrays)
@@ -110,6 +128,7 @@ class Canvas:
             if is_first:
                 self._open(heads)
             self._put(rows, arrays, seen if repeats and self.on_duplicate == "last" else None)
+            self.n_consumed = max(self.n_consumed, n_consumed)
         except BaseException:
             if is_first:
                 self.close()
@@ -117,18 +136,19 @@ class Canvas:
 
     def flush(self) -> None:
         """Make `arrays` show every row that was placed."""
+        self._put_back()
         for store in self.stores:
             store.flush()
 
     def close(self) -> None:
         """Forget all rows and remove the temporary folder; the canvas is as if never used."""
-        self.specs, self.names, self.stores = None, None, []
+        self.specs, self.names, self.stores, self._undo = None, None, [], []
         store, self.zarr_store = self.zarr_store, None
         if store is not None:
             store.shut()
 
-    def _refuse(self, repeats: NDArray[np.intp], batch_locs: Any) -> None:
-        locations = np.asarray(batch_locs)[repeats]
+    def _refuse(self, repeats: NDArray[np.intp], batch_locs: NDArray[Any]) -> None:
+        locations = batch_locs[repeats]
         raise DuplicateLocationError(
             f"pushed before: {named(repeats, 'batch_locs')}, the first being {locations[0].tolist()}; "
             'push each location once, or say on_duplicate="first" or "last"',
@@ -147,8 +167,11 @@ class Canvas:
                 self.stores = [RamRows(self.n_rows, spec) for spec in self.specs]
                 return
         folder = TemporaryFolder(budget.save_path)
-        self.zarr_store = FolderStore(folder.path / "result.zarr", folder=folder)
-        self.stores = list(create_zarr_rows(self.zarr_store, self.n_rows, self.specs))
+        root = folder.path / "result.zarr"
+        root.mkdir()
+        self.zarr_store = FolderStore(root, folder=folder)
+        buffer_nbytes = _memory.buffer_nbytes(BUFFER_NBYTES, budget.memory_limit)
+        self.stores = list(create_zarr_rows(self.zarr_store, self.n_rows, self.specs, buffer_nbytes))
 
     def _put(self, rows: Rows, arrays: tuple[NDArray[Any], ...], seen: NDArray[np.bool_] | None) -> None:
         """Put values in all stores, or put back what was there; ``seen`` marks rows that hold something."""
@@ -162,12 +185,31 @@ class Canvas:
             for store, values in zip(self.stores, arrays, strict=True):
                 store.put(rows, values)
             self.written[rows] = True
-        except BaseException:
-            for store in self.stores:
-                store.erase(new)
-            for store, values in zip(self.stores, held, strict=False):
-                store.put(again, values)
+        except BaseException as failure:
+            self.written[new] = False
+            # Erasing first: putting back may complete a chunk, which then wants to be written.
+            self._undo = [partial(store.erase, new) for store in self.stores]
+            self._undo += [
+                partial(store.put, again, old) for store, old in zip(self.stores, held, strict=False)
+            ]
+            try:
+                self._put_back()
+            except OSError as another:
+                failure.add_note(f"Undoing it failed too, and is tried again before anything else: {another}")
             raise
+
+    def _put_back(self) -> None:
+        """Undo what a failed push has changed; what fails here stays to be done."""
+        failed = None
+        for step in list(self._undo):
+            try:
+                step()
+            except OSError as error:
+                failed = error
+            else:
+                self._undo.remove(step)
+        if failed is not None:
+            raise failed
 
 
 def _as_numbers(rows: Rows) -> NDArray[np.intp]:

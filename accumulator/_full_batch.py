@@ -16,7 +16,7 @@ from accumulator._validation import (
     as_percent,
     check_rows,
 )
-from accumulator.exceptions import HeadError
+from accumulator.exceptions import HeadError, LocationError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,8 +51,8 @@ def prepare_multitask_full_batch(  # noqa: PLR0913, PLR0917  the documented sign
         is one head; a dict's names are not in what is returned, its order is.
     batch_locs : (n, K) array-like of whole numbers
         The location of each prediction, equal by value to a row of ``full_output_locs``.
-    full_output_locs : (N, K) array-like of whole numbers, or LocationIndex
-        Outstanding locations in canonical order, no two the same.
+    full_output_locs : (N, K) array-like of whole numbers
+        Outstanding locations in canonical order, no two the same. Internally also their index.
     output_locs : (m, K) array-like, or None
         Locations consumed so far.
     canvas_np : list of arrays or None, one a head, optional
@@ -65,11 +65,11 @@ def prepare_multitask_full_batch(  # noqa: PLR0913, PLR0917  the documented sign
         every head is a zarr array.
     is_last : bool
         Whether this is the final batch.
-    out : Canvas, optional
-        Place into these rows, which belong to the whole of ``full_output_locs``, instead of new ones;
-        gaps are left as they are. This is how `FullBatchAccumulator` streams: nothing is allocated, and
-        the returned locations are views. ``canvas_np``, ``save_path`` and ``memory_threshold`` have no
-        effect then.
+    out : optional
+        Internal. Place into the rows of this canvas, which belong to the whole of ``full_output_locs``,
+        instead of new ones; gaps are left as they are. This is how `FullBatchAccumulator` streams:
+        nothing is allocated, and the returned locations are views. ``canvas_np``, ``save_path`` and
+        ``memory_threshold`` have no effect then.
 
     Returns
     -------
@@ -127,7 +127,7 @@ def prepare_multitask_full_batch(  # noqa: PLR0913, PLR0917  the documented sign
     if out is not None:
         if not heads.arrays:
             raise HeadError("the batch has no heads: push at least one array a batch")
-        out.place(heads, rows, batch_locs)
+        out.place(heads, rows, consumed, index.locs)
         return out.arrays, index.locs[consumed:], index.locs[:consumed]
 
     held = as_canvas_nbytes(canvas_np, len(heads.arrays))
@@ -136,7 +136,7 @@ def prepare_multitask_full_batch(  # noqa: PLR0913, PLR0917  the documented sign
     )
     done = _extended(output_locs, index.locs[:consumed])
     try:
-        canvas.place(heads, rows, batch_locs)
+        canvas.place(heads, rows, consumed, index.locs)
         canvas.flush()
     except BaseException:
         canvas.close()
@@ -156,6 +156,15 @@ def _last(rows: Rows) -> int:
 
 
 def _extended(output_locs: ArrayLike | None, more: NDArray[Any]) -> NDArray[Any]:
+    """Return the consumed locations with more of them, in the dtype of ``full_output_locs``."""
     if output_locs is None:
         return more.copy()
-    return np.concatenate([as_locations(output_locs, "output_locs", more.shape[1]), more])
+    done = as_locations(output_locs, "output_locs", more.shape[1])
+    with np.errstate(invalid="ignore"):  # it is compared
+        cast = done.astype(more.dtype)
+    if not np.array_equal(cast, done):
+        raise LocationError(
+            f"output_locs has values that the dtype of full_output_locs, {more.dtype}, cannot hold: "
+            "pass both in one dtype"
+        )
+    return np.concatenate([cast, more])

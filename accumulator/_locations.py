@@ -34,7 +34,7 @@ class LocationIndex:
     Parameters
     ----------
     full_output_locs : (N, K) array-like of whole numbers
-        The canonical list. It is copied unless it is an index already.
+        The canonical list. It is copied.
 
     Raises
     ------

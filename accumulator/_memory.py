@@ -43,6 +43,11 @@ def fits_in_memory(needed: int, held: int, threshold: float, limit: int | None =
     return needed + held <= budget
 
 
+def buffer_nbytes(most: int, limit: int | None = None) -> int:
+    """Return what buffers may take: ``most``, a quarter of what is available, and ``limit`` at most."""
+    return min(most, available_memory() // 4, *([] if limit is None else [limit]))
+
+
 def available_memory(root: Path = ROOT) -> int:
     """Return the bytes this process can still use: of the machine, its containers and its own limits.
 

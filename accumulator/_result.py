@@ -15,11 +15,19 @@ from accumulator._stores import (
     complete_result,
     copy_rows,
     create_zarr_rows,
+    make_parents,
     read_result,
+    remove_empty,
     storage_error,
 )
 from accumulator._validation import HeadSpec, as_path
-from accumulator.exceptions import ClosedError, ResultExistsError, ResultNotFoundError
+from accumulator.exceptions import (
+    AccumulatorError,
+    ClosedError,
+    OptionError,
+    ResultExistsError,
+    ResultNotFoundError,
+)
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -93,15 +101,31 @@ class FullBatch:
         StorageError
             The disk refused; an OSError. Nothing is left at ``path``, and this result is as it was.
         ClosedError
-            The result was closed.
+            The result was closed; a ValueError.
+        OptionError
+            ``path`` is no path, or in this result's own temporary folder; a ValueError.
+        HeadDtypeError
+            A head in RAM has a dtype that zarr cannot store (long double); a TypeError.
         """
         target = Path(as_path(path, "path")).absolute()
-        if os.path.lexists(target):
-            raise ResultExistsError(
-                errno.EEXIST, "something is there already: save elsewhere or remove it first", str(target)
-            )
-        if not self._move(target):
-            self._copy(target)
+        store = self._store
+        if store is not None and store.is_closed:
+            raise ClosedError("the result was closed, and its files removed: save() it before close()")
+        if store is not None and store.folder is not None and target.is_relative_to(store.folder.path):
+            raise OptionError(f"path {target} is in the temporary folder of this result: save elsewhere")
+        try:
+            if os.path.lexists(target):
+                raise _exists(target)
+            make_parents(target.parent)
+            if store is None or not self._move(store, target):
+                self._copy(target)
+        except OSError as cause:
+            remove_empty(target.parent)
+            if isinstance(cause, AccumulatorError):
+                raise
+            if os.path.lexists(target):  # since we looked
+                raise _exists(target) from cause
+            raise storage_error(cause, f"the result cannot be saved to {target}") from cause
 
     @classmethod
     def load(cls, path: StrPath) -> Self:
@@ -112,11 +136,17 @@ class FullBatch:
         ResultNotFoundError
             There is nothing; a FileNotFoundError.
         ResultFormatError
-            It is not a saved result, or not a whole one; a ValueError.
+            It is not a saved result, or its parts do not belong together; a ValueError.
+        StorageError
+            The operating system does not let us look; an OSError.
         """
         source = Path(as_path(path, "path")).absolute()
-        if not source.exists():
-            raise ResultNotFoundError(errno.ENOENT, "there is no saved result", str(source))
+        try:
+            source.stat()
+        except FileNotFoundError as cause:
+            raise ResultNotFoundError(errno.ENOENT, "there is no saved result", str(source)) from cause
+        except OSError as cause:
+            raise storage_error(cause, f"{source} cannot be looked at") from cause
         saved = read_result(source)
         outputs = saved.arrays if saved.names is None else dict(zip(saved.names, saved.arrays, strict=True))
         return cls(outputs, saved.output_locs, saved.written, saved.store)
@@ -158,39 +188,39 @@ class FullBatch:
 
     def _complete(self, store: FolderStore) -> None:
         names = list(self.outputs) if isinstance(self.outputs, dict) else None
-        complete_result(store, names, self.output_locs, self.written)
+        complete_result(store, len(self.outputs), names, self.output_locs, self.written)
 
-    def _move(self, target: Path) -> bool:
+    def _move(self, store: FolderStore, target: Path) -> bool:
         """Move a spilled result; return False where it has to be copied."""
-        store = self._store
-        if store is None:
-            return False
-        if store.is_closed:
-            raise ClosedError("the result was closed, and its files removed: save() it before close()")
         if store.folder is None:
-            return False
+            return False  # it was saved before
         self._complete(store)
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
             store.move_to(target)
         except OSError as cause:
             if cause.errno == errno.EXDEV:
                 return False
-            raise storage_error(cause, f"the result cannot be moved to {target}") from cause
+            raise
         return True
 
     def _copy(self, target: Path) -> None:
-        """Write all rows that are not zero to a folder beside the target, then rename it."""
+        """Write all rows that hold anything to a folder beside the target, then rename it."""
         folder = TemporaryFolder(str(target.parent))
         try:
-            store = FolderStore(folder.path / target.name)
+            root = folder.path / target.name
+            root.mkdir()
+            store = FolderStore(root)
             specs = [HeadSpec(array.shape[1:], array.dtype) for array in self._arrays]
             rows = create_zarr_rows(store, len(self.written), specs)
             for source, copy in zip(self._arrays, rows, strict=True):
                 copy_rows(source, copy)
             self._complete(store)
             store.move_to(target)
-        except OSError as cause:
-            raise storage_error(cause, f"the result cannot be saved to {target}") from cause
         finally:
             folder.remove()
+
+
+def _exists(target: Path) -> ResultExistsError:
+    return ResultExistsError(
+        errno.EEXIST, "something is there already: save elsewhere or remove it first", str(target)
+    )

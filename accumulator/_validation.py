@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,7 +27,7 @@ _INT64: Final = np.dtype(np.int64)
 _INT64_LIMIT: Final = 2**63
 _STORABLE_KINDS: Final = "biufc"
 _SHOWN: Final = 5  # culprits named in a message before it says how many more there are
-_BYTES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?)b?\s*", re.IGNORECASE)
+_BYTES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgtp])(i?))?b?\s*", re.IGNORECASE)
 
 
 @attrs.frozen(eq=False)
@@ -91,8 +92,8 @@ def as_locations(raw: ArrayLike, name: str, columns: int | None = None) -> NDArr
         )
     if locs.ndim != 2 or locs.shape[1] == 0:
         raise LocationError(
-            f"{name} has shape {locs.shape}: it must be 2-d, one location a row; "
-            "for a single location pass [[x, y, ...]]"
+            f"{name} has shape {locs.shape}: it must be 2-d, one location a row; for a single location "
+            "pass [[x, y, ...]], for none np.empty((0, 4))"
         )
     if columns is not None and locs.shape[1] != columns:
         raise LocationError(
@@ -106,6 +107,8 @@ def as_locations(raw: ArrayLike, name: str, columns: int | None = None) -> NDArr
 
 def _check_whole(locs: NDArray[Any], name: str) -> None:
     """Refuse floats that are not whole numbers, and whole numbers beyond int64."""
+    if locs.dtype.kind == "f":
+        locs = locs.astype(np.float64)  # float16 cannot hold the limit
     good = locs < _INT64_LIMIT
     if locs.dtype.kind == "f":
         good &= (np.trunc(locs) == locs) & (locs >= -_INT64_LIMIT)
@@ -205,8 +208,8 @@ def as_nbytes(raw: int | str, name: str) -> int:
     """Return a number of bytes from an int or from text such as "8 GiB" or "500 MB"."""
     if isinstance(raw, str) and (match := _BYTES.fullmatch(raw)):
         number, prefix, binary = match.groups()
-        power = " kmgtp".index(prefix.lower() or " ")
-        return int(float(number) * (1024 if binary else 1000) ** power)
+        power = " kmgtp".index((prefix or " ").lower())
+        return int(Fraction(number) * (1024 if binary else 1000) ** power)
     if isinstance(raw, (int, np.integer)) and not isinstance(raw, bool) and raw >= 0:
         return int(raw)
     raise OptionError(f'{name} is {raw!r}: give bytes as an int, or text such as "8 GiB" or "500 MB"')
@@ -214,9 +217,10 @@ def as_nbytes(raw: int | str, name: str) -> int:
 
 def as_path(raw: StrPath, name: str) -> str:
     """Return a path as text."""
-    if not isinstance(raw, (str, os.PathLike)) or not isinstance(os.fspath(raw), str) or not raw:
-        raise OptionError(f"{name} is {raw!r}: give a folder as str or pathlib.Path")
-    return os.fspath(raw)
+    path = os.fspath(raw) if isinstance(raw, (str, os.PathLike)) else None
+    if not isinstance(path, str) or not path or "\0" in path:
+        raise OptionError(f"{name} is {raw!r}: give a path as str or pathlib.Path")
+    return path
 
 
 def _as_head(raw: ArrayLike, label: str) -> NDArray[Any]:
@@ -235,16 +239,18 @@ def _as_array(raw: ArrayLike, label: str, error: type[LocationError | HeadDtypeE
     if type(raw) is np.ndarray:
         array: NDArray[Any] = raw
     else:
-        if isinstance(raw, np.ma.MaskedArray):
+        parts = raw if isinstance(raw, (list, tuple)) else (raw,)
+        if any(isinstance(part, np.ma.MaskedArray) for part in parts):
             raise error(f"{label} is a masked array: call .filled(value), as its mask would be lost")
         try:
             array = _to_numpy(raw)
-        except (TypeError, ValueError, RuntimeError, BufferError) as cause:
+        except (TypeError, ValueError, RuntimeError, BufferError, AttributeError, ArithmeticError) as cause:
             raise error(
                 f"{label} is a {type(raw).__module__}.{type(raw).__qualname__} that NumPy cannot look "
                 f"at ({cause}): pass a NumPy array or a CPU tensor, for example tensor.cpu()"
             ) from cause
-    if array.dtype.name == "bfloat16":  # ml_dtypes, as JAX uses it; every value is a float32 too
+    if array.dtype.kind == "V" and array.dtype.name == "bfloat16":
+        # ml_dtypes, as JAX uses it; every value is a float32 too.
         array = array.astype(np.float32)
     return array
 

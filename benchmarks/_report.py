@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     """For each round every entry's metrics."""
 
 _INTRODUCTION: Final = """\
-Written by `python -m benchmarks`, which takes some minutes, 4 GB of memory and 2 GB of disk. With
+Written by `python -m benchmarks`, which takes a quarter of an hour, 4 GB of memory and 2 GB of disk. With
 `--only ram` it runs one workload and prints; with `--smoke`, all of them in tiny sizes, whose times mean
 nothing."""
 

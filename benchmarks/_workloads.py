@@ -81,12 +81,13 @@ def growth(*, is_smoke: bool = False) -> Workload:
 
 
 def ram(*, is_smoke: bool = False) -> Workload:
-    case = CaseSpec(64 if is_smoke else 1_600, "large")
+    n_locs = 64 if is_smoke else 1_600
+    case = CaseSpec(n_locs, "large")
     ours, numpy = ("accumulator", "seconds"), ("NumPy, batch by batch", "seconds")
     return Workload(
         "ram",
-        "Heads of (164, 164, 4) float32, (164, 164, 2) float32 and (164, 164, 1) uint8, together 1.08 GB, "
-        "batches of 32 in order.",
+        f"{n_locs:,} rows of 672 kB, batches of 32 in order: heads of (164, 164, 4) float32, (164, 164, 2) "
+        "float32 and (164, 164, 1) uint8.",
         {
             "accumulator": _ours("RAM", case),
             "NumPy, batch by batch": Run("numpy_slices", case),
@@ -110,8 +111,8 @@ def sparse(*, is_smoke: bool = False) -> Workload:
     orders = ("every thousandth", "random thousandth")
     return Workload(
         "sparse",
-        "100,000 locations of (256, 256, 8) float32, 210 GB if dense, of which one in a thousand comes, in "
-        "batches of 1 to 4; zarr.",
+        f"{n_locs:,} locations of (256, 256, 8) float32, {n_locs * 2**21 / 1e9:.0f} GB if dense, of which "
+        "one in a thousand comes, in batches of 1 to 4; zarr.",
         {order: _ours("zarr", CaseSpec(n_locs, "wide", order, (1, 2, 3, 4))) for order in orders},
         [
             question

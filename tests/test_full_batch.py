@@ -19,6 +19,7 @@ from accumulator.exceptions import (
     DuplicateLocationError,
     HeadDtypeError,
     HeadError,
+    LocationError,
     OptionError,
     UnknownLocationError,
 )
@@ -228,6 +229,16 @@ def test_names_the_first_unknown_rows():
     assert "[1000, 1000, 1004, 1004]" in str(caught.value)
     np.testing.assert_array_equal(caught.value.rows, range(9))
     np.testing.assert_array_equal(caught.value.locations, locs + 1000)
+
+
+@pytest.mark.parametrize("start", [np.empty((0, 4)), [], np.array([[9, 9, 9, 9]], dtype=np.uint64)])
+def test_consumed_locations_keep_their_dtype(start):
+    """output_locs of another dtype, or an empty one, do not turn the consumed ones into floats."""
+    locs = (grid(3) + 2**60).astype("i8")
+    _, _, done = prepare_multitask_full_batch((distinct(3),), locs, locs, start, is_last=True)
+    np.testing.assert_array_equal(done, [*np.asarray(start, "i8").reshape(-1, 4), *locs], strict=True)
+    with pytest.raises(LocationError, match=r"output_locs has values that the dtype .* int16"):
+        prepare_multitask_full_batch((), [], grid(3).astype("i2"), locs, is_last=True)
 
 
 def test_shares_no_memory_with_its_arguments():

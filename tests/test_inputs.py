@@ -8,7 +8,7 @@ import pytest
 from oracle import distinct, grid
 
 from accumulator import FullBatchAccumulator, prepare_multitask_full_batch
-from accumulator.exceptions import HeadDtypeError
+from accumulator.exceptions import DuplicateLocationError, HeadDtypeError
 
 LOCS = grid(3)
 
@@ -130,3 +130,28 @@ def test_predictions_are_not_copied_on_the_way(monkeypatch):
         accumulator.push((VALUES, Tensor(VALUES), Capsule(VALUES)), LOCS)
     assert len(seen) == 3
     assert all(np.shares_memory(values, VALUES) for values in seen)
+
+
+@pytest.mark.parametrize("wrap", [Arrayish, Capsule, Tensor, list])
+def test_repeats_are_named_whatever_the_locations_are(wrap):
+    """A location pushed twice is named also when it came as another library's array."""
+    with FullBatchAccumulator(LOCS) as accumulator:
+        accumulator.push(VALUES, wrap(LOCS))
+        with pytest.raises(DuplicateLocationError) as caught:
+            accumulator.push(VALUES[:1], wrap(LOCS[1:2]))
+    np.testing.assert_array_equal(caught.value.locations, LOCS[1:2])
+
+
+class Broken:
+    """Something whose ``__array__`` fails in its own way."""
+
+    def __array__(self, dtype=None, copy=None):
+        raise AttributeError("no such thing")
+
+
+def test_array_that_fails_is_named():
+    """Whatever goes wrong inside a foreign array is a typed error that names the head."""
+    with FullBatchAccumulator(LOCS) as accumulator:
+        accumulator.push(VALUES, LOCS)
+        with pytest.raises(HeadDtypeError, match=r"head 0 is a test_inputs.Broken .*no such thing"):
+            accumulator.push(Broken(), LOCS)

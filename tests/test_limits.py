@@ -88,6 +88,88 @@ def test_result_larger_than_the_container_goes_to_disk():
 
 
 @pytest.mark.slow
+def test_many_heads_fit_a_small_container():
+    """Eight heads, shuffled, on disk in a container of 400 MiB: their buffers share what there is."""
+    script = """
+import numpy as np
+from accumulator import FullBatchAccumulator
+n = 2000
+locs = np.arange(n * 4).reshape(n, 4)
+heads = [np.ones((4, 2**16), "u1") for _ in range(8)]  # 64 KiB a row, 1 GiB in all
+with FullBatchAccumulator(locs) as accumulator:
+    for rows in np.random.default_rng(0).permutation(n).reshape(-1, 4):
+        accumulator.push(heads, locs[rows])
+print(type(accumulator.finalize().outputs[7]).__name__, accumulator.finalize().outputs[7][n - 1].all())
+"""
+    with memory_group(400 * MIB) as join:
+        ended = subprocess.run(
+            [sys.executable, "-W", "error", "-c", join + script], capture_output=True, text=True, check=False
+        )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.split() == ["Array", "True"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["error", "last"])
+def test_disk_that_is_really_full(tmp_path, policy):
+    """On a file system of 24 MiB a push that does not fit is refused, and what was there is there.
+
+    After room is made the same push succeeds, in the same process.
+    """
+    script = """
+import os, sys
+import numpy as np
+from accumulator import FullBatchAccumulator
+from accumulator.exceptions import StorageError
+disk, policy = sys.argv[1:]
+open(disk + "/ballast", "wb").write(bytes(8 * 2**20))
+n = 64
+locs = np.arange(n * 4).reshape(n, 4)
+def values(rows, first):
+    return [(np.arange(2**16) + first + 1e6 * row)[None].astype("f4") for row in rows]  # 256 KiB a row
+def push(rows, first):
+    heads = [np.concatenate(values(rows, head)) for head in (first, first + 1)]
+    accumulator.push(heads, locs[rows])
+def state():
+    return [c[:].tobytes() for c in accumulator.canvas], accumulator.written.tobytes()
+accumulator = FullBatchAccumulator(locs, save_path=disk, memory_threshold=0, on_duplicate=policy)
+push([0, 9, 18, 27], 5)
+before = state()
+late = [0, 9, 18, 27] * (policy == "last") + list(range(32, 64))
+for _ in range(2):
+    try:
+        push(late, 77)
+    except StorageError as error:
+        assert error.errno == 28, error
+    else:
+        raise SystemExit("it fitted")
+    assert state() == before
+os.remove(disk + "/ballast")
+push(late, 77)
+result = accumulator.finalize()
+for head, first in zip(result.outputs, (77, 78)):
+    for row, wanted in zip(late, values(late, first)):
+        assert (head[row] == wanted[0]).all()
+result.close()
+assert os.listdir(disk) == []
+print("right")
+"""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    (tmp_path / "script.py").write_text(script)
+    mount = f"mount -t tmpfs -o size=24m tmpfs {disk} || exit 99; exec {sys.executable} -W error"
+    ended = subprocess.run(
+        ["unshare", "-m", "sh", "-c", f"{mount} {tmp_path / 'script.py'} {disk} {policy}"],  # noqa: S607
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if ended.returncode in {1, 99} and "Traceback" not in ended.stderr and not ended.stdout:
+        pytest.skip("needs root, to mount a small file system")
+    assert (ended.returncode, ended.stdout) == (0, "right\n"), ended.stderr
+
+
+@pytest.mark.slow
 def test_result_that_fits_the_machine_stays_in_ram():
     """The same result without a container is in RAM: the limit decided, nothing else."""
     assert run(600, {}) == ["ndarray", "True", "True"]

@@ -55,6 +55,13 @@ def test_verdict_is_exact(monkeypatch, needed, held, threshold, limit, fits):
     assert _memory.fits_in_memory(needed, held, threshold, limit) is fits
 
 
+@pytest.mark.parametrize(("most", "limit", "expected"), [(10, None, 10), (99, None, 25), (99, 7, 7)])
+def test_buffers_take_a_quarter_at_most(monkeypatch, most, limit, expected):
+    """Buffers are bounded by a constant, by what is available, and by the limit."""
+    monkeypatch.setattr(_memory, "available_memory", lambda: 100)
+    assert _memory.buffer_nbytes(most, limit) == expected
+
+
 def test_no_cgroups(files):
     """Without cgroup files the machine's own number counts."""
     assert _memory.available_memory(files({"proc/x": ""})) == 64 * GIB
@@ -157,6 +164,7 @@ def test_address_space(monkeypatch, limit, left):
         ("1.5 kib", 1536),
         ("2g", 2_000_000_000),
         ("3 TiB", 3 * 2**40),
+        ("9007199254740993", 9007199254740993),
         (" 7 B ", 7),
     ],
 )
@@ -165,7 +173,7 @@ def test_bytes_are_read(text, nbytes):
     assert as_nbytes(text, "memory_limit") == nbytes
 
 
-@pytest.mark.parametrize("text", [-1, 1.5, True, None, "", "much", "8 XB", "-3 GB"])
+@pytest.mark.parametrize("text", [-1, 1.5, True, None, "", "much", "8 XB", "5 ib", "-3 GB"])
 def test_other_bytes_are_refused(text):
     """What is no number of bytes is refused, saying how to give one."""
     with pytest.raises(OptionError, match="8 GiB"):

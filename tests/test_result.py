@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import pickle
 import shutil
 import stat
 import subprocess
@@ -153,6 +154,36 @@ print(result.outputs[0][:].sum(), result.path.exists())
     assert ended.stdout == "2.0 True\n"
 
 
+def test_worker_that_ends_removes_its_own_folder(tmp_path):
+    """A multiprocessing worker, which ends without atexit, leaves nothing of its own, and its parent's."""
+    script = """
+import multiprocessing, warnings
+import numpy as np
+warnings.simplefilter("ignore", DeprecationWarning)  # fork beside zarr's thread
+from accumulator import FullBatchAccumulator
+def make():
+    a = FullBatchAccumulator([[0], [1]], memory_threshold=0)
+    a.push(np.ones((1, 2)), [[1]])
+    return a.finalize()
+def work():
+    global kept
+    kept = make()
+if __name__ == "__main__":
+    for method in ("spawn", "forkserver"):
+        worker = multiprocessing.get_context(method).Process(target=work)
+        worker.start(); worker.join()
+        assert worker.exitcode == 0
+    result = make()
+    import os; print(len(os.listdir("temp_fullbatch")))
+"""
+    (tmp_path / "script.py").write_text(script)
+    ended = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert ended.stdout == "1\n"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["script.py", "workplace"]
+
+
 @pytest.mark.parametrize("threshold", [0, 100])
 def test_saved_result_loads_the_same(threshold):
     """What is loaded is what was saved, from RAM and from disk; the result itself stays usable."""
@@ -227,7 +258,61 @@ def test_saving_keeps_what_the_user_wrote_into_gaps(where):
         assert (FullBatch.load(name).outputs["map"][5] == 42).all()
 
 
-def test_save_never_overwrites(where):
+def test_save_into_its_own_temporary_folder_is_refused():
+    """A place that goes with the result keeps nothing."""
+    result = make(0)
+    with pytest.raises(OptionError, match="temporary folder of this result"):
+        result.save(result.path.parent / "kept")
+    check(result)
+    result.close()
+
+
+def test_result_with_other_chunks_is_copied_whole(monkeypatch):
+    """What another version saved in chunks of another size is copied by its own chunks."""
+    with monkeypatch.context() as patched:
+        patched.setattr("accumulator._stores._disk.CHUNK_NBYTES", 64)
+        make(100).save("small")
+        patched.setattr("accumulator._stores._disk.CHUNK_NBYTES", 32)
+        FullBatch.load("small").save("smaller")
+    FullBatch.load("smaller").save("large")
+    check(FullBatch.load("smaller"))
+    check(FullBatch.load("large"))
+
+
+def test_minus_zero_is_kept(where):
+    """A row of minus zeros is a row."""
+    with FullBatchAccumulator(LOCS, **where) as accumulator:
+        accumulator.push(np.full((1, 3), -0.0), LOCS[:1])
+    result = accumulator.finalize()
+    result.save("kept")
+    result.save("copied")
+    for name in ("kept", "copied"):
+        assert np.signbit(FullBatch.load(name).outputs[0][0]).all()
+
+
+def test_folder_that_vanished_is_an_error_not_zeros():
+    """When somebody removes the files, arrays refuse instead of showing zeros; so do copies of them."""
+    result = make(0)
+    copy = pickle.loads(pickle.dumps(result))  # noqa: S301  our own bytes
+    check(copy)
+    shutil.rmtree(result.path)
+    for array in (result.outputs["map"], copy.outputs["map"]):
+        with pytest.raises(ClosedError, match="is gone"):
+            array[:]
+    result.close()
+
+
+def test_editing_the_result_leaves_the_accumulator():
+    """The record and the locations of a result are its own."""
+    with FullBatchAccumulator(LOCS) as accumulator:
+        accumulator.push(np.ones((1, 1)), LOCS[:1])
+    result = accumulator.finalize()
+    result.written[:], result.output_locs[:] = True, 0
+    assert accumulator.written.sum() == 1
+    np.testing.assert_array_equal(accumulator.missing_locs, LOCS[1:])
+
+
+def test_save_never_overwrites(where, monkeypatch):
     """Something at the path, even a dangling link, is refused and left as it was."""
     result = make(where["memory_threshold"])
     Path("file").write_text("precious")
@@ -239,15 +324,27 @@ def test_save_never_overwrites(where):
         assert caught.value.filename == str(Path(name).absolute())
     assert Path("file").read_text() == "precious"
     check(result)
+    with monkeypatch.context() as patched:
+        patched.setattr(os.path, "lexists", _answers("", "there"))
+        Path("folder/in/the/way").mkdir(parents=True)
+        with pytest.raises(ResultExistsError):
+            result.save("folder")
     result.close()
+
+
+def _answers(*answers):
+    """Return a function that gives one answer after the other."""
+    remaining = iter(answers)
+    return lambda _: next(remaining)
 
 
 def test_save_that_fails_leaves_nothing(where, monkeypatch):
     """An error while saving leaves no half result at the path, and this one as it was."""
     result = make(where["memory_threshold"])
     Path("file").write_text("")
-    with pytest.raises(StorageError):
-        result.save("file/below")
+    for bad in ("file/below", "x" * 300):
+        with pytest.raises(StorageError):
+            result.save(bad)
     with monkeypatch.context() as patched:
         patched.setattr("accumulator._stores._group._MARK", object())
         with pytest.raises(TypeError):
@@ -259,8 +356,9 @@ def test_save_that_fails_leaves_nothing(where, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(Path, "rename", _no_space)
         with pytest.raises(StorageError, match="kept"):
-            result.save("kept")
+            result.save("new/kept")
     assert not Path("kept").exists()
+    assert not Path("new").exists()
     check(result)
     result.close()
     assert [p.name for p in Path.cwd().iterdir()] == ["file"]
@@ -286,6 +384,10 @@ def test_load_refuses_what_is_not_a_result():
         assert tree(Path.cwd()) == before
     with pytest.raises(OptionError):
         FullBatch.load(7)
+    with pytest.raises(OptionError):
+        FullBatch.load("a\0b")
+    with pytest.raises(StorageError):
+        FullBatch.load("x" * 300)
 
 
 @pytest.mark.parametrize("damage", ["version", "written", "names", "locs"])
@@ -294,9 +396,9 @@ def test_load_refuses_a_damaged_result(damage):
     make(100).save("kept")
     group = zarr.open_group("kept")
     if damage == "version":
-        group.attrs["accumulator"] = {"version": 2, "names": None}
+        group.attrs["accumulator"] = {"version": 2, "names": None, "n_heads": 2}
     elif damage == "names":
-        group.attrs["accumulator"] = {"version": 1, "names": ["one"]}
+        group.attrs["accumulator"] = {"version": 1, "names": ["one"], "n_heads": 2}
     elif damage == "written":
         group.create_array("written", data=np.ones(N, "i1"), overwrite=True)
     else:
@@ -312,7 +414,7 @@ def test_saved_result_is_a_plain_zarr_group():
     assert group.metadata.zarr_format == 3
     assert sorted(group.array_keys()) == ["output_locs", "written"]
     np.testing.assert_array_equal(group["outputs/0"][1], distinct(N)[1])
-    assert group.attrs["accumulator"] == {"version": 1, "names": ["map", "score"]}
+    assert group.attrs["accumulator"] == {"version": 1, "names": ["map", "score"], "n_heads": 2}
 
 
 def test_result_without_locations_or_heads_is_kept_too():

@@ -31,7 +31,9 @@ class Backends:
         if kind == "ram":
             return _stores.RamRows(n_rows, spec)
         self.count += 1
-        store = _stores.FolderStore(self.folder / str(self.count))
+        root = self.folder / str(self.count)
+        root.mkdir()
+        store = _stores.FolderStore(root)
         return _stores.create_zarr_rows(store, n_rows, [spec])[0]
 
 
@@ -52,9 +54,15 @@ SHAPES = st.sampled_from([(), (3,), (2, 2, 1), (5, 1), (0, 2)])
 
 @pytest.mark.usefixtures("tiny_chunks")
 @pytest.mark.parametrize("kind", ["ram", "zarr"])
-@given(steps=STEPS, shape=SHAPES, dtype=st.sampled_from(["?", "u1", "<i2", ">f4", "f8", "c16"]))
-def test_holds_what_was_put(backends, kind, steps, shape, dtype):
+@given(
+    steps=STEPS,
+    shape=SHAPES,
+    dtype=st.sampled_from(["?", "u1", "<i2", ">f4", "f8", "c16"]),
+    block_nbytes=st.sampled_from([1, 16, 4096]),
+)
+def test_holds_what_was_put(backends, monkeypatch, kind, steps, shape, dtype, block_nbytes):
     """Any sequence of put, erase, flush and get, over many chunks, is what a plain array would hold."""
+    monkeypatch.setattr(_disk, "BLOCK_NBYTES", block_nbytes)
     store = backends.make(kind, HeadSpec(shape, np.dtype(dtype)))
     model = np.zeros((N, *shape), dtype)
     values = iter(range(1, 10_000, 300))
@@ -126,8 +134,9 @@ def test_slightly_shuffled_batches_still_write_whole_chunks(backends, writes):
 
 
 @pytest.mark.usefixtures("tiny_chunks")
-def test_few_chunks_are_in_memory(backends, writes):
+def test_few_chunks_are_in_memory(backends, writes, monkeypatch):
     """However rows arrive, no more than OPEN_CHUNKS chunks are held, and each row is written once."""
+    monkeypatch.setattr(_disk, "BLOCK_NBYTES", 1)  # gaps are not written along
     store = backends.make("zarr", HeadSpec((4,), np.dtype("f4")), n_rows=400)
     order = np.random.default_rng(1).permutation(400)
     for row in order:
@@ -135,6 +144,81 @@ def test_few_chunks_are_in_memory(backends, writes):
         assert len(store._open) <= _disk.OPEN_CHUNKS
     store.flush()
     assert sum(rows for _, rows in writes) == 400
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_close_rows_are_written_together(backends, monkeypatch, late):
+    """A checkerboard of small rows is a few writes, not one a row; what lies between is as it was."""
+    pieces = []
+    real = _disk.ZarrRows._write
+
+    def spy(self, chunk, given):
+        given = list(given)
+        pieces.append(len(given))
+        real(self, chunk, given)
+
+    store = backends.make("zarr", HeadSpec((4,), np.dtype("f4")), n_rows=4000)
+    values = distinct(4000, (4,))
+    expected = np.zeros_like(values)
+    rows = np.arange(0, 4000, 2)
+    if late:
+        store.put(rows + 1, values[rows + 1])
+        store.flush()
+        expected[rows + 1] = values[rows + 1]
+    monkeypatch.setattr(_disk.ZarrRows, "_write", spy)
+    store.put(rows[::-1], values[rows[::-1]])
+    store.flush()
+    expected[rows] = values[rows]
+    np.testing.assert_array_equal(store.get(np.arange(4000)), expected)
+    np.testing.assert_array_equal(store.array[:], expected)
+    assert pieces == [1]
+
+
+def test_erasing_needs_no_space(backends):
+    """Only blocks that hold something are written when rows are erased: holes stay holes."""
+    store = backends.make("zarr", HeadSpec((2**18,), np.dtype("f4")), n_rows=16)  # 1 MiB a row
+    values = np.zeros((2, 2**18), "f4")
+    values[1, 5000:5003] = 1
+    store.put(np.array([2, 9]), values)
+    store.flush()
+    (file,) = backends.folder.rglob("c.*")
+    before = file.stat().st_blocks
+    store.erase(slice(0, 16))
+    assert file.stat().st_blocks == before
+    assert not store.array[:].any()
+
+
+def test_file_that_was_cut_is_found(backends):
+    """A chunk file shorter than it must be is an error when its rows are read back."""
+    store = backends.make("zarr", HeadSpec((4,), np.dtype("f4")))
+    store.put(slice(0, 3), distinct(3, (4,)))
+    store.flush()
+    (file,) = backends.folder.rglob("c.*")
+    os.truncate(file, 20)
+    with pytest.raises(StorageError, match=r"cannot be read .*was cut"):
+        store.get(slice(0, 3))
+    file.unlink()
+    with pytest.raises(StorageError, match="cannot be read"):
+        store.get(slice(0, 3))
+
+
+@pytest.mark.parametrize(
+    ("buffer_nbytes", "n_heads", "open_chunks", "chunk_nbytes"),
+    [
+        (256 * 2**20, 3, 4, 16 * 2**20),
+        (256 * 2**20, 8, 2, 16 * 2**20),
+        (256 * 2**20, 32, 1, 8 * 2**20),
+        (2**20, 4, 1, 2**18),
+        (0, 2, 1, 2**10),
+    ],
+)
+def test_buffers_keep_to_their_share(backends, buffer_nbytes, n_heads, open_chunks, chunk_nbytes):
+    """With little memory or many heads fewer chunks are open, then smaller ones, one row at least."""
+    (backends.folder / "x").mkdir()
+    specs = [HeadSpec((2**10,), np.dtype("u1"))] * n_heads
+    stores = _stores.create_zarr_rows(_stores.FolderStore(backends.folder / "x"), 10**6, specs, buffer_nbytes)
+    assert {store._open_chunks for store in stores} == {open_chunks}
+    assert {store.array.chunks[0] * 2**10 for store in stores} == {chunk_nbytes}
 
 
 def test_chunks_are_8_to_32_mib_of_whole_rows(backends):
@@ -200,10 +284,10 @@ def _interrupt(*_):
 
 
 def test_unwritable_folder_is_a_storage_error(tmp_path):
-    """A zarr group cannot be made below a file."""
-    (tmp_path / "file").write_text("")
+    """A zarr group cannot be made where a file is in the way."""
+    (tmp_path / "outputs").write_text("")
     with pytest.raises(StorageError, match="no zarr group"):
-        _stores.create_zarr_rows(_stores.FolderStore(tmp_path / "file" / "x"), 3, [])
+        _stores.create_zarr_rows(_stores.FolderStore(tmp_path), 3, [])
 
 
 def test_dtype_that_zarr_lacks_is_named(backends):
@@ -226,22 +310,26 @@ def test_closed_store_refuses_to_be_read(backends):
 def test_array_goes_to_another_process(backends):
     """A pickled array opens the same files, without taking over the folder they lie in."""
     folder = _stores.TemporaryFolder(str(backends.folder))
-    store = _stores.FolderStore(folder.path / "x", folder=folder)
+    store = _stores.FolderStore(folder.path, folder=folder)
     rows = _stores.create_zarr_rows(store, 4, [HeadSpec((2,), np.dtype("f4"))])[0]
     rows.put(slice(0, 4), distinct(4, (2,)))
     copy = pickle.loads(pickle.dumps(rows.array))  # noqa: S301  our own bytes
     np.testing.assert_array_equal(copy[:], distinct(4, (2,)))
     assert copy.store.folder is None
-    assert rows.array.store.with_read_only(read_only=True).folder is folder
-    del copy
-    assert folder.path.exists()
-    folder.remove()
+    twin = rows.array.store.with_read_only(read_only=True)
+    assert twin.folder is folder
+    store.shut()
     assert not folder.path.exists()
+    with pytest.raises(ClosedError, match="is gone"):
+        copy[:]
+    with pytest.raises(ClosedError, match="was closed"):
+        zarr.open_array(twin, path="outputs/0", mode="r")
 
 
 def test_forked_child_removes_nothing(tmp_path):
     """A child that inherits a folder by fork leaves it to the parent."""
     folder = _stores.TemporaryFolder(str(tmp_path))
+    assert folder.path.parent == tmp_path
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(os, "getpid", lambda: -1)
         folder.remove()
@@ -274,6 +362,32 @@ def test_shared_parent_stays_while_others_use_it(tmp_path):
     assert second.path.is_dir()
     second.remove()
     second.remove()
+    assert not (tmp_path / "parent").exists()
+
+
+def test_parent_made_anew_by_others_stays(tmp_path):
+    """A folder that took the place of one made here is not ours to remove."""
+    folder = _stores.TemporaryFolder(str(tmp_path / "parent"))
+    (tmp_path / "parent").rename(tmp_path / "moved")
+    (tmp_path / "parent").mkdir()
+    folder.remove()
+    assert (tmp_path / "parent").is_dir()
+    (tmp_path / "moved" / folder.path.name).rmdir()
+
+
+def test_folder_that_cannot_be_removed_is_tried_again(tmp_path, monkeypatch):
+    """A refusal of the system is a typed error, and the folder is still looked after."""
+    folder = _stores.TemporaryFolder(str(tmp_path / "parent"))
+    with monkeypatch.context() as patched:
+        patched.setattr(_stores._folder.shutil, "rmtree", _not_permitted)
+        with pytest.raises(StorageError, match="cannot be removed"):
+            folder.remove()
+    folder.remove()
+    assert not (tmp_path / "parent").exists()
+
+
+def _not_permitted(*_):
+    raise PermissionError(13, "Permission denied")
 
 
 def test_layout_is_plain_zarr(backends):

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from accumulator._stores._disk import FolderStore, ZarrRows, copy_rows, create_zarr_rows
-from accumulator._stores._folder import TemporaryFolder, storage_error
+from accumulator._stores._disk import BUFFER_NBYTES, ZarrRows, copy_rows, create_zarr_rows, read_only
+from accumulator._stores._folder import TemporaryFolder, make_parents, remove_empty, storage_error
+from accumulator._stores._folder_store import FolderStore
 from accumulator._stores._group import complete_result, read_result
 from accumulator._stores._ram import RamRows
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from accumulator.typing import RowArray, Rows
 
 __all__ = [
+    "BUFFER_NBYTES",
     "FolderStore",
     "RamRows",
     "RowStore",
@@ -26,7 +28,10 @@ __all__ = [
     "complete_result",
     "copy_rows",
     "create_zarr_rows",
+    "make_parents",
+    "read_only",
     "read_result",
+    "remove_empty",
     "storage_error",
 ]
 

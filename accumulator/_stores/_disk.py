@@ -12,6 +12,8 @@ other, and writing that file whole costs a third of going through a zarr array. 
 
 from __future__ import annotations
 
+import errno
+import itertools
 from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -19,97 +21,46 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 import numpy as np
 import zarr
-from zarr.storage import LocalStore
+from zarr.storage import StorePath
 
-from accumulator._stores._folder import TemporaryFolder, storage_error
-from accumulator.exceptions import ClosedError, HeadDtypeError
+from accumulator._stores._folder import storage_error
+from accumulator._stores._folder_store import FolderStore
+from accumulator.exceptions import HeadDtypeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from accumulator._validation import HeadSpec
+    from accumulator.exceptions import StorageError
     from accumulator.typing import RowArray, Rows
+
+    _Piece = tuple[int, NDArray[Any]]  # an offset in bytes, and what goes there
 
 CHUNK_NBYTES: Final = 16 * 2**20
 OPEN_CHUNKS: Final = 4  # a head; enough for batches that several loaders deliver slightly out of order
+BUFFER_NBYTES: Final = 256 * 2**20  # what open chunks of all heads may take together
+BLOCK_NBYTES: Final = 4096  # what file systems allocate at once: a gap below it saves nothing
 OUTPUTS: Final = "outputs"
 
 
-class FolderStore(LocalStore):
-    """A local zarr store that keeps the temporary folder it lies in alive, and that can move.
-
-    Every array opened from it holds it, so that the files outlive the last array. Once it is closed,
-    reading fails: zarr would take the missing chunks for zeros.
+def create_zarr_rows(
+    store: FolderStore, n_rows: int, specs: Sequence[HeadSpec], buffer_nbytes: int = BUFFER_NBYTES
+) -> list[ZarrRows]:
+    """Create a zarr group with one array a head, ``outputs/0``, ``outputs/1`` and so on.
 
     Parameters
     ----------
-    root : Path
-        The zarr group's folder.
-    folder : TemporaryFolder, optional
-        The temporary folder that ``root`` lies in; None for a store that stays.
-    """
-
-    def __init__(self, root: Path, *, read_only: bool = False, folder: TemporaryFolder | None = None) -> None:
-        self.folder = folder
-        self.is_closed = False
-        super().__init__(root, read_only=read_only)
-
-    @property
-    def root(self) -> Path:  # LocalStore asks it before whatever it does
-        """The zarr group's folder."""
-        if self.is_closed:
-            raise ClosedError(f"the result in {self._root} was closed: save() it before close()")
-        return self._root
-
-    @root.setter
-    def root(self, root: Path) -> None:
-        self._root = root
-
-    def move_to(self, root: Path) -> None:
-        """Rename the group's folder and serve it from there, where it stays.
-
-        Raises
-        ------
-        OSError
-            The operating system cannot rename it, for one because it is another file system; nothing
-            has changed then.
-        """
-        self.root.rename(root)
-        self.root = root
-        folder, self.folder = self.folder, None
-        if folder is not None:
-            folder.remove()
-
-    def keep(self) -> None:
-        """Leave the folder to the caller from now on."""
-        folder, self.folder = self.folder, None
-        if folder is not None:
-            folder.keep()
-
-    def shut(self) -> None:
-        """Refuse all reading from now on, and remove the temporary folder."""
-        self.is_closed = True
-        folder, self.folder = self.folder, None
-        if folder is not None:
-            folder.remove()
-
-    def with_read_only(self, read_only: bool = False) -> FolderStore:  # noqa: FBT001, FBT002  zarr's signature
-        """Return the same store, read-only or not."""
-        return FolderStore(self.root, read_only=read_only, folder=self.folder)
-
-    def __str__(self) -> str:
-        """Return the store as a URL, closed or not."""
-        return self._root.as_uri()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy in another process needs: the folder stays with this one."""
-        return vars(self) | {"folder": None}
-
-
-def create_zarr_rows(store: FolderStore, n_rows: int, specs: Iterable[HeadSpec]) -> list[ZarrRows]:
-    """Create a zarr group with one array a head, ``outputs/0``, ``outputs/1`` and so on.
+    store : FolderStore
+        Where.
+    n_rows : int
+        N, the same for all heads.
+    specs : sequence of HeadSpec
+        The heads.
+    buffer_nbytes : int
+        What their open chunks may take in memory together. With little of it fewer chunks are open, and
+        then smaller ones; a chunk has one row at least.
 
     Raises
     ------
@@ -118,32 +69,43 @@ def create_zarr_rows(store: FolderStore, n_rows: int, specs: Iterable[HeadSpec])
     HeadDtypeError
         zarr does not know a head's dtype.
     """
+    n_heads = max(1, len(specs))
+    open_chunks = max(1, min(OPEN_CHUNKS, buffer_nbytes // (n_heads * CHUNK_NBYTES)))
+    chunk_nbytes = min(CHUNK_NBYTES, buffer_nbytes // (n_heads * open_chunks))
+    for head, spec in enumerate(specs):
+        if spec.dtype.char in "gG":  # long double, which only NumPy knows
+            raise HeadDtypeError(f"head {head} has dtype {spec.dtype}, which zarr cannot store: use float64")
     try:
         outputs = zarr.create_group(store=store, zarr_format=3).create_group(OUTPUTS)
-        return [ZarrRows(_create_array(outputs, str(head), n_rows, spec)) for head, spec in enumerate(specs)]
+        return [
+            ZarrRows(_create_array(outputs, str(head), n_rows, spec, chunk_nbytes), open_chunks)
+            for head, spec in enumerate(specs)
+        ]
     except OSError as cause:
-        raise storage_error(cause, f"no zarr group can be made in {store.root}") from cause
+        raise storage_error(cause, f"no zarr group can be made in {store}") from cause
 
 
-def _create_array(group: zarr.Group, name: str, n_rows: int, spec: HeadSpec) -> zarr.Array[Any]:
-    chunk_rows = max(1, min(n_rows, CHUNK_NBYTES // max(1, spec.row_nbytes)))
-    try:
-        return group.create_array(
-            name,
-            shape=(n_rows, *spec.patch_shape),
-            chunks=(chunk_rows, *(max(1, length) for length in spec.patch_shape)),
-            dtype=spec.dtype,
-            compressors=None,
-            filters=None,
-            fill_value=0,
-            # "." keeps all chunks of an array in one folder; "/" would make a folder for each.
-            chunk_key_encoding={"name": "default", "separator": "."},
-        )
-    except ValueError as cause:
-        raise HeadDtypeError(
-            f"head {name} has dtype {spec.dtype}, which zarr cannot store: convert it to float64, or "
-            "give it more memory"
-        ) from cause
+def read_only(array: zarr.Array[Any]) -> zarr.Array[Any]:
+    """Return the same array for reading alone."""
+    store = array.store.with_read_only(read_only=True)
+    return zarr.Array(zarr.AsyncArray(metadata=array.metadata, store_path=StorePath(store, array.path)))
+
+
+def _create_array(
+    group: zarr.Group, name: str, n_rows: int, spec: HeadSpec, chunk_nbytes: int
+) -> zarr.Array[Any]:
+    chunk_rows = max(1, min(n_rows, chunk_nbytes // max(1, spec.row_nbytes)))
+    return group.create_array(
+        name,
+        shape=(n_rows, *spec.patch_shape),
+        chunks=(chunk_rows, *(max(1, length) for length in spec.patch_shape)),
+        dtype=spec.dtype,
+        compressors=None,
+        filters=None,
+        fill_value=0,
+        # "." keeps all chunks of an array in one folder; "/" would make a folder for each.
+        chunk_key_encoding={"name": "default", "separator": "."},
+    )
 
 
 @attrs.define(eq=False)
@@ -172,12 +134,13 @@ class _OpenChunk:
 class ZarrRows:
     """All rows of one head in one zarr array of which only what was written takes space.
 
-    At most `OPEN_CHUNKS` chunks are in memory. After a `StorageError` what was held in memory still is,
-    and no chunk file is left half written.
+    A few chunks are in memory, no more than ``open_chunks``. After a `StorageError` what was held in
+    memory still is, and no chunk file is left half written.
     """
 
-    def __init__(self, array: zarr.Array[Any]) -> None:
+    def __init__(self, array: zarr.Array[Any], open_chunks: int) -> None:
         self.array = array
+        self._open_chunks = open_chunks
         self._dtype = array.dtype.newbyteorder("<")
         self._patch_shape = array.shape[1:]
         self._row_nbytes = array.dtype.itemsize * int(np.prod(self._patch_shape, dtype=np.int64))
@@ -192,7 +155,7 @@ class ZarrRows:
             return
         for chunk, local, where in _by_chunk(rows, self._chunk_rows):
             if chunk in self._on_disk:
-                self._write(chunk, _runs(local, values[where]))
+                self._write(chunk, self._late(chunk, local, values[where]))
             elif chunk in self._open or not self._covers(chunk, local):
                 self._fill(chunk, local, values[where])
             else:
@@ -200,13 +163,12 @@ class ZarrRows:
 
     def get(self, rows: Rows) -> NDArray[Any]:
         """Return a copy of rows, zeros where nothing was written."""
-        n_rows = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
-        values = np.zeros((n_rows, *self._patch_shape), self._dtype)
+        values = np.zeros((_count(rows), *self._patch_shape), self._dtype)
         for chunk, local, where in _by_chunk(rows, self._chunk_rows):
             if chunk in self._open:
                 values[where] = self._open[chunk].get(local)
             elif chunk in self._on_disk:
-                values[where] = self._read(chunk)[local]
+                values[where] = self._read_rows(chunk, local)
         return values
 
     def erase(self, rows: Rows) -> None:
@@ -214,8 +176,8 @@ class ZarrRows:
         for chunk, local, _ in _by_chunk(rows, self._chunk_rows):
             if chunk in self._open:
                 self._open[chunk].clear(local)
-            elif chunk in self._on_disk and (stale := self._read(chunk)[local]).any():
-                self._write(chunk, _runs(local, np.zeros_like(stale)))
+            elif chunk in self._on_disk:
+                self._write(chunk, self._zeros(chunk, local))
 
     def flush(self) -> None:
         """Write the open chunks, so that `array` shows every row; their other rows stay holes."""
@@ -232,7 +194,7 @@ class ZarrRows:
 
     def _fill(self, chunk: int, local: Rows, values: NDArray[Any]) -> None:
         if chunk not in self._open:
-            while len(self._open) >= OPEN_CHUNKS:
+            while len(self._open) >= self._open_chunks:
                 self._close_chunk(next(iter(self._open)))
             self._open[chunk] = self._new_chunk(self._size(chunk))
         held = self._open[chunk]
@@ -249,22 +211,60 @@ class ZarrRows:
 
     def _close_chunk(self, chunk: int) -> None:
         held = self._open[chunk]
-        if held.n_filled:
-            edges = np.flatnonzero(np.diff(held.filled, prepend=False, append=False)).tolist()
-            runs = zip(edges[::2], edges[1::2], strict=True)
-            self._write(chunk, [(start, held.buffer[start:stop]) for start, stop in runs])
+        if held.n_filled == len(held.filled):
+            self._write(chunk, [(0, held.buffer)])
+        elif held.n_filled:
+            rows = np.flatnonzero(held.filled)
+            if self._gap_rows:
+                held.buffer[~held.filled] = 0  # gaps below a block are written along
+            spans = [(int(rows[a]), int(rows[b - 1]) + 1) for a, b in _spans(rows, self._gap_rows)]
+            self._write(chunk, [(a * self._row_nbytes, held.buffer[a:b]) for a, b in spans])
         del self._open[chunk]
         self._spare = held.buffer.base
 
-    def _write(self, chunk: int, runs: Iterable[tuple[int, NDArray[Any]]]) -> None:
-        """Write runs of rows, each from its first row on, into a chunk's file."""
-        path = _chunk_path(self.array, chunk)
+    @property
+    def _gap_rows(self) -> int:
+        """Rows that may be written along with their neighbours, to save a call for each."""
+        return BLOCK_NBYTES // self._row_nbytes
+
+    def _late(self, chunk: int, local: Rows, values: NDArray[Any]) -> Iterator[_Piece]:
+        """Yield pieces that put rows into a chunk on disk, with what is there between close ones."""
+        if isinstance(local, slice):
+            yield local.start * self._row_nbytes, values
+            return
+        order = np.argsort(local, kind="stable")
+        rows = local[order]
+        for a, b in _spans(rows, self._gap_rows):
+            first, stop = int(rows[a]), int(rows[b - 1]) + 1
+            piece = values[order[a:b]]
+            if stop - first != b - a:
+                piece = self._read(chunk, first, stop)
+                piece[rows[a:b] - first] = values[order[a:b]]
+            yield first * self._row_nbytes, piece
+
+    def _zeros(self, chunk: int, local: Rows) -> Iterator[_Piece]:
+        """Yield zeros for those blocks of rows that hold anything: a hole stays one.
+
+        So this needs no space, and works on a disk that is full.
+        """
+        rows = np.arange(local.start, local.stop) if isinstance(local, slice) else local
+        for row in rows.tolist():
+            start = row * self._row_nbytes
+            stale = np.flatnonzero(self._read(chunk, row, row + 1).reshape(-1).view(np.uint8))
+            for block in np.unique((stale + start) // BLOCK_NBYTES).tolist():
+                first = max(start, block * BLOCK_NBYTES)
+                stop = min(start + self._row_nbytes, (block + 1) * BLOCK_NBYTES)
+                yield first, np.zeros((stop - first) // self._dtype.itemsize, self._dtype)
+
+    def _write(self, chunk: int, pieces: Iterable[_Piece]) -> None:
+        """Write pieces into a chunk's file, each at its offset in bytes; make the file if need be."""
         fresh = chunk not in self._on_disk
+        path = _chunk_path(self.array, chunk)
         try:
             with path.open("xb" if fresh else "r+b", buffering=0) as file:
-                for first, values in runs:
-                    file.seek(first * self._row_nbytes)
+                for offset, values in pieces:
                     left = np.ascontiguousarray(values, self._dtype).reshape(-1).view(np.uint8).data
+                    file.seek(offset)
                     while left:
                         left = left[file.write(left) :]
                 if fresh:  # zarr wants whole chunks: rows that have not come are a hole
@@ -273,16 +273,42 @@ class ZarrRows:
             if fresh:
                 path.unlink(missing_ok=True)
             if isinstance(cause, OSError):
-                first_row = chunk * self._chunk_rows
-                what = f"rows {first_row} to {first_row + self._size(chunk) - 1} cannot be written"
-                raise storage_error(cause, what) from cause
+                raise self._storage_error(cause, chunk, "written") from cause
             raise
         self._on_disk.add(chunk)
 
-    def _read(self, chunk: int) -> NDArray[Any]:
-        """Look at the rows of a chunk that is on disk."""
-        shape = (self._chunk_rows, *self._patch_shape)
-        return np.memmap(_chunk_path(self.array, chunk), self._dtype, mode="r", shape=shape)
+    def _read_rows(self, chunk: int, local: Rows) -> NDArray[Any]:
+        """Read any rows of a chunk that is on disk."""
+        if isinstance(local, slice):
+            return self._read(chunk, local.start, local.stop)
+        order = np.argsort(local, kind="stable")
+        rows = local[order]
+        values = np.empty((len(rows), *self._patch_shape), self._dtype)
+        for a, b in _spans(rows, self._gap_rows):
+            first = int(rows[a])
+            values[order[a:b]] = self._read(chunk, first, int(rows[b - 1]) + 1)[rows[a:b] - first]
+        return values
+
+    def _read(self, chunk: int, start: int, stop: int) -> NDArray[Any]:
+        """Read rows that follow each other. Not by mmap: touching a hole may need space."""
+        values = np.empty((stop - start, *self._patch_shape), self._dtype)
+        left = values.reshape(-1).view(np.uint8).data
+        path = _chunk_path(self.array, chunk)
+        try:
+            with path.open("rb", buffering=0) as file:
+                file.seek(start * self._row_nbytes)
+                while left and (n_read := file.readinto(left)):
+                    left = left[n_read:]
+        except OSError as cause:
+            raise self._storage_error(cause, chunk, "read") from cause
+        if left:
+            cut = OSError(errno.EIO, "the chunk file was cut", str(path))
+            raise self._storage_error(cut, chunk, "read")
+        return values
+
+    def _storage_error(self, cause: OSError, chunk: int, action: str) -> StorageError:
+        first = chunk * self._chunk_rows
+        return storage_error(cause, f"rows {first} to {first + self._size(chunk) - 1} cannot be {action}")
 
 
 def _by_chunk(rows: Rows, chunk_rows: int) -> Iterator[tuple[int, Rows, Rows]]:
@@ -305,28 +331,26 @@ def _by_chunk(rows: Rows, chunk_rows: int) -> Iterator[tuple[int, Rows, Rows]]:
             yield chunk, rows[where] - chunk * chunk_rows, where
 
 
-def _runs(local: Rows, values: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Yield values in runs of rows that follow each other, with the first row of each run."""
-    if isinstance(local, slice):
-        yield local.start, values
-        return
-    order = np.argsort(local, kind="stable")
-    for run in np.split(order, np.flatnonzero(np.diff(local[order]) != 1) + 1):
-        yield int(local[run[0]]), values[run]
+def _spans(rows: NDArray[np.intp], gap: int) -> Iterator[tuple[int, int]]:
+    """Yield runs of rising rows, as positions in the array; a gap up to the given one is run over."""
+    cuts = (np.flatnonzero(np.diff(rows) > gap + 1) + 1).tolist()
+    yield from itertools.pairwise([0, *cuts, len(rows)])
+
+
+def _count(rows: Rows) -> int:
+    return rows.stop - rows.start if isinstance(rows, slice) else len(rows)
 
 
 def copy_rows(source: RowArray, target: ZarrRows) -> None:
-    """Copy all rows that are not zero, chunk by chunk, so that gaps stay gaps."""
-    n_rows, step = target.array.shape[0], target.array.chunks[0]
-    for chunk, start in enumerate(range(0, n_rows, step)):
-        if (
-            isinstance(source, zarr.Array)
-            and isinstance(source.store, FolderStore)  # ours, and so with the same chunks
-            and not _chunk_path(source, chunk).exists()
-        ):
+    """Copy all rows that hold anything, chunk by chunk of the source, so that gaps stay gaps."""
+    is_ours = isinstance(source, zarr.Array) and isinstance(source.store, FolderStore)
+    step = source.chunks[0] if isinstance(source, zarr.Array) else target.array.chunks[0]
+    for chunk, start in enumerate(range(0, source.shape[0], step)):
+        if is_ours and not _chunk_path(source, chunk).exists():
             continue
-        block = np.asarray(source[start : start + step])
-        rows = np.flatnonzero(block.reshape(len(block), -1).any(axis=1))
+        block = np.ascontiguousarray(source[start : start + step])
+        # Not its values: minus zero is something too.
+        rows = np.flatnonzero(block.reshape(len(block), -1).view(np.uint8).any(axis=1))
         if len(rows) == len(block):
             target.put(slice(start, start + len(block)), block)
         elif len(rows):
@@ -334,8 +358,7 @@ def copy_rows(source: RowArray, target: ZarrRows) -> None:
     target.flush()
 
 
-def _chunk_path(array: zarr.Array[Any], chunk: int) -> Path:
+def _chunk_path(array: Any, chunk: int) -> Path:
     """Return the file of a chunk of whole rows."""
     key = array.metadata.encode_chunk_key((chunk, *(0 for _ in array.shape[1:])))
-    store: Any = array.store
-    return Path(store.root, array.path, key)
+    return Path(array.store.root, array.path, key)

@@ -12,8 +12,9 @@ import attrs
 import numpy as np
 import zarr
 
-from accumulator._stores._disk import OUTPUTS, FolderStore
+from accumulator._stores._disk import OUTPUTS
 from accumulator._stores._folder import storage_error
+from accumulator._stores._folder_store import FolderStore
 from accumulator.exceptions import ResultFormatError
 
 if TYPE_CHECKING:
@@ -39,9 +40,13 @@ class SavedResult:
 
 
 def complete_result(
-    store: FolderStore, names: list[str] | None, output_locs: NDArray[Any], written: NDArray[np.bool_]
+    store: FolderStore,
+    n_heads: int,
+    names: list[str] | None,
+    output_locs: NDArray[Any],
+    written: NDArray[np.bool_],
 ) -> None:
-    """Add to a group of outputs all that makes it a result; the mark comes last.
+    """Add to a group of ``n_heads`` outputs all that makes it a result; the mark comes last.
 
     Raises
     ------
@@ -52,7 +57,7 @@ def complete_result(
         group = zarr.open_group(store, mode="r+")
         group.create_array("output_locs", data=output_locs, overwrite=True)
         group.create_array("written", data=written, overwrite=True)
-        group.attrs[_MARK] = {"version": _VERSION, "names": names}
+        group.attrs[_MARK] = {"version": _VERSION, "names": names, "n_heads": n_heads}
     except OSError as cause:
         raise storage_error(cause, f"the result in {store} cannot be completed") from cause
 
@@ -70,9 +75,9 @@ def read_result(path: Path) -> SavedResult:
         group: Any = zarr.open_group(store, mode="r")
         mark = group.attrs[_MARK]
         version, names = mark["version"], mark["names"]
-        arrays = [group[f"{OUTPUTS}/{head}"] for head in range(len(list(group[OUTPUTS].array_keys())))]
+        arrays = [group[f"{OUTPUTS}/{head}"] for head in range(mark["n_heads"])]
         output_locs, written = group["output_locs"][:], group["written"][:]
-    except (OSError, KeyError, ValueError, TypeError, AttributeError) as cause:
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, AssertionError) as cause:
         raise ResultFormatError(f"{path} is not a result saved by FullBatch.save ({cause!r})") from cause
     if version != _VERSION:
         raise ResultFormatError(

@@ -1,0 +1,108 @@
+"""The zarr store that results lie in: a local folder with an owner, that can move and close."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import attrs
+from zarr.storage import LocalStore
+
+from accumulator.exceptions import ClosedError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from accumulator._stores._folder import TemporaryFolder
+
+
+@attrs.define(eq=False)
+class _Place:
+    """Where a group is; shared by all stores of it, so that all move and close together."""
+
+    root: Path
+    is_closed: bool = False
+
+
+class FolderStore(LocalStore):
+    """A local zarr store that keeps the temporary folder it lies in alive, and that can move.
+
+    Every array opened from it holds it, so that the files outlive the last array. Once it is closed or
+    its folder is gone, reading fails: zarr would take the missing chunks for zeros.
+
+    Parameters
+    ----------
+    root : Path
+        The zarr group's folder, which must be there.
+    folder : TemporaryFolder, optional
+        The temporary folder that ``root`` lies in; None for a store that stays.
+    """
+
+    def __init__(self, root: Path, *, read_only: bool = False, folder: TemporaryFolder | None = None) -> None:
+        self.folder = folder
+        self._place = _Place(root)
+        super().__init__(root, read_only=read_only)
+
+    @property
+    def root(self) -> Path:  # LocalStore asks it before whatever it does
+        """The zarr group's folder.
+
+        Raises
+        ------
+        ClosedError
+            The store was closed, or somebody removed its folder.
+        """
+        if self._place.is_closed:
+            raise ClosedError(f"the result in {self._place.root} was closed: save() it before close()")
+        if not self._place.root.is_dir():
+            raise ClosedError(f"the result's folder {self._place.root} is gone: it was removed or moved")
+        return self._place.root
+
+    @root.setter
+    def root(self, root: Path) -> None:
+        self._place.root = root
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed."""
+        return self._place.is_closed
+
+    def move_to(self, root: Path) -> None:
+        """Rename the group's folder and serve it from there, where it stays.
+
+        Raises
+        ------
+        OSError
+            The operating system cannot rename it, for one because it is another file system; nothing
+            has changed then.
+        """
+        self.root.rename(root)
+        self.root = root
+        folder, self.folder = self.folder, None
+        if folder is not None:
+            folder.remove()
+
+    def keep(self) -> None:
+        """Leave the folder to the caller from now on."""
+        folder, self.folder = self.folder, None
+        if folder is not None:
+            folder.keep()
+
+    def shut(self) -> None:
+        """Refuse all reading from now on, and remove the temporary folder."""
+        self._place.is_closed = True
+        if self.folder is not None:
+            self.folder.remove()
+
+    def with_read_only(self, read_only: bool = False) -> FolderStore:  # noqa: FBT001, FBT002  zarr's signature
+        """Return the same store, read-only or not."""
+        store = FolderStore(self.root, read_only=read_only, folder=self.folder)
+        store._place = self._place
+        return store
+
+    def __str__(self) -> str:
+        """Return the store as a URL, closed or not."""
+        return self._place.root.as_uri()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy in another process needs: the folder stays with this one."""
+        return vars(self) | {"folder": None}
