@@ -162,7 +162,7 @@ class FullBatchAccumulator:
 
         Parameters
         ----------
-        batch_output : tuple, list or dict of (n, *patch_shape) array-like, or one such array
+        batch_output : tuple, list or dict of ``(n, *patch_shape)`` array-like, or one such array
             Predictions of each head: NumPy arrays, CPU tensors, nested lists, anything with
             ``__array__`` or DLPack. bfloat16 is kept as float32.
         batch_locs : (n, K) array-like of whole numbers

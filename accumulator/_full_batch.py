@@ -46,7 +46,7 @@ def prepare_multitask_full_batch(  # noqa: PLR0913, PLR0917  the documented sign
 
     Parameters
     ----------
-    batch_output : tuple, list or dict of (n, *patch_shape) array-like, or one such array
+    batch_output : tuple, list or dict of ``(n, *patch_shape)`` array-like, or one such array
         Predictions of each head; usually ``(n, H, W, C)``. Bool, integer, float or complex. One array
         is one head; a dict's names are not in what is returned, its order is.
     batch_locs : (n, K) array-like of whole numbers
@@ -73,7 +73,7 @@ def prepare_multitask_full_batch(  # noqa: PLR0913, PLR0917  the documented sign
 
     Returns
     -------
-    full_batch_output : list of (M, *patch_shape) numpy.ndarray or zarr.Array
+    full_batch_output : list of ``(M, *patch_shape)`` numpy.ndarray or zarr.Array
         One array a head, in the head's dtype; with ``out``, all rows of its heads.
     full_output_locs : (N - M, K) numpy.ndarray
         What is still outstanding.

@@ -47,7 +47,7 @@ class FullBatch:
 
     Attributes
     ----------
-    outputs : list or dict of (N, *patch_shape) numpy.ndarray or zarr.Array
+    outputs : list or dict of ``(N, *patch_shape)`` numpy.ndarray or zarr.Array
         One array a head, zeros where nothing was predicted; a dict where named heads were pushed.
     output_locs : (N, K) numpy.ndarray
         The location of each row, in canonical order.

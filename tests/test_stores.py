@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -58,7 +59,7 @@ SHAPES = st.sampled_from([(), (3,), (2, 2, 1), (5, 1), (0, 2)])
     steps=STEPS,
     shape=SHAPES,
     dtype=st.sampled_from(["?", "u1", "<i2", ">f4", "f8", "c16"]),
-    block_nbytes=st.sampled_from([1, 16, 4096]),
+    block_nbytes=st.sampled_from([16, 48, 4096]),
 )
 def test_holds_what_was_put(backends, monkeypatch, kind, steps, shape, dtype, block_nbytes):
     """Any sequence of put, erase, flush and get, over many chunks, is what a plain array would hold."""
@@ -373,6 +374,26 @@ def test_parent_made_anew_by_others_stays(tmp_path):
     folder.remove()
     assert (tmp_path / "parent").is_dir()
     (tmp_path / "moved" / folder.path.name).rmdir()
+
+
+def test_parent_that_never_stays_is_an_error(tmp_path, monkeypatch):
+    """When others keep removing save_path the attempts end, with a typed error."""
+
+    def vanish(**_):
+        (tmp_path / "parent").rmdir()
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(_stores._folder.tempfile, "mkdtemp", vanish)
+    with pytest.raises(StorageError, match="no folder can be made"):
+        _stores.TemporaryFolder(str(tmp_path / "parent"))
+
+
+def test_parent_removed_by_others_is_forgotten(tmp_path):
+    """When somebody removed save_path and all in it, there is nothing to do."""
+    folder = _stores.TemporaryFolder(str(tmp_path / "parent" / "below"))
+    shutil.rmtree(tmp_path / "parent")
+    folder.remove()
+    assert not (tmp_path / "parent").exists()
 
 
 def test_folder_that_cannot_be_removed_is_tried_again(tmp_path, monkeypatch):
