@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
+import sys
 import threading
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, get_args
+from typing import TYPE_CHECKING, Any, NoReturn, Self, get_args
 
 import attrs
 import numpy as np
@@ -17,7 +19,7 @@ from accumulator._locations import LocationIndex
 from accumulator._result import FullBatch
 from accumulator._stores import read_only, storage_error
 from accumulator._validation import as_nbytes, as_path, as_percent
-from accumulator.exceptions import ClosedError, NothingPushedError, OptionError, StorageError
+from accumulator.exceptions import ClosedError, NothingPushedError, OptionError, ProcessError, StorageError
 from accumulator.typing import OnDuplicate
 
 if TYPE_CHECKING:
@@ -40,7 +42,16 @@ def _as_folder(raw: StrPath) -> str:
     return str(path)
 
 
-def _as_limit(raw: int | str | None) -> int | None:
+def _as_threshold(raw: float) -> float:
+    percent = as_percent(raw)
+    if 0 < percent < 1:
+        warnings.warn(
+            f"memory_threshold={raw} is {raw} per cent: did you mean {100 * percent:g}?", stacklevel=3
+        )
+    return percent
+
+
+def _as_limit(raw: float | str | None) -> int | None:
     return None if raw is None else as_nbytes(raw, "memory_limit")
 
 
@@ -70,7 +81,8 @@ class FullBatchAccumulator:
         at the first push and removed with the result.
     memory_threshold : float, default 80
         Per cent of the available memory that the result may take. What is available is the smaller of
-        what the machine, the containers (cgroups v1 and v2) and RLIMIT_AS leave. 0 means disk.
+        what the machine, the containers (cgroups v1 and v2) and RLIMIT_AS leave. 0 means disk; 0.8 is less
+        than one per cent, and warns.
     memory_limit : int or str, optional
         Bytes of memory that the result may take at most, whatever is available: an int, or text such as
         "8 GiB". On disk it also bounds the buffers, down to one row a head.
@@ -103,13 +115,14 @@ class FullBatchAccumulator:
 
     _index: LocationIndex = attrs.field(alias="full_output_locs", converter=LocationIndex)
     _save_path: str = attrs.field(default="temp_fullbatch", converter=_as_folder, kw_only=True)
-    _memory_threshold: float = attrs.field(default=80, converter=as_percent, kw_only=True)
+    _memory_threshold: float = attrs.field(default=80, converter=_as_threshold, kw_only=True)
     _memory_limit: int | None = attrs.field(default=None, converter=_as_limit, kw_only=True)
     _on_duplicate: OnDuplicate = attrs.field(default="error", converter=_as_on_duplicate, kw_only=True)
     _canvas: Canvas = attrs.field(init=False)
     _result: FullBatch | None = attrs.field(init=False, default=None)
     _is_closed: bool = attrs.field(init=False, default=False)
     _lock: threading.RLock = attrs.field(init=False, factory=threading.RLock)
+    _process: int = attrs.field(init=False, factory=os.getpid)
 
     def __attrs_post_init__(self) -> None:
         """Make the canvas, which takes no room before the first push."""
@@ -186,6 +199,8 @@ class FullBatchAccumulator:
             The disk refused; an OSError.
         ClosedError
             The accumulator was finalized or closed; a ValueError.
+        ProcessError
+            This is another process than the accumulator's, a forked worker for one; a RuntimeError.
 
         Notes
         -----
@@ -245,8 +260,10 @@ class FullBatchAccumulator:
             raise
 
     def __del__(self) -> None:
-        """Warn of an accumulator that was neither finalized nor closed."""
-        if getattr(self, "_result", self) is None and not self._is_closed:
+        """Warn of an accumulator with predictions that was neither finalized nor closed."""
+        if getattr(self, "_result", self) is not None or self._is_closed or sys.is_finalizing():
+            return
+        if self._canvas.specs is not None and self._process == os.getpid():
             warnings.warn(
                 f"{self!r} was dropped with what it held: use it as a context manager, or call "
                 "finalize() or close()",
@@ -255,14 +272,18 @@ class FullBatchAccumulator:
                 source=self,
             )
 
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be sent to another process."""
+        raise ProcessError(self._elsewhere("be sent to another process"))
+
     def __repr__(self) -> str:
         """Return coverage, heads and place in one line."""
         canvas = self._canvas
         place = "nothing pushed" if canvas.specs is None else "RAM" if canvas.zarr_store is None else "zarr"
         state = "finalized" if self._result is not None else "closed" if self._is_closed else place
         return (
-            f"<FullBatchAccumulator {len(canvas.stores)} heads, {canvas.written.sum()} of "
-            f"{canvas.n_rows} written, {state}>"
+            f"<FullBatchAccumulator heads: {len(canvas.stores)}, written: {canvas.written.sum()} of "
+            f"{canvas.n_rows}, {state}>"
         )
 
     def _complete(self) -> FullBatch:
@@ -282,7 +303,15 @@ class FullBatchAccumulator:
         named = outputs if canvas.names is None else dict(zip(canvas.names, outputs, strict=True))
         return FullBatch(named, locs.copy(), canvas.written.copy(), canvas.zarr_store)
 
+    def _elsewhere(self, action: str) -> str:
+        return (
+            f"the accumulator of process {self._process} cannot {action}: what is pushed there would not "
+            "come back; send the predictions and their locations back, and push them here"
+        )
+
     def _refuse_if_done(self, action: str) -> None:
+        if self._process != os.getpid():
+            raise ProcessError(self._elsewhere(f"{action} in process {os.getpid()}"))
         if self._result is not None or self._is_closed:
             done = "closed" if self._is_closed else "finalized"
             raise ClosedError(f"cannot {action}: the accumulator was {done}; make a new one")

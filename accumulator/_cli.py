@@ -94,7 +94,7 @@ def _add_demo(demo: argparse.ArgumentParser) -> None:
     where = demo.add_mutually_exclusive_group()
     where.add_argument(
         "--memory-threshold",
-        type=float,
+        type=_percent,
         default=80,
         metavar="PERCENT",
         help="per cent of the available memory that the result may take; 0 means zarr (default: 80)",
@@ -113,7 +113,7 @@ def _add_demo(demo: argparse.ArgumentParser) -> None:
     )
     demo.add_argument(
         "--output",
-        type=Path,
+        type=_picture,
         default=Path("demo_output"),
         metavar="FILE|DIR",
         help="the picture: a name that ends in .png, or a folder (default: demo_output)",
@@ -147,6 +147,23 @@ def _demo(arguments: argparse.Namespace) -> int:
         batch_size=arguments.batch_size,
     )
     return 0 if demo.run_demo(options) else 1
+
+
+def _percent(text: str) -> float:
+    try:
+        percent = float(text)
+    except ValueError:
+        percent = -1
+    if not 0 <= percent <= 100:
+        raise argparse.ArgumentTypeError(f"{text} is not a percentage from 0 to 100")
+    return percent
+
+
+def _picture(text: str) -> Path:
+    path = Path(text)
+    if path.suffix.lower() not in {"", ".png"} and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} does not end in .png, and is no folder")
+    return path
 
 
 def _count(text: str) -> int:

@@ -111,7 +111,9 @@ class LocationIndex:
             unknown = np.flatnonzero(~found)
             raise UnknownLocationError(
                 f"not in full_output_locs: {named(unknown, 'batch_locs')}, the first being "
-                f"{given[unknown[0]].tolist()}; pass the same list the patches were cut by",
+                f"{given[unknown[0]].tolist()}, while the list has rows such as {self.locs[:1].tolist()}; "
+                "it must be the list that the patches were cut by, and for prepare_multitask_full_batch "
+                "what an earlier batch consumed is not in it any more",
                 unknown,
                 given[unknown],
             )

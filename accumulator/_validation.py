@@ -93,7 +93,7 @@ def as_locations(raw: ArrayLike, name: str, columns: int | None = None) -> NDArr
     if locs.ndim != 2 or locs.shape[1] == 0:
         raise LocationError(
             f"{name} has shape {locs.shape}: it must be 2-d, one location a row; for a single location "
-            "pass [[x, y, ...]], for none np.empty((0, 4))"
+            "pass [[x, y, ...]], for none np.empty((0, 4)); predictions come first, locations second"
         )
     if columns is not None and locs.shape[1] != columns:
         raise LocationError(
@@ -139,8 +139,11 @@ def check_rows(heads: Heads, n_locs: int) -> None:
     """Refuse heads that do not have one row for each location of the batch."""
     wrong = [i for i, head in enumerate(heads.arrays) if len(head) != n_locs]
     if wrong:
-        each = ", ".join(f"{heads.label(i)} has {len(heads.arrays[i])} rows" for i in wrong)
-        raise HeadError(f"batch_locs has {n_locs} rows but {each}: each prediction needs its location")
+        each = ", ".join(f"{heads.label(i)} {len(heads.arrays[i])}" for i in wrong)
+        raise HeadError(
+            f"rows differ: batch_locs {n_locs}, {each}; each prediction needs its location. A single "
+            "patch is pushed as patch[None], and a list is a list of heads: np.stack patches of one head"
+        )
 
 
 def check_specs(heads: Heads, specs: tuple[HeadSpec, ...], names: tuple[str, ...] | None) -> Heads:
@@ -148,17 +151,18 @@ def check_specs(heads: Heads, specs: tuple[HeadSpec, ...], names: tuple[str, ...
     if heads.names != names:
         heads = _in_named_order(heads, names)
     if len(heads.arrays) != len(specs):
-        raise HeadError(f"the batch has {len(heads.arrays)} heads but the first batch had {len(specs)}")
+        raise HeadError(f"number of heads: {len(heads.arrays)}, but the first batch had {len(specs)}")
     for i, (head, spec) in enumerate(zip(heads.arrays, specs, strict=True)):
         if head.shape[1:] != spec.patch_shape:
             raise HeadError(
                 f"{heads.label(i)} has patch shape {head.shape[1:]} but the first batch had "
-                f"{spec.patch_shape}: crop or pad to one shape before pushing"
+                f"{spec.patch_shape}: push one shape throughout"
             )
         if head.dtype != spec.dtype and not _is_lossless(head.dtype, spec.dtype):
             raise HeadDtypeError(
                 f"{heads.label(i)} has dtype {head.dtype} but the first batch had {spec.dtype}, which "
-                f"cannot hold it without loss: push every batch in one dtype (.astype({spec.dtype}))"
+                "cannot hold it without loss: push every batch, from the first on, in one dtype that holds "
+                f"all their values, such as {np.promote_types(head.dtype, spec.dtype)}"
             )
     return heads
 
@@ -204,13 +208,13 @@ def as_percent(raw: float) -> float:
     return float(raw)
 
 
-def as_nbytes(raw: int | str, name: str) -> int:
+def as_nbytes(raw: float | str, name: str) -> int:
     """Return a number of bytes from an int or from text such as "8 GiB" or "500 MB"."""
     if isinstance(raw, str) and (match := _BYTES.fullmatch(raw)):
         number, prefix, binary = match.groups()
         power = " kmgtp".index((prefix or " ").lower())
         return int(Fraction(number) * (1024 if binary else 1000) ** power)
-    if isinstance(raw, (int, np.integer)) and not isinstance(raw, bool) and raw >= 0:
+    if isinstance(raw, Real) and not isinstance(raw, bool) and raw >= 0 and raw == raw // 1:
         return int(raw)
     raise OptionError(f'{name} is {raw!r}: give bytes as an int, or text such as "8 GiB" or "500 MB"')
 
@@ -220,6 +224,8 @@ def as_path(raw: StrPath, name: str) -> str:
     path = os.fspath(raw) if isinstance(raw, (str, os.PathLike)) else None
     if not isinstance(path, str) or not path or "\0" in path:
         raise OptionError(f"{name} is {raw!r}: give a path as str or pathlib.Path")
+    if "://" in path or path.startswith("~"):
+        raise OptionError(f"{name} is {path!r}: give a local path; for ~ use pathlib.Path.expanduser()")
     return path
 
 
@@ -227,7 +233,8 @@ def _as_head(raw: ArrayLike, label: str) -> NDArray[Any]:
     head = _as_array(raw, label, HeadDtypeError)
     if head.dtype.kind not in _STORABLE_KINDS:
         raise HeadDtypeError(
-            f"{label} has dtype {head.dtype}: predictions are bool, integer, float or complex numbers"
+            f"{label} is {type(raw).__name__} of dtype {head.dtype}: predictions are bool, integer, float or "
+            "complex numbers, as arrays or tensors in a tuple, list or dict"
         )
     if head.ndim == 0:
         raise HeadError(f"{label} is a single number: it must be (n, *patch_shape), one row a location")

@@ -21,6 +21,7 @@ __all__ = [
     "LocationError",
     "NothingPushedError",
     "OptionError",
+    "ProcessError",
     "ResultExistsError",
     "ResultFormatError",
     "ResultNotFoundError",
@@ -93,6 +94,10 @@ class OptionError(AccumulatorError, ValueError):
 
 class ClosedError(AccumulatorError, ValueError):
     """A push after ``finalize()`` or ``close()``, or a result used after its ``close()``."""
+
+
+class ProcessError(AccumulatorError, RuntimeError):
+    """An accumulator used in another process than its own, where what is pushed would be lost."""
 
 
 class NothingPushedError(AccumulatorError, ValueError):

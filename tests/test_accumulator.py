@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import os
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from accumulator.exceptions import (
     LocationError,
     NothingPushedError,
     OptionError,
+    ProcessError,
     StorageError,
     UnknownLocationError,
 )
@@ -221,26 +224,31 @@ BAD = [
     (UnknownLocationError, {"batch_locs": [[0, 0, 4, 4], [9, 9, 9, 9]]}, "row 1 of batch_locs"),
     (DuplicateLocationError, {"batch_locs": LOCS[[3, 3]]}, "repeated in one batch: row 1 of"),
     (DuplicateLocationError, {"batch_locs": LOCS[[3, 0]]}, "pushed before: row 1 of batch_locs"),
-    (HeadError, {"batch_output": (HEADS[0][:2], HEADS[1][:3])}, "head 1 has 3 rows"),
-    (HeadError, {"batch_output": (HEADS[0][:2],)}, "1 heads but the first batch had 2"),
+    (HeadError, {"batch_output": (HEADS[0][:2], HEADS[1][:3])}, "rows differ: batch_locs 2, head 1 3"),
+    (HeadError, {"batch_output": (HEADS[0][:2],)}, "number of heads: 1, but the first batch had 2"),
     (HeadError, {"batch_output": ()}, "no heads"),
     (HeadError, {"batch_output": {"a": HEADS[0][:2], "b": HEADS[1][:2]}}, "without names but this one has"),
     (HeadError, {"batch_output": {1: HEADS[0][:2]}}, "names must be strings, but 1"),
     (HeadError, {"batch_output": (HEADS[0][:2, :1], HEADS[1][:2])}, r"patch shape \(1, 2, 1\) .*\(2, 2, 1\)"),
     (HeadError, {"batch_output": (1.0, HEADS[1][:2])}, "single number"),
     (HeadDtypeError, {"batch_output": (HEADS[0][:2].astype("f8"), HEADS[1][:2])}, "float64 .* float32"),
-    (HeadDtypeError, {"batch_output": (HEADS[0][:2], HEADS[1][:2].astype("u2"))}, "head 1 has dtype uint16"),
+    (
+        HeadDtypeError,
+        {"batch_output": (HEADS[0][:2], HEADS[1][:2].astype("u2"))},
+        "uint16 .* such as int32",
+    ),
     (HeadDtypeError, {"batch_output": (np.ones((2, 2, 2, 1), "i4"), HEADS[1][:2])}, "int32 .* float32"),
     (HeadDtypeError, {"batch_output": (np.ones((2, 2, 2, 1), "c8"), HEADS[1][:2])}, "complex64"),
-    (HeadDtypeError, {"batch_output": (np.array([["a"], ["b"]]), HEADS[1][:2])}, "dtype <U1"),
+    (HeadDtypeError, {"batch_output": (np.array([["a"], ["b"]]), HEADS[1][:2])}, "of dtype <U1"),
     (HeadDtypeError, {"batch_output": ([object(), object()], HEADS[1][:2])}, "dtype object"),
     (HeadDtypeError, {"batch_output": ([[1, 2], [3]], HEADS[1][:2])}, "NumPy cannot look at"),
     (HeadDtypeError, {"batch_output": np.ma.masked_array(HEADS[0][:2])}, "filled"),
-    (HeadDtypeError, {"batch_output": None}, "dtype object"),
+    (HeadDtypeError, {"batch_output": None}, "head 0 is NoneType of dtype object"),
     (LocationError, {"batch_locs": LOCS[[3, 5], :2]}, "2 columns but full_output_locs has 4"),
     (LocationError, {"batch_locs": LOCS[[3, 5]] + 0.5}, "fractions"),
     (LocationError, {"batch_locs": [["a"] * 4] * 2}, "dtype <U1"),
     (LocationError, {"batch_locs": LOCS[3]}, "2-d"),
+    (LocationError, {"batch_locs": HEADS[0][:2]}, "predictions come first"),
     (LocationError, {"batch_locs": [np.ma.masked_array(LOCS[3]), LOCS[5]]}, "masked"),
     (HeadDtypeError, {"batch_output": ([np.ma.masked_array([1.0]), [2.0]], HEADS[1][:2])}, "masked"),
 ]
@@ -426,6 +434,8 @@ def test_verdict_is_for_all_rows_of_all_heads(monkeypatch, options, available, k
         ({"memory_limit": "lots"}, OptionError, "memory_limit is 'lots'"),
         ({"on_duplicate": "ignore"}, OptionError, '"error", "first" or "last"'),
         ({"save_path": 7}, OptionError, "save_path is 7"),
+        ({"save_path": "s3://bucket"}, OptionError, "local path"),
+        ({"save_path": "~/spill"}, OptionError, "expanduser"),
         ({"save_path": ""}, OptionError, "save_path is ''"),
         ({"save_path": "a\0b"}, OptionError, "save_path is"),
         ({"save_path": "x" * 300}, StorageError, "cannot be looked at"),
@@ -565,10 +575,37 @@ def test_dropped_accumulator_warns_and_cleans_up(where):
     """One that was neither finalized nor closed raises ResourceWarning when it goes, with its folder."""
     accumulator = FullBatchAccumulator(LOCS, **where)
     accumulator.push(*batch([0]))
-    with pytest.warns(ResourceWarning, match="1 of 17 written.* context manager"):  # noqa: PT031
+    with pytest.warns(ResourceWarning, match="written: 1 of 17.* context manager"):  # noqa: PT031
         del accumulator
         gc.collect()
     assert list(Path.cwd().rglob("*")) == []
+
+
+def test_accumulator_that_holds_nothing_does_not_warn():
+    """Nothing was pushed, so nothing is lost."""
+    FullBatchAccumulator(LOCS)
+    gc.collect()
+
+
+def test_share_that_looks_like_a_fraction_warns():
+    """0.8 is less than one per cent, and hardly meant."""
+    with pytest.warns(UserWarning, match="memory_threshold=0.8 is 0.8 per cent: did you mean 80"):
+        FullBatchAccumulator(LOCS, memory_threshold=0.8)
+
+
+def test_other_processes_are_refused(monkeypatch, where):
+    """What a forked worker pushes would be lost, so it is refused; so is sending an accumulator there."""
+    with FullBatchAccumulator(LOCS, **where) as accumulator:
+        accumulator.push(*batch([0]))
+        with pytest.raises(ProcessError, match="cannot be sent to another process"):
+            pickle.dumps(accumulator)
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "getpid", lambda: -1)
+            with pytest.raises(ProcessError, match=r"cannot push in process -1.* push them here"):
+                accumulator.push(*batch([1]))
+            with pytest.raises(RuntimeError):
+                accumulator.finalize()
+    assert accumulator.written.sum() == 1
 
 
 def test_failed_construction_does_not_warn():
@@ -581,10 +618,10 @@ def test_failed_construction_does_not_warn():
 def test_repr_tells_the_state(where):
     """One line says heads, coverage and place."""
     with FullBatchAccumulator(LOCS, **where) as accumulator:
-        assert repr(accumulator) == "<FullBatchAccumulator 0 heads, 0 of 17 written, nothing pushed>"
+        assert repr(accumulator) == "<FullBatchAccumulator heads: 0, written: 0 of 17, nothing pushed>"
         accumulator.push(*batch([0]))
         place = "zarr" if where["memory_threshold"] == 0 else "RAM"
-        assert repr(accumulator) == f"<FullBatchAccumulator 2 heads, 1 of 17 written, {place}>"
+        assert repr(accumulator) == f"<FullBatchAccumulator heads: 2, written: 1 of 17, {place}>"
     assert "finalized" in repr(accumulator)
 
 

@@ -620,8 +620,25 @@ def test_error_of_the_demo_is_one_message_and_exit_code_one(tmp_path, capsys):
 @pytest.mark.usefixtures("small_demo")
 def test_error_of_the_library_is_one_message_and_exit_code_one(capsys):
     """An option that the library refuses is not a traceback."""
-    assert main(["demo", "--memory-threshold", "101"]) == 1
-    assert re.fullmatch(r"accumulator: error: .*memory_threshold.*\n", capsys.readouterr().err)
+    assert main(["demo", "--save-path", "~/spill"]) == 1
+    assert re.fullmatch(r"accumulator: error: .*save_path.*\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("percent", ["101", "-5", "nan", "much"])
+def test_wrong_percentage_is_a_usage_error(capsys, percent):
+    """A share that is none is refused before anything runs."""
+    with pytest.raises(SystemExit) as caught:
+        main(["demo", f"--memory-threshold={percent}"])
+    assert caught.value.code == 2
+    assert f"{percent} is not a percentage from 0 to 100" in capsys.readouterr().err
+
+
+def test_picture_of_another_kind_is_a_usage_error(capsys):
+    """Only PNG is written, and a name that says otherwise is not taken for a folder."""
+    with pytest.raises(SystemExit) as caught:
+        main(["demo", "--output", "picture.jpg"])
+    assert caught.value.code == 2
+    assert "does not end in .png" in capsys.readouterr().err
 
 
 def test_interrupted_demo_ends_quietly(monkeypatch, capsys):

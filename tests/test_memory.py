@@ -157,6 +157,7 @@ def test_address_space(monkeypatch, limit, left):
     [
         (0, 0),
         (123, 123),
+        (8e9, 8_000_000_000),
         ("123", 123),
         ("8 GiB", 8 * GIB),
         ("8GiB", 8 * GIB),

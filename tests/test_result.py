@@ -132,6 +132,21 @@ b.close()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["workplace"]
 
 
+def test_accumulator_dropped_at_the_end_is_quiet(tmp_path):
+    """One that still holds something when the interpreter ends gives no broken traceback."""
+    script = """
+import numpy as np
+from accumulator import FullBatchAccumulator
+a = FullBatchAccumulator([[0], [1]], memory_threshold=0)
+a.push(np.ones((1, 2)), [[1]])
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert (ended.stdout, ended.stderr) == ("", "")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["workplace"]
+
+
 def test_exit_of_a_forked_child_removes_nothing(tmp_path):
     """A data-loader worker that was forked and exits normally leaves the parent's folder."""
     script = """
@@ -198,6 +213,8 @@ def test_saved_result_loads_the_same(threshold):
         loaded.outputs["map"][0] = 1
     result.close()
     loaded.close()
+    with pytest.raises(ClosedError, match=r"FullBatch.load opens it again"):
+        loaded.outputs["map"][:]
     check(FullBatch.load("deep/kept.zarr"))
     assert [p.name for p in Path("deep").iterdir()] == ["kept.zarr"]
     assert stat.S_IMODE(Path("deep/kept.zarr").stat().st_mode) != 0o700
@@ -379,7 +396,7 @@ def test_load_refuses_what_is_not_a_result():
     zarr.create_array("array", shape=(1,), dtype="i1")
     for name in ("file", "folder", "other", "array"):
         before = tree(Path.cwd())
-        with pytest.raises(ResultFormatError, match="is not a result"):
+        with pytest.raises(ResultFormatError, match=r"is not a result|is a file: a saved result is a folder"):
             FullBatch.load(name)
         assert tree(Path.cwd()) == before
     with pytest.raises(OptionError):
@@ -414,6 +431,7 @@ def test_saved_result_is_a_plain_zarr_group():
     assert group.metadata.zarr_format == 3
     assert sorted(group.array_keys()) == ["output_locs", "written"]
     np.testing.assert_array_equal(group["outputs/0"][1], distinct(N)[1])
+    assert group["outputs/1"].attrs["name"] == "score"
     assert group.attrs["accumulator"] == {"version": 1, "names": ["map", "score"], "n_heads": 2}
 
 

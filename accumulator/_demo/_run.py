@@ -82,6 +82,7 @@ def run_demo(options: Options) -> bool:
     StorageError
         The disk refused; an OSError.
     """
+    options.picture.parent.mkdir(parents=True, exist_ok=True)  # says now, not at the end, if it cannot be
     files = fetch(options.cache or default_cache())
     rgb = read_slide(files["cmu_small_region.svs"])
     tissue = tissue_mask(rgb)
@@ -107,7 +108,7 @@ def run_demo(options: Options) -> bool:
             with run.result:
                 digests.append({name: sha256_of(head) for name, head in run.heads.items()})
                 places.append(run.place)
-                print(f"\n{table(run, digests[-1])}")
+                print(f"\nthrough {run.place}:\n{table(run, digests[-1])}")
                 if threshold == thresholds[-1]:
                     draw(options.picture, rgb, run.result)
     print(f"\npicture: {options.picture}")

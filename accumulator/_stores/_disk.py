@@ -308,7 +308,8 @@ class ZarrRows:
 
     def _storage_error(self, cause: OSError, chunk: int, action: str) -> StorageError:
         first = chunk * self._chunk_rows
-        return storage_error(cause, f"rows {first} to {first + self._size(chunk) - 1} cannot be {action}")
+        rows = f"rows {first} to {first + self._size(chunk) - 1} of head {self.array.basename}"
+        return storage_error(cause, f"{rows} cannot be {action}", str(_chunk_path(self.array, chunk)))
 
 
 def _by_chunk(rows: Rows, chunk_rows: int) -> Iterator[tuple[int, Rows, Rows]]:

@@ -67,9 +67,9 @@ class TemporaryFolder:
         self._finalizer.detach()
 
 
-def storage_error(cause: OSError, what: str) -> StorageError:
+def storage_error(cause: OSError, what: str, filename: str | None = None) -> StorageError:
     """Return the typed error for one of the operating system's, with its errno and file name."""
-    return StorageError(cause.errno, f"{what} ({cause.strerror or cause})", cause.filename)
+    return StorageError(cause.errno, f"{what} ({cause.strerror or cause})", filename or cause.filename)
 
 
 def make_parents(folder: Path) -> None:

@@ -52,7 +52,9 @@ class FolderStore(LocalStore):
             The store was closed, or somebody removed its folder.
         """
         if self._place.is_closed:
-            raise ClosedError(f"the result in {self._place.root} was closed: save() it before close()")
+            kept = self._place.root.is_dir()
+            remedy = "FullBatch.load opens it again" if kept else "save() it before close()"
+            raise ClosedError(f"the result in {self._place.root} was closed: {remedy}")
         if not self._place.root.is_dir():
             raise ClosedError(f"the result's folder {self._place.root} is gone: it was removed or moved")
         return self._place.root

@@ -55,6 +55,8 @@ def complete_result(
     """
     try:
         group = zarr.open_group(store, mode="r+")
+        for head in range(n_heads):
+            group[f"{OUTPUTS}/{head}"].attrs["name"] = str(head) if names is None else names[head]
         group.create_array("output_locs", data=output_locs, overwrite=True)
         group.create_array("written", data=written, overwrite=True)
         group.attrs[_MARK] = {"version": _VERSION, "names": names, "n_heads": n_heads}
@@ -70,6 +72,8 @@ def read_result(path: Path) -> SavedResult:
     ResultFormatError
         The folder is not a saved result, or its parts do not fit together.
     """
+    if not path.is_dir():
+        raise ResultFormatError(f"{path} is a file: a saved result is a folder")
     store = FolderStore(path, read_only=True)
     try:
         group: Any = zarr.open_group(store, mode="r")
@@ -78,7 +82,9 @@ def read_result(path: Path) -> SavedResult:
         arrays = [group[f"{OUTPUTS}/{head}"] for head in range(mark["n_heads"])]
         output_locs, written = group["output_locs"][:], group["written"][:]
     except (OSError, KeyError, ValueError, TypeError, AttributeError, AssertionError) as cause:
-        raise ResultFormatError(f"{path} is not a result saved by FullBatch.save ({cause!r})") from cause
+        raise ResultFormatError(
+            f"{path} is not a result saved by FullBatch.save, or not the folder given to it ({cause!r})"
+        ) from cause
     if version != _VERSION:
         raise ResultFormatError(
             f"{path} has version {version!r} of the layout, this library reads {_VERSION}: upgrade it"
