@@ -7,6 +7,7 @@ import importlib
 import re
 from pathlib import Path
 
+import mutations
 import numpy as np
 import pytest
 
@@ -42,3 +43,9 @@ def test_pages(page):
     names = {}
     for block in blocks:
         exec(compile(block, page, "exec"), names)  # noqa: S102  our own page
+
+
+def test_mutations_still_fit():
+    """Every mutation of ``tests/mutations.py`` names a line that is there, and only once."""
+    for file, old, _ in mutations.MUTATIONS:
+        assert (ROOT / file).read_text().count(old) == 1, (file, old)
