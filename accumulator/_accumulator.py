@@ -260,13 +260,13 @@ class FullBatchAccumulator:
             raise
 
     def __del__(self) -> None:
-        """Warn of an accumulator with predictions that was neither finalized nor closed."""
+        """Warn of an accumulator that was neither finalized nor closed."""
         if getattr(self, "_result", self) is not None or self._is_closed or sys.is_finalizing():
             return
-        if self._canvas.specs is not None and self._process == os.getpid():
+        if self._process == os.getpid():
             warnings.warn(
-                f"{self!r} was dropped with what it held: use it as a context manager, or call "
-                "finalize() or close()",
+                f"{self!r} was dropped without finalize() or close(): use it as a context manager, or call "
+                "one of them",
                 ResourceWarning,
                 stacklevel=1,
                 source=self,
