@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import sys
 import threading
 import warnings
@@ -33,12 +34,13 @@ if TYPE_CHECKING:
 def _as_folder(raw: StrPath) -> str:
     path = Path(as_path(raw, "save_path")).absolute()  # wherever the process goes until it is needed
     try:
-        if path.exists() and not path.is_dir():
-            raise StorageError(errno.ENOTDIR, "save_path is a file: give a folder, there or not", str(path))
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+    except FileNotFoundError:
+        is_folder = True  # or will be
     except OSError as cause:
-        if isinstance(cause, StorageError):
-            raise
         raise storage_error(cause, "save_path cannot be looked at") from cause
+    if not is_folder:
+        raise StorageError(errno.ENOTDIR, "save_path is a file: give a folder, there or not", str(path))
     return str(path)
 
 

@@ -454,8 +454,11 @@ def test_unusable_save_path():
     with pytest.raises(StorageError, match="save_path is a file") as caught:
         FullBatchAccumulator(LOCS, save_path=Path("file"))
     assert isinstance(caught.value, OSError)
-    accumulator = FullBatchAccumulator(LOCS, save_path="file/below", memory_threshold=0)
-    with pytest.raises(StorageError, match=r"no folder can be made in .*file/below"):
+    with pytest.raises(StorageError, match="cannot be looked at"):
+        FullBatchAccumulator(LOCS, save_path="file/below")
+    accumulator = FullBatchAccumulator(LOCS, save_path="other/below", memory_threshold=0)
+    Path("other").write_text("")
+    with pytest.raises(StorageError, match=r"no folder can be made in .*other/below"):
         accumulator.push(*batch([0]))
     accumulator.close()
 

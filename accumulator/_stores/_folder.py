@@ -7,6 +7,7 @@ import multiprocessing.util
 import os
 import shutil
 import tempfile
+import threading
 import weakref
 from pathlib import Path
 from typing import Final
@@ -15,6 +16,7 @@ from accumulator.exceptions import StorageError
 
 _PREFIX: Final = "full_batch_"
 _ATTEMPTS: Final = 10
+_LOCK: Final = threading.RLock()  # a folder's last user may go in any thread
 _MADE: Final[dict[Path, tuple[int, int]]] = {}  # parents this process made: device and inode of each
 
 
@@ -78,29 +80,28 @@ def make_parents(folder: Path) -> None:
         with contextlib.suppress(FileExistsError):  # another process was faster
             missing.mkdir()
             _MADE[missing] = _identity(missing)
-    if not folder.is_dir():
-        folder.mkdir()  # says what is in the way
 
 
 def remove_empty(folder: Path) -> None:
     """Remove a folder and those above it as far as this process made them and nobody uses them."""
-    for made in (folder, *folder.parents):
-        if made not in _MADE:
-            return
-        try:
-            if _identity(made) == _MADE[made]:
-                made.rmdir()
-        except FileNotFoundError:
-            pass
-        except OSError:
-            return  # in use
-        del _MADE[made]
+    with _LOCK:
+        for made in (folder, *folder.parents):
+            if made not in _MADE:
+                return
+            try:
+                if _identity(made) == _MADE[made]:
+                    made.rmdir()
+            except FileNotFoundError:
+                pass
+            except OSError:
+                return  # in use
+            _MADE.pop(made, None)
 
 
 def _make(parent: Path) -> Path:
     """Make a unique folder, even while other processes remove the parents they just emptied."""
     for _ in range(_ATTEMPTS):
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), _LOCK:
             make_parents(parent)
             return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
     return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
