@@ -10,11 +10,13 @@ from __future__ import annotations
 from accumulator import exceptions, typing
 from accumulator._accumulator import FullBatchAccumulator
 from accumulator._full_batch import prepare_multitask_full_batch
+from accumulator._plan import Plan
 from accumulator._result import FullBatch
 
 __all__ = [
     "FullBatch",
     "FullBatchAccumulator",
+    "Plan",
     "exceptions",
     "prepare_multitask_full_batch",
     "typing",

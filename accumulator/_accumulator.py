@@ -17,9 +17,10 @@ import numpy as np
 from accumulator._canvas import Budget, Canvas
 from accumulator._full_batch import prepare_multitask_full_batch
 from accumulator._locations import LocationIndex
+from accumulator._options import StorageOptions
 from accumulator._result import FullBatch
 from accumulator._stores import read_only, storage_error
-from accumulator._validation import as_nbytes, as_path, as_percent
+from accumulator._validation import as_count, as_heads, as_nbytes, as_path, as_percent
 from accumulator.exceptions import ClosedError, NothingPushedError, OptionError, ProcessError, StorageError
 from accumulator.typing import OnDuplicate
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from accumulator._plan import Plan
     from accumulator.typing import ArrayLike, BatchOutput, RowArray, StrPath
 
 
@@ -57,6 +59,10 @@ def _as_limit(raw: float | str | None) -> int | None:
     return None if raw is None else as_nbytes(raw, "memory_limit")
 
 
+def _as_expected(raw: int | None) -> int:
+    return 0 if raw is None else as_count(raw, "n_expected")
+
+
 def _as_on_duplicate(raw: OnDuplicate) -> OnDuplicate:
     if not isinstance(raw, str) or raw not in get_args(OnDuplicate):
         raise OptionError(f'on_duplicate is {raw!r}: it is "error", "first" or "last"')
@@ -68,8 +74,9 @@ class FullBatchAccumulator:
     """Collects predictions batch by batch and hands them over complete, in canonical order.
 
     The whole result is planned at the first push, when every head's shape is known: in RAM if it fits,
-    otherwise in zarr on disk. A push then costs what its own rows cost, whatever N is. Batches may be
-    late, shuffled or have gaps.
+    otherwise in zarr on disk, where threads write it while the caller goes on. Memory is looked at again
+    as the run goes: if it gets short, what is in RAM moves to disk. A push costs what its own rows cost,
+    whatever N is. Batches may be late, shuffled or have gaps.
 
     As a context manager it finalizes when the block ends normally; when the block ends by an exception
     it closes and keeps nothing. What `finalize` returned outlives the block.
@@ -90,6 +97,23 @@ class FullBatchAccumulator:
         "8 GiB". On disk it also bounds the buffers, down to one row a head.
     on_duplicate : {"error", "first", "last"}, default "error"
         What a location pushed twice does: raise, keep the first prediction, or keep the last.
+    n_expected : int, optional
+        How many of the locations will come at least, if that is known: the disk must hold those, or the
+        first push is refused. For the others there is a warning.
+    dtype : dtype, optional
+        What predictions are stored as, float16 for one; in RAM too. Floats are rounded to it, and a value
+        that it cannot hold is an error. As they come by default.
+    fill_value : scalar, default 0
+        What rows hold that never came.
+    chunks : int or tuple of int, optional
+        Rows of a chunk, or its whole shape; about 16 MiB of rows by default. Chunks, shards and
+        compressors are those of zarr, and matter on disk and in what `FullBatch.save` writes.
+    shards : int or tuple of int, optional
+        Rows of a shard, or its whole shape; chunks are then one row by default. None means no shards.
+    compressors : zarr codec or sequence of them, optional
+        None means none: predictions hardly get smaller, and writing them takes many times longer.
+        ``dtype``, ``fill_value``, ``chunks``, ``shards`` and ``compressors`` hold for all heads, or are a
+        dict by head name or number.
 
     Raises
     ------
@@ -98,7 +122,8 @@ class FullBatchAccumulator:
     DuplicateLocationError
         The list names a location twice; a ValueError.
     OptionError
-        An option is not what it may be; a ValueError.
+        An option is not what it may be; a ValueError. Storage options that do not fit the heads are
+        found at the first push.
     StorageError
         ``save_path`` is a file, or cannot be looked at; an OSError.
 
@@ -120,6 +145,12 @@ class FullBatchAccumulator:
     _memory_threshold: float = attrs.field(default=80, converter=_as_threshold, kw_only=True)
     _memory_limit: int | None = attrs.field(default=None, converter=_as_limit, kw_only=True)
     _on_duplicate: OnDuplicate = attrs.field(default="error", converter=_as_on_duplicate, kw_only=True)
+    _n_expected: int = attrs.field(default=None, converter=_as_expected, kw_only=True)
+    _dtype: Any = attrs.field(default=None, kw_only=True)
+    _fill_value: Any = attrs.field(default=0, kw_only=True)
+    _chunks: Any = attrs.field(default=None, kw_only=True)
+    _shards: Any = attrs.field(default=None, kw_only=True)
+    _compressors: Any = attrs.field(default=None, kw_only=True)
     _canvas: Canvas = attrs.field(init=False)
     _result: FullBatch | None = attrs.field(init=False, default=None)
     _is_closed: bool = attrs.field(init=False, default=False)
@@ -129,7 +160,14 @@ class FullBatchAccumulator:
     def __attrs_post_init__(self) -> None:
         """Make the canvas, which takes no room before the first push."""
         budget = Budget(self._save_path, self._memory_threshold, self._memory_limit)
-        self._canvas = Canvas(len(self._index), budget, self._on_duplicate)
+        options = StorageOptions(
+            chunks=self._chunks,
+            shards=self._shards,
+            compressors=self._compressors,
+            fill_value=self._fill_value,
+            dtype=self._dtype,
+        )
+        self._canvas = Canvas(len(self._index), budget, self._on_duplicate, options, self._n_expected)
 
     @property
     def full_output_locs(self) -> NDArray[Any]:
@@ -169,6 +207,55 @@ class FullBatchAccumulator:
         """Bytes of the whole result, 0 before the first push; gaps take none of them."""
         return self._canvas.nbytes
 
+    def plan(self, batch_output: BatchOutput | None = None) -> Plan:
+        """Return what the result needs of memory, disk and files, and what there is; ``print`` it.
+
+        Parameters
+        ----------
+        batch_output : optional
+            Before the first push: a batch of predictions as `push` takes it, of which only shapes and
+            dtypes are looked at. Batches without rows will do, such as ``np.empty((0, 256, 256, 1))``.
+
+        Raises
+        ------
+        HeadError, HeadDtypeError
+            Heads that are none.
+        OptionError
+            Storage options that do not fit the heads; a ValueError.
+        NothingPushedError
+            Nothing was pushed and no batch given, so that the heads are unknown; a ValueError.
+
+        Examples
+        --------
+        >>> accumulator = FullBatchAccumulator(np.arange(4000).reshape(1000, 4))
+        >>> plan = accumulator.plan({"tumour": np.empty((0, 256, 256, 1), np.float32)})
+        >>> plan.place, plan.nbytes
+        ('RAM', 262144000)
+        >>> accumulator.close()
+        """
+        with self._lock:
+            if batch_output is None and self._canvas.specs is None:
+                raise NothingPushedError(
+                    "the heads are unknown before the first push: give a batch to plan for"
+                )
+            return self._canvas.plan(None if batch_output is None else as_heads(batch_output))
+
+    def flush(self) -> None:
+        """Return when every row pushed before is on disk; in RAM do nothing.
+
+        Raises
+        ------
+        StorageError
+            The disk refused; an OSError. Nothing is lost: make room and call again.
+        ClosedError
+            The accumulator was finalized or closed; a ValueError.
+        ProcessError
+            This is another process than the accumulator's; a RuntimeError.
+        """
+        with self._lock:
+            self._refuse_if_done("flush")
+            self._canvas.flush()
+
     def push(self, batch_output: BatchOutput, batch_locs: ArrayLike) -> None:
         """Put a batch of predictions where they belong.
 
@@ -197,8 +284,14 @@ class FullBatchAccumulator:
         HeadDtypeError
             Heads that are not numbers, or of a dtype that the head's first one cannot hold without
             loss; a TypeError.
+        HeadValueError
+            A value that the ``dtype`` asked for cannot hold; a ValueError and an OverflowError.
+        OptionError
+            At the first push: storage options that do not fit the heads; a ValueError.
         StorageError
-            The disk refused; an OSError.
+            The disk refused rows of this push or of earlier ones, which are held in memory and written by
+            the next call once the cause is gone; an OSError whose ``rows`` are those not on disk. At the
+            first push also: the disk has no room for the rows that have to come.
         ClosedError
             The accumulator was finalized or closed; a ValueError.
         ProcessError
@@ -206,8 +299,9 @@ class FullBatchAccumulator:
 
         Notes
         -----
-        All or nothing: after an error the accumulator is as it was before the call. Threads may push at
-        the same time; they take turns.
+        All or nothing: after an error the accumulator is as it was before the call. On disk this returns
+        when the rows are copied, and threads write them; when too much waits to be written, this waits.
+        Threads may push at the same time; they take turns.
         """
         with self._lock:
             self._refuse_if_done("push")
@@ -265,7 +359,8 @@ class FullBatchAccumulator:
         """Warn of an accumulator that was neither finalized nor closed."""
         if getattr(self, "_result", self) is not None or self._is_closed or sys.is_finalizing():
             return
-        if self._process == os.getpid():
+        if self._process == os.getpid() and hasattr(self, "_canvas"):
+            self._canvas.stop()
             warnings.warn(
                 f"{self!r} was dropped without finalize() or close(): use it as a context manager, or call "
                 "one of them",
@@ -284,7 +379,7 @@ class FullBatchAccumulator:
         place = "nothing pushed" if canvas.specs is None else "RAM" if canvas.zarr_store is None else "zarr"
         state = "finalized" if self._result is not None else "closed" if self._is_closed else place
         return (
-            f"<FullBatchAccumulator heads: {len(canvas.stores)}, written: {canvas.written.sum()} of "
+            f"<FullBatchAccumulator heads: {len(canvas.specs or ())}, written: {canvas.written.sum()} of "
             f"{canvas.n_rows}, {state}>"
         )
 
@@ -303,7 +398,9 @@ class FullBatchAccumulator:
                 "push at least one batch (an empty one with the right shapes will do), or close()"
             )
         named = outputs if canvas.names is None else dict(zip(canvas.names, outputs, strict=True))
-        return FullBatch(named, locs.copy(), canvas.written.copy(), canvas.zarr_store)
+        canvas.stop()
+        storage = tuple(spec.storage for spec in canvas.specs or ())
+        return FullBatch(named, locs.copy(), canvas.written.copy(), canvas.zarr_store, storage)
 
     def _elsewhere(self, action: str) -> str:
         return (

@@ -1,33 +1,36 @@
-"""The canvas: what has been accumulated, one row store a head, and which rows are real.
+"""The canvas: what has been accumulated, one array a head, and which rows are real.
 
-It decides once, when the heads are known, whether the rows live in RAM or on disk, and it makes every
-placement all or nothing. It is told rows, not locations: those are matched above.
+It decides when the heads are known whether the rows live in RAM or on disk, moves them out of RAM when
+memory gets short, and makes every placement all or nothing. It is told rows, not locations: those are
+matched above.
 """
 
 from __future__ import annotations
 
 import contextlib
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
 
 from accumulator import _memory
+from accumulator._options import StorageOptions
+from accumulator._plan import Plan, make_plan
 from accumulator._stores import (
     BUFFER_NBYTES,
     FolderStore,
     RamRows,
     RowStore,
     TemporaryFolder,
-    create_zarr_rows,
+    ZarrRows,
+    check_options,
+    count,
+    cut,
 )
-from accumulator._validation import Heads, HeadSpec, as_spec, check_specs, named
+from accumulator._validation import Heads, HeadSpec, as_specs, as_stored_heads, check_specs, named
 from accumulator.exceptions import DuplicateLocationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
     from accumulator.typing import OnDuplicate, RowArray, Rows
@@ -55,18 +58,27 @@ class Canvas:
         What decides between RAM and disk.
     on_duplicate : {"error", "first", "last"}
         What a row put twice does.
+    options : StorageOptions
+        How heads are stored.
+    n_expected : int
+        How many rows will come at least.
     """
 
     n_rows: int
     budget: Budget
     on_duplicate: OnDuplicate = "error"
+    options: StorageOptions = attrs.field(factory=StorageOptions)
+    n_expected: int = 0
     written: NDArray[np.bool_] = attrs.field(init=False)
     specs: tuple[HeadSpec, ...] | None = attrs.field(init=False, default=None)  # None until the first batch
     names: tuple[str, ...] | None = attrs.field(init=False, default=None)
-    stores: list[RowStore] = attrs.field(init=False, factory=list)
+    rows: RowStore | None = attrs.field(init=False, default=None)
     zarr_store: FolderStore | None = attrs.field(init=False, default=None)  # None in RAM
     n_consumed: int = attrs.field(init=False, default=0)
-    _undo: list[Callable[[], None]] = attrs.field(init=False, factory=list)  # what a failed push left to do
+    _n_written: int = attrs.field(init=False, default=0)
+    _watch: _memory.Watch | None = attrs.field(init=False, default=None)  # None on disk
+    _stale: list[Rows] = attrs.field(init=False, factory=list)  # may hold what a failed push left there
+    _restore: list[tuple[Rows, list[NDArray[Any]]]] = attrs.field(init=False, factory=list)
 
     def __attrs_post_init__(self) -> None:
         """Start with no row written."""
@@ -75,17 +87,41 @@ class Canvas:
     @property
     def arrays(self) -> list[RowArray]:
         """One array a head, ``(N, *patch_shape)``; call `flush` before reading those on disk."""
-        return [store.array for store in self.stores]
+        return [] if self.rows is None else self.rows.arrays
+
+    @property
+    def row_nbytes(self) -> int:
+        """Bytes of one row of all heads."""
+        return sum(spec.row_nbytes for spec in self.specs or ())
 
     @property
     def nbytes(self) -> int:
         """Bytes of all rows of all heads, written or not."""
-        return self.n_rows * sum(spec.row_nbytes for spec in self.specs or ())
+        return self.n_rows * self.row_nbytes
 
     def empty_batch(self) -> list[NDArray[Any]] | dict[str, NDArray[Any]]:
         """Return a batch without rows, with heads like those of the first batch."""
         heads = [np.empty((0, *spec.patch_shape), spec.dtype) for spec in self.specs or ()]
         return heads if self.names is None else dict(zip(self.names, heads, strict=True))
+
+    def plan(self, heads: Heads | None = None) -> Plan:
+        """Return what the result needs and what there is; ``heads`` stand for the first batch."""
+        specs, names = self.specs, self.names
+        if heads is not None and specs is None:
+            specs, names = as_specs(heads, self.options), heads.names
+        budget = self.budget
+        return make_plan(
+            self.n_rows,
+            specs or (),
+            names,
+            save_path=budget.save_path,
+            threshold=budget.memory_threshold,
+            limit=budget.memory_limit,
+            held=budget.held_nbytes,
+            n_expected=max(self.n_expected, self._n_written),
+            n_written=self._n_written,
+            is_in_ram=None if self.rows is None else self.zarr_store is None,
+        )
 
     def place(self, heads: Heads, rows: Rows, n_consumed: int, locs: NDArray[Any]) -> None:
         """Put each prediction in its row: all of them, or none.
@@ -105,18 +141,20 @@ class Canvas:
 
         Raises
         ------
-        HeadError, HeadDtypeError
-            The heads are not like those of the first batch.
+        HeadError, HeadDtypeError, HeadValueError
+            The heads are not like those of the first batch, or cannot be stored.
+        OptionError
+            The storage options do not fit the heads.
         DuplicateLocationError
             A row is written already and ``on_duplicate`` is "error".
         StorageError
-            The disk refused.
+            The disk refused, now or what was put earlier.
         """
-        self._put_back()
         is_first = self.specs is None
         if self.specs is not None:
             heads = check_specs(heads, self.specs, self.names)
-        arrays = heads.arrays
+        specs = self.specs or as_specs(heads, self.options)
+        arrays = as_stored_heads(heads, specs)
         seen = self.written[rows]
         repeats = bool(seen.any())
         if repeats and self.on_duplicate == "error":
@@ -124,10 +162,13 @@ class Canvas:
         if repeats and self.on_duplicate == "first":
             rows = _as_numbers(rows)[~seen]
             arrays = tuple(head[~seen] for head in arrays)
+            repeats = False
         try:
             if is_first:
-                self._open(heads)
-            self._put(rows, arrays, seen if repeats and self.on_duplicate == "last" else None)
+                self._open(specs, heads.names, count(rows))
+            self._settle()
+            self._leave_ram_if_tight(count(rows) - repeats * int(np.count_nonzero(seen)))
+            self._put(rows, arrays, seen if repeats else None)
             self.n_consumed = max(self.n_consumed, n_consumed)
         except BaseException:
             if is_first:
@@ -135,14 +176,31 @@ class Canvas:
             raise
 
     def flush(self) -> None:
-        """Make `arrays` show every row that was placed."""
-        self._put_back()
-        for store in self.stores:
-            store.flush()
+        """Make `arrays` show every row that was placed, and no other."""
+        if self.rows is None:
+            return
+        self._settle()
+        while self._stale:
+            rows = _as_numbers(self._stale[-1])
+            rows = rows[~self.written[rows]]
+            blank = [np.full((1, *s.patch_shape), s.storage.fill_value, s.dtype) for s in self.specs or ()]
+            for start, stop in self._parts(count(rows)):
+                part = cut(rows, start, stop)
+                self._put_part(part, [np.broadcast_to(b, (stop - start, *b.shape[1:])) for b in blank])
+            self._stale.pop()
+        self.rows.flush()
+
+    def stop(self) -> None:
+        """End the threads, after `flush`: no more rows are placed."""
+        if self.rows is not None:
+            self.rows.close()
 
     def close(self) -> None:
         """Forget all rows and remove the temporary folder; the canvas is as if never used."""
-        self.specs, self.names, self.stores, self._undo = None, None, [], []
+        rows, self.rows = self.rows, None
+        self.specs, self.names, self._watch, self._stale, self._restore = None, None, None, [], []
+        if rows is not None:
+            rows.close()
         store, self.zarr_store = self.zarr_store, None
         if store is not None:
             store.shut()
@@ -156,60 +214,105 @@ class Canvas:
             locations,
         )
 
-    def _open(self, heads: Heads) -> None:
-        self.specs, self.names = tuple(as_spec(head) for head in heads.arrays), heads.names
+    def _open(self, specs: tuple[HeadSpec, ...], names: tuple[str, ...] | None, n_rows: int) -> None:
+        self.specs, self.names = specs, names
         budget = self.budget
+        check_options(self.n_rows, specs)
         if _memory.fits_in_memory(
             self.nbytes, budget.held_nbytes, budget.memory_threshold, budget.memory_limit
         ):
             # What was there a moment ago may be refused all the same: then the disk serves.
             with contextlib.suppress(MemoryError):
-                self.stores = [RamRows(self.n_rows, spec) for spec in self.specs]
+                self.rows = RamRows(self.n_rows, specs)
+                self._watch = _memory.Watch(budget.memory_threshold)
                 return
-        folder = TemporaryFolder(budget.save_path)
+        self.plan().check_disk(n_rows)
+        self.rows = self._make_zarr(_memory.buffer_nbytes(BUFFER_NBYTES, budget.memory_limit))
+
+    def _make_zarr(self, buffer_nbytes: int) -> ZarrRows:
+        folder = TemporaryFolder(self.budget.save_path)
         root = folder.path / "result.zarr"
         root.mkdir()
-        self.zarr_store = FolderStore(root, folder=folder)
-        buffer_nbytes = _memory.buffer_nbytes(BUFFER_NBYTES, budget.memory_limit)
-        self.stores = list(create_zarr_rows(self.zarr_store, self.n_rows, self.specs, buffer_nbytes))
+        store = FolderStore(root, folder=folder)
+        try:
+            rows = ZarrRows(store, self.n_rows, self.specs or (), buffer_nbytes)
+        except BaseException:
+            store.shut()
+            raise
+        self.zarr_store = store
+        return rows
+
+    def _leave_ram_if_tight(self, n_new: int) -> None:
+        """Move to disk, from now on and bit by bit, if memory has become short."""
+        held = (self._n_written + n_new) * self.row_nbytes
+        if (
+            n_new == 0
+            or self._watch is None
+            or not isinstance(self.rows, RamRows)
+            or not self._watch.is_tight(held)
+        ):
+            return
+        ram, nbytes = self.rows, _memory.buffer_nbytes(BUFFER_NBYTES, self.budget.memory_limit)
+        self.plan().check_disk(self._n_written + n_new)
+        # Under pressure hardly anything may be left; what moves out makes room for its own buffers.
+        rows = self._make_zarr(max(nbytes, min(BUFFER_NBYTES, held // 20)))
+        rows.take_over(ram, self.written)
+        self.rows, self._watch = rows, None
+        ram.close()
+
+    def _parts(self, n: int) -> list[tuple[int, int]]:
+        """Return pieces of a batch that may be put at a time: mostly one."""
+        if self.rows is None or n * self.row_nbytes <= self.rows.part_nbytes:
+            return [(0, n)] * (n > 0)
+        step = max(1, self.rows.part_nbytes // self.row_nbytes)
+        return [(start, min(n, start + step)) for start in range(0, n, step)]
 
     def _put(self, rows: Rows, arrays: tuple[NDArray[Any], ...], seen: NDArray[np.bool_] | None) -> None:
-        """Put values in all stores, or put back what was there; ``seen`` marks rows that hold something."""
-        if not self.written[rows].size:
-            return
-        new, again, held = rows, rows, []
-        if seen is not None:
+        """Put values in all heads; ``seen`` marks rows that hold something, which a failure puts back."""
+        new, again, held = rows, None, []
+        if seen is not None and self.rows is not None:
             new, again = _as_numbers(rows)[~seen], _as_numbers(rows)[seen]
-            held = [store.get(again) for store in self.stores]
+            held = self.rows.get(again)
+        touched = 0
         try:
-            for store, values in zip(self.stores, arrays, strict=True):
-                store.put(rows, values)
+            for start, stop in self._parts(count(rows)):
+                touched = stop if isinstance(self.rows, RamRows) else start
+                self._put_part(
+                    cut(rows, start, stop), [head[start:stop] for head in arrays], is_last=stop == count(rows)
+                )
             self.written[rows] = True
-        except BaseException as failure:
-            self.written[new] = False
-            # Erasing first: putting back may complete a chunk, which then wants to be written.
-            self._undo = [partial(store.erase, new) for store in self.stores]
-            self._undo += [
-                partial(store.put, again, old) for store, old in zip(self.stores, held, strict=False)
-            ]
-            try:
-                self._put_back()
-            except OSError as another:
-                failure.add_note(f"Undoing it failed too, and is tried again before anything else: {another}")
+            self._n_written += count(new)
+        except BaseException:
+            if touched:
+                self._stale.append(cut(rows, 0, touched))
+            if touched and again is not None:
+                self._restore.append((again, held))
             raise
+        if self.rows is not None:
+            self.rows.commit()
 
-    def _put_back(self) -> None:
-        """Undo what a failed push has changed; what fails here stays to be done."""
-        failed = None
-        for step in list(self._undo):
-            try:
-                step()
-            except OSError as error:
-                failed = error
-            else:
-                self._undo.remove(step)
-        if failed is not None:
-            raise failed
+    def _put_part(self, rows: Rows, arrays: list[NDArray[Any]], *, is_last: bool = False) -> None:
+        if self.rows is None:
+            return
+        self.rows.make_room(count(rows) * self.row_nbytes)
+        try:
+            self.rows.put(rows, arrays)
+        except BaseException:
+            self.rows.discard()
+            raise
+        if not is_last:
+            self.rows.commit()
+
+    def _settle(self) -> None:
+        """Finish what an interrupted call has left."""
+        if self.rows is None:
+            return
+        self.rows.commit()
+        while self._restore:
+            rows, values = self._restore[-1]
+            for start, stop in self._parts(count(rows)):
+                self._put_part(cut(rows, start, stop), [head[start:stop] for head in values])
+            self._restore.pop()
 
 
 def _as_numbers(rows: Rows) -> NDArray[np.intp]:

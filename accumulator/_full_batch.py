@@ -138,6 +138,7 @@ def prepare_multitask_full_batch(  # noqa: PLR0913, PLR0917  the documented sign
     try:
         canvas.place(heads, rows, consumed, index.locs)
         canvas.flush()
+        canvas.stop()
     except BaseException:
         canvas.close()
         raise

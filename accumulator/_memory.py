@@ -6,6 +6,7 @@ function tests it. Plain integer arithmetic; nothing is allocated here.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +21,7 @@ except ImportError:  # Windows has no rlimits
     resource = None  # type: ignore[assignment]
 
 ROOT: Final = Path("/")
+PUSH_SECONDS: Final = 15e-6  # what asking again may cost a push, on average
 _UNLIMITED_V1: Final = 2**60  # cgroup v1 writes "no limit" as a huge number
 
 
@@ -41,6 +43,37 @@ def fits_in_memory(needed: int, held: int, threshold: float, limit: int | None =
     if limit is not None:
         budget = min(budget, limit)
     return needed + held <= budget
+
+
+class Watch:
+    """Asks again, as a run goes, whether what is held in RAM may stay there.
+
+    Asking takes a fraction of a millisecond, and pushes may take microseconds: so it is done as often as
+    its own cost allows, and besides whenever half of what was left has been used up.
+
+    Parameters
+    ----------
+    threshold : float
+        Per cent of the available memory, what is held counting as available, that may be held.
+    """
+
+    def __init__(self, threshold: float) -> None:
+        self._threshold = threshold
+        self._credit = 0.0
+        self._cost = 0.0
+        self._ask_at = 0  # held bytes
+
+    def is_tight(self, held: int) -> bool:
+        """Whether ``held`` bytes are more than may be held; mostly without asking."""
+        self._credit += PUSH_SECONDS
+        if held < self._ask_at and self._credit < self._cost:
+            return False
+        start = time.perf_counter()
+        left = int((available_memory() + held) * self._threshold / 100) - held
+        self._cost = time.perf_counter() - start
+        self._credit = min(self._credit, self._cost) - self._cost
+        self._ask_at = held + max(left, 0) // 2
+        return left < 0
 
 
 def buffer_nbytes(most: int, limit: int | None = None) -> int:
@@ -102,16 +135,18 @@ def _left_along(mount: Path, path: str, left_in: Callable[[Path], int | None]) -
 def _left_v2(group: Path) -> int | None:
     limits = [_number(group / "memory.max"), _number(group / "memory.high")]
     known = [limit for limit in limits if limit is not None]
-    used = _number(group / "memory.current")
-    if not known or used is None:
+    used = _number(group / "memory.current") if known else None
+    if used is None:
         return None
     return min(known) - used + _stat(group, "inactive_file")
 
 
 def _left_v1(group: Path) -> int | None:
     limit = _number(group / "memory.limit_in_bytes")
+    if limit is None or limit >= _UNLIMITED_V1:
+        return None
     used = _number(group / "memory.usage_in_bytes")
-    if limit is None or used is None or limit >= _UNLIMITED_V1:
+    if used is None:
         return None
     return limit - used + _stat(group, "total_inactive_file")
 

@@ -12,13 +12,14 @@ import attrs
 from accumulator._stores import (
     FolderStore,
     TemporaryFolder,
+    ZarrRows,
     complete_result,
     copy_rows,
-    create_zarr_rows,
     make_parents,
     read_result,
     remove_empty,
     storage_error,
+    storage_of,
 )
 from accumulator._validation import HeadSpec, as_path
 from accumulator.exceptions import (
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from accumulator._options import Storage
     from accumulator.typing import RowArray, StrPath
 
 
@@ -72,6 +74,7 @@ class FullBatch:
     output_locs: NDArray[Any]
     written: NDArray[np.bool_]
     _store: FolderStore | None = None  # None in RAM
+    _storage: tuple[Storage, ...] = ()  # how heads in RAM are to be saved, where that was said
 
     @property
     def missing_locs(self) -> NDArray[Any]:
@@ -210,10 +213,17 @@ class FullBatch:
             root = folder.path / target.name
             root.mkdir()
             store = FolderStore(root)
-            specs = [HeadSpec(array.shape[1:], array.dtype) for array in self._arrays]
-            rows = create_zarr_rows(store, len(self.written), specs)
-            for source, copy in zip(self._arrays, rows, strict=True):
-                copy_rows(source, copy)
+            in_zarr = [storage_of(array) for array in self._arrays]
+            storage = in_zarr if self._store is not None else self._storage or in_zarr
+            specs = [
+                HeadSpec(array.shape[1:], array.dtype, each)
+                for array, each in zip(self._arrays, storage, strict=True)
+            ]
+            rows = ZarrRows(store, len(self.written), specs)
+            try:
+                copy_rows(self._arrays, rows)
+            finally:
+                rows.close()
             self._complete(store)
             store.move_to(target)
         finally:

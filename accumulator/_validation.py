@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 import numpy as np
 
+from accumulator._options import Storage, StorageOptions, as_stored
 from accumulator.exceptions import HeadDtypeError, HeadError, LocationError, OptionError
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class HeadSpec:
 
     patch_shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    storage: Storage = attrs.field(factory=Storage)
+    is_converted: bool = False  # to the dtype, which the user asked for
 
     @property
     def row_nbytes(self) -> int:
@@ -158,7 +161,7 @@ def check_specs(heads: Heads, specs: tuple[HeadSpec, ...], names: tuple[str, ...
                 f"{heads.label(i)} has patch shape {head.shape[1:]} but the first batch had "
                 f"{spec.patch_shape}: push one shape throughout"
             )
-        if head.dtype != spec.dtype and not _is_lossless(head.dtype, spec.dtype):
+        if head.dtype != spec.dtype and not spec.is_converted and not _is_lossless(head.dtype, spec.dtype):
             raise HeadDtypeError(
                 f"{heads.label(i)} has dtype {head.dtype} but the first batch had {spec.dtype}, which "
                 "cannot hold it without loss: push every batch, from the first on, in one dtype that holds "
@@ -177,9 +180,22 @@ def _in_named_order(heads: Heads, names: tuple[str, ...] | None) -> Heads:
     return Heads(tuple(by_name[name] for name in names), names)
 
 
-def as_spec(head: NDArray[Any]) -> HeadSpec:
-    """Return what every row of a head looks like, from its first batch."""
-    return HeadSpec(head.shape[1:], head.dtype)
+def as_specs(heads: Heads, options: StorageOptions) -> tuple[HeadSpec, ...]:
+    """Return what every row of each head looks like, from the first batch and the storage options."""
+    options.check_heads(len(heads.arrays), heads.names)
+    specs = []
+    for i, head in enumerate(heads.arrays):
+        storage, dtype = options.for_head(i, heads.names, head.dtype)
+        specs.append(HeadSpec(head.shape[1:], dtype or head.dtype, storage, dtype is not None))
+    return tuple(specs)
+
+
+def as_stored_heads(heads: Heads, specs: tuple[HeadSpec, ...]) -> tuple[NDArray[Any], ...]:
+    """Return heads in the dtypes that the user asked for, refusing values those cannot hold."""
+    return tuple(
+        as_stored(head, spec.dtype, heads.label(i)) if spec.is_converted else head
+        for i, (head, spec) in enumerate(zip(heads.arrays, specs, strict=True))
+    )
 
 
 def as_canvas_nbytes(canvas_np: Sequence[Any] | None, n_heads: int) -> int:
@@ -217,6 +233,13 @@ def as_nbytes(raw: float | str, name: str) -> int:
     if isinstance(raw, Real) and not isinstance(raw, bool) and raw >= 0 and raw == raw // 1:
         return int(raw)
     raise OptionError(f'{name} is {raw!r}: give bytes as an int, or text such as "8 GiB" or "500 MB"')
+
+
+def as_count(raw: int, name: str) -> int:
+    """Return a number of things."""
+    if isinstance(raw, bool) or not isinstance(raw, (int, np.integer)) or raw < 0:
+        raise OptionError(f"{name} is {raw!r}: it is a number of locations")
+    return int(raw)
 
 
 def as_path(raw: StrPath, name: str) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -18,6 +20,7 @@ __all__ = [
     "DuplicateLocationError",
     "HeadDtypeError",
     "HeadError",
+    "HeadValueError",
     "LocationError",
     "NothingPushedError",
     "OptionError",
@@ -26,6 +29,7 @@ __all__ = [
     "ResultFormatError",
     "ResultNotFoundError",
     "StorageError",
+    "StorageWarning",
     "UnknownLocationError",
 ]
 
@@ -84,6 +88,10 @@ class HeadError(AccumulatorError, ValueError):
     """Heads whose number, names, row count or patch shape are not what they must be."""
 
 
+class HeadValueError(AccumulatorError, ValueError, OverflowError):
+    """A prediction that the ``dtype`` asked for cannot hold: it would overflow, or not be itself."""
+
+
 class HeadDtypeError(AccumulatorError, TypeError):
     """A head whose values cannot be stored, or only with loss of information."""
 
@@ -108,7 +116,21 @@ class StorageError(AccumulatorError, OSError):
     """The disk refused: an unusable ``save_path``, no space left, no permission.
 
     ``errno`` and ``filename`` are those of the operating system's error, which is the ``__cause__``.
+
+    Attributes
+    ----------
+    rows : (n,) int array
+        Canonical rows that were pushed and are not on disk, but in memory; empty where the error is of
+        another kind.
     """
+
+    def __init__(self, *args: Any, rows: NDArray[Any] | None = None) -> None:
+        super().__init__(*args)
+        self.rows = np.empty(0, dtype=np.intp) if rows is None else rows
+
+
+class StorageWarning(AccumulatorError, UserWarning):  # noqa: N818  a warning
+    """The disk has less room than the result may take."""
 
 
 class ResultExistsError(AccumulatorError, FileExistsError):

@@ -69,7 +69,7 @@ def where(request):
 @pytest.fixture
 def tiny_chunks(monkeypatch):
     """Make chunks so small that a few rows fill one."""
-    monkeypatch.setattr("accumulator._stores._disk.CHUNK_NBYTES", 64)
+    monkeypatch.setattr("accumulator._stores._layout.CHUNK_NBYTES", 64)
 
 
 def tree(folder: Path) -> dict[str, bytes]:

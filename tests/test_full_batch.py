@@ -267,12 +267,12 @@ def test_zarr_result_is_in_a_unique_private_folder():
 
 def test_failing_disk_leaves_no_folder(monkeypatch):
     """An error in the middle of writing removes the temporary folder and the parents made for it."""
-    monkeypatch.setattr("accumulator._stores._disk.ZarrRows._write", _fail)
+    monkeypatch.setattr("accumulator._stores._files.ChunkFiles.write", _fail)
     locs = grid(4)
     with pytest.raises(OSError, match="the disk is gone"):
         prepare_multitask_full_batch((distinct(4),), locs, locs, None, None, "a/b", 0, is_last=True)
     assert list(Path.cwd().iterdir()) == []
 
 
-def _fail(*_):
+def _fail(*_, **__):
     raise OSError(5, "the disk is gone")

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from oracle import Oracle, distinct, grid
 
 from accumulator import FullBatch, FullBatchAccumulator
-from accumulator._stores import _disk
+from accumulator._stores import _layout
 from accumulator.exceptions import AccumulatorError, ClosedError, NothingPushedError
 
 SHAPES, DTYPES = [(2, 1), (3,)], ["f4", "i2"]
@@ -190,7 +190,7 @@ class MachineOnDisk(Machine):
     def __init__(self):
         super().__init__()
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(_disk, "CHUNK_NBYTES", 32)
+        self.patch.setattr(_layout, "CHUNK_NBYTES", 32)
 
     def teardown(self):
         """Put the chunk size back."""

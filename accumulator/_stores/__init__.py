@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from accumulator._stores._disk import BUFFER_NBYTES, ZarrRows, copy_rows, create_zarr_rows, read_only
+from accumulator._stores._chunks import count, cut
+from accumulator._stores._disk import BUFFER_NBYTES, ZarrRows, copy_rows, read_only, storage_of
 from accumulator._stores._folder import TemporaryFolder, make_parents, remove_empty, storage_error
 from accumulator._stores._folder_store import FolderStore
 from accumulator._stores._group import complete_result, read_result
+from accumulator._stores._layout import check_options, layout
 from accumulator._stores._ram import RamRows
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from accumulator.typing import RowArray, Rows
@@ -25,32 +29,49 @@ __all__ = [
     "RowStore",
     "TemporaryFolder",
     "ZarrRows",
+    "check_options",
     "complete_result",
     "copy_rows",
-    "create_zarr_rows",
+    "count",
+    "cut",
+    "layout",
     "make_parents",
     "read_only",
     "read_result",
     "remove_empty",
     "storage_error",
+    "storage_of",
 ]
 
 
 class RowStore(Protocol):
-    """All rows of one head. Rows never put read as zeros and take neither memory nor disk."""
+    """All rows of all heads. Rows never put hold the fill value, and take neither memory nor disk."""
 
     @property
-    def array(self) -> RowArray:
-        """The rows, ``(N, *patch_shape)``; what was put is in it after `flush`."""
+    def part_nbytes(self) -> int:
+        """How many bytes may be put at a time."""
 
-    def put(self, rows: Rows, values: NDArray[Any]) -> None:
-        """Copy values to their rows."""
+    @property
+    def arrays(self) -> list[RowArray]:
+        """One array a head, ``(N, *patch_shape)``; what was put is in it after `flush`."""
 
-    def get(self, rows: Rows) -> NDArray[Any]:
-        """Return a copy of rows."""
+    def make_room(self, nbytes: int) -> None:
+        """Wait until so many bytes may be put; raises what failed earlier."""
 
-    def erase(self, rows: Rows) -> None:
-        """Make rows zero again."""
+    def put(self, rows: Rows, values: Sequence[NDArray[Any]]) -> None:
+        """Copy each head's values to their rows; they count from `commit` on."""
+
+    def commit(self) -> None:
+        """Let what was put count."""
+
+    def discard(self) -> None:
+        """Forget what was put since `commit`."""
+
+    def get(self, rows: Rows) -> list[NDArray[Any]]:
+        """Return a copy of rows of each head."""
 
     def flush(self) -> None:
-        """Make `array` show every row that was put."""
+        """Make `arrays` show every row that was put."""
+
+    def close(self) -> None:
+        """End all threads; what was not flushed is dropped."""

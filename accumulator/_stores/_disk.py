@@ -1,66 +1,60 @@
-"""Rows on local disk: an ordinary zarr v3 array whose chunk files are written here.
+"""Rows on local disk: ordinary zarr v3 arrays, one a head, filled behind the caller's back.
 
-zarr makes the metadata and reads everything; a chunk without compression is just its rows one after the
-other, and writing that file whole costs a third of going through a zarr array. A chunk is absent, open
-(its rows are in a buffer) or on disk, never two of these:
-
-- absent -> open: its first rows come. A batch that covers it whole skips the buffer.
-- open -> on disk: its last row has come, so that it is written once and whole. Or too many are open, or
-  somebody wants to read: then only the rows that have come are written, and the others stay holes.
-- on disk: late rows are written straight to their place in the file.
+zarr makes the metadata and reads everything. Chunks without compression are written here, as files that
+hold just the rows one after the other: a fraction of the cost of going through a zarr array. All others
+are encoded by zarr, whole and once.
 """
 
 from __future__ import annotations
 
-import errno
-import itertools
-from collections import OrderedDict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import attrs
 import numpy as np
 import zarr
 from zarr.storage import StorePath
 
+from accumulator._options import Storage
+from accumulator._stores._copying import Copier, n_cores
+from accumulator._stores._encoded import EncodedChunks
+from accumulator._stores._files import ChunkFiles
 from accumulator._stores._folder import storage_error
 from accumulator._stores._folder_store import FolderStore
-from accumulator.exceptions import HeadDtypeError
+from accumulator._stores._head import Head
+from accumulator._stores._layout import layout
+from accumulator._stores._writer import Writer
+from accumulator.exceptions import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
+    from accumulator._stores._head import Block, Chunks
+    from accumulator._stores._layout import Layout
+    from accumulator._stores._ram import RamRows
     from accumulator._validation import HeadSpec
-    from accumulator.exceptions import StorageError
     from accumulator.typing import RowArray, Rows
 
-    _Piece = tuple[int, NDArray[Any]]  # an offset in bytes, and what goes there
-
-CHUNK_NBYTES: Final = 16 * 2**20
-OPEN_CHUNKS: Final = 4  # a head; enough for batches that several loaders deliver slightly out of order
-BUFFER_NBYTES: Final = 256 * 2**20  # what open chunks of all heads may take together
-BLOCK_NBYTES: Final = 4096  # what file systems allocate at once: a gap below it saves nothing
+BUFFER_NBYTES: Final = 256 * 2**20  # what blocks of all heads may take in memory together
+N_THREADS: Final = 2  # one writes while the other takes the next; more do not make a disk faster
 OUTPUTS: Final = "outputs"
 
 
-def create_zarr_rows(
-    store: FolderStore, n_rows: int, specs: Sequence[HeadSpec], buffer_nbytes: int = BUFFER_NBYTES
-) -> list[ZarrRows]:
-    """Create a zarr group with one array a head, ``outputs/0``, ``outputs/1`` and so on.
+class ZarrRows:
+    """All rows of all heads in zarr arrays of which only what was written takes space.
 
     Parameters
     ----------
     store : FolderStore
-        Where.
+        Where; a group ``outputs`` is made in it with one array a head, ``0``, ``1`` and so on.
     n_rows : int
         N, the same for all heads.
     specs : sequence of HeadSpec
         The heads.
     buffer_nbytes : int
-        What their open chunks may take in memory together. With little of it fewer chunks are open, and
-        then smaller ones; a chunk has one row at least.
+        What may be in memory. With little of it blocks are few, and then small; one row at least.
 
     Raises
     ------
@@ -68,21 +62,147 @@ def create_zarr_rows(
         The folder cannot be written.
     HeadDtypeError
         zarr does not know a head's dtype.
+    OptionError
+        Storage options that zarr refuses, or chunks too large for the memory.
     """
-    n_heads = max(1, len(specs))
-    open_chunks = max(1, min(OPEN_CHUNKS, buffer_nbytes // (n_heads * CHUNK_NBYTES)))
-    chunk_nbytes = min(CHUNK_NBYTES, buffer_nbytes // (n_heads * open_chunks))
-    for head, spec in enumerate(specs):
-        if spec.dtype.char in "gG":  # long double, which only NumPy knows
-            raise HeadDtypeError(f"head {head} has dtype {spec.dtype}, which zarr cannot store: use float64")
-    try:
-        outputs = zarr.create_group(store=store, zarr_format=3).create_group(OUTPUTS)
-        return [
-            ZarrRows(_create_array(outputs, str(head), n_rows, spec, chunk_nbytes), open_chunks)
-            for head, spec in enumerate(specs)
-        ]
-    except OSError as cause:
-        raise storage_error(cause, f"no zarr group can be made in {store}") from cause
+
+    def __init__(
+        self, store: FolderStore, n_rows: int, specs: Sequence[HeadSpec], buffer_nbytes: int = BUFFER_NBYTES
+    ) -> None:
+        layouts, open_chunks = layout(n_rows, specs, buffer_nbytes)
+        self.part_nbytes = max(1, sum(each.unit_nbytes for each in layouts))
+        is_encoded = any(not each.is_raw for each in layouts)
+        self._writer = Writer(max(N_THREADS, n_cores() * is_encoded), 2 * self.part_nbytes)
+        self._copier = Copier()
+        self._heads: list[Head] = []
+        self._store = store
+        self._moving: Block | None = None
+        try:
+            outputs = zarr.create_group(store=store, zarr_format=3).create_group(OUTPUTS)
+            self._heads = [
+                self._make_head(each.create(outputs, str(number)), each, open_chunks)
+                for number, each in enumerate(layouts)
+            ]
+        except BaseException as cause:
+            self.close()
+            if isinstance(cause, OSError):
+                raise storage_error(cause, f"no zarr group can be made in {store}") from cause
+            raise
+
+    @property
+    def arrays(self) -> list[RowArray]:
+        """One array a head, ``(N, *patch_shape)``; what was put is in it after `flush`."""
+        return list(self.zarr_arrays)
+
+    @property
+    def zarr_arrays(self) -> list[zarr.Array[Any]]:
+        """The same, all of them zarr's."""
+        return [head.array for head in self._heads]
+
+    def make_room(self, nbytes: int) -> None:
+        """Wait until so many bytes may be put.
+
+        Raises
+        ------
+        StorageError
+            Rows put earlier could not be written. They are still held, and nothing has changed.
+        """
+        self._writer.make_room(nbytes)
+
+    def put(self, rows: Rows, values: Sequence[NDArray[Any] | None]) -> None:
+        """Copy each head's values to their rows, None for a head without any; they count from `commit` on."""
+        self._copier.copy(
+            [
+                piece
+                for head, array in zip(self._heads, values, strict=True)
+                if array is not None
+                for piece in head.pieces(rows, array)
+            ]
+        )
+
+    def commit(self) -> None:
+        """Let what was put count, and have complete chunks written."""
+        for head in self._heads:
+            head.commit()
+        self._move_out()
+
+    def discard(self) -> None:
+        """Forget what was put since the last `commit`."""
+        for head in self._heads:
+            head.discard()
+
+    def get(self, rows: Rows) -> list[NDArray[Any]]:
+        """Return a copy of rows of each head.
+
+        Raises
+        ------
+        StorageError
+            They cannot be read back.
+        """
+        try:
+            return [head.get(rows) for head in self._heads]
+        except StorageError:
+            raise
+        except OSError as cause:
+            raise storage_error(cause, "rows cannot be read back") from cause
+
+    def flush(self) -> None:
+        """Have everything written, so that `arrays` show every row that was put.
+
+        Raises
+        ------
+        StorageError
+            Rows could not be written; those are still held.
+        """
+        self._writer.make_room(0)
+        for head in self._heads:
+            head.hand_over_all()
+        self._writer.drain()
+        for head in self._heads:
+            for job in head.unfinished():
+                self._writer.make_room(job.nbytes)
+                self._writer.submit(job)
+            head.free()
+        self._writer.drain()
+
+    def close(self) -> None:
+        """End all threads; what was not flushed is dropped."""
+        self._writer.close()
+        self._copier.close()
+        for head in self._heads:
+            head.drop()
+
+    def take_over(self, ram: RamRows, written: NDArray[np.bool_]) -> None:
+        """Move rows out of RAM, while others are put: their memory is given back as they are written.
+
+        Unless somebody looks at it: a view must not turn to zeros.
+        """
+        gives_back = not ram.is_looked_at
+        for head, array, pages in zip(self._heads, ram.held, ram.pages, strict=True):
+            head.lend(array, pages, written, gives_back=gives_back)
+        self._writer.after = self._move_out
+        self._move_out()
+
+    def _make_head(self, array: zarr.Array[Any], made: Layout, open_chunks: int) -> Head:
+        if made.is_raw:
+            fill = array.fill_value
+            chunks: Chunks = ChunkFiles(
+                partial(_chunk_path, array), made.chunks, array.dtype.newbyteorder("<"), fill
+            )
+        else:
+            root = self._store.root
+            chunks = EncodedChunks(array, made.unit_rows, root.parent / f"{root.name}.{array.basename}.part")
+        return Head(array, chunks, made.unit_rows, open_chunks, self._writer)
+
+    def _move_out(self) -> None:
+        """Have the first block that is still in RAM written, one at a time; its end calls this again."""
+        with self._writer.lock:
+            if self._moving is not None and self._moving.is_handed_over:
+                return
+            waiting = [block for head in self._heads if (block := head.next_lent()) is not None]
+            self._moving = min(waiting, key=lambda block: int(block.rows[0]), default=None)
+            if self._moving is not None:
+                self._moving.head.move_out(self._moving)
 
 
 def read_only(array: zarr.Array[Any]) -> zarr.Array[Any]:
@@ -91,272 +211,43 @@ def read_only(array: zarr.Array[Any]) -> zarr.Array[Any]:
     return zarr.Array(zarr.AsyncArray(metadata=array.metadata, store_path=StorePath(store, array.path)))
 
 
-def _create_array(
-    group: zarr.Group, name: str, n_rows: int, spec: HeadSpec, chunk_nbytes: int
-) -> zarr.Array[Any]:
-    chunk_rows = max(1, min(n_rows, chunk_nbytes // max(1, spec.row_nbytes)))
-    return group.create_array(
-        name,
-        shape=(n_rows, *spec.patch_shape),
-        chunks=(chunk_rows, *(max(1, length) for length in spec.patch_shape)),
-        dtype=spec.dtype,
-        compressors=None,
-        filters=None,
-        fill_value=0,
-        # "." keeps all chunks of an array in one folder; "/" would make a folder for each.
-        chunk_key_encoding={"name": "default", "separator": "."},
+def storage_of(array: RowArray) -> Storage:
+    """Return how a head is stored in zarr, to store a copy the same way."""
+    if not isinstance(array, zarr.Array):
+        return Storage()
+    is_sharded = array.shards is not None
+    return Storage(
+        chunks=array.chunks if is_sharded or array.chunks[1:] != array.shape[1:] else None,
+        shards=array.shards,
+        compressors=array.compressors or None,
+        fill_value=array.fill_value,
     )
 
 
-@attrs.define(eq=False)
-class _OpenChunk:
-    """Rows of one chunk that wait for the others."""
-
-    buffer: NDArray[Any]  # (rows of the chunk, *patch_shape); rows that have not come hold anything
-    filled: NDArray[np.bool_]
-    n_filled: int = 0
-
-    def fill(self, local: Rows, values: NDArray[Any]) -> None:
-        self.n_filled += len(values) - int(np.count_nonzero(self.filled[local]))
-        self.buffer[local] = values
-        self.filled[local] = True
-
-    def get(self, local: Rows) -> NDArray[Any]:
-        filled = self.filled[local]
-        mask = filled.reshape(len(filled), *(1 for _ in self.buffer.shape[1:]))
-        return np.where(mask, self.buffer[local], self.buffer.dtype.type(0))
-
-    def clear(self, local: Rows) -> None:
-        self.n_filled -= int(np.count_nonzero(self.filled[local]))
-        self.filled[local] = False
-
-
-class ZarrRows:
-    """All rows of one head in one zarr array of which only what was written takes space.
-
-    A few chunks are in memory, no more than ``open_chunks``. After a `StorageError` what was held in
-    memory still is, and no chunk file is left half written.
-    """
-
-    def __init__(self, array: zarr.Array[Any], open_chunks: int) -> None:
-        self.array = array
-        self._open_chunks = open_chunks
-        self._dtype = array.dtype.newbyteorder("<")
-        self._patch_shape = array.shape[1:]
-        self._row_nbytes = array.dtype.itemsize * int(np.prod(self._patch_shape, dtype=np.int64))
-        self._n_rows, self._chunk_rows = array.shape[0], array.chunks[0]
-        self._open: OrderedDict[int, _OpenChunk] = OrderedDict()
-        self._on_disk: set[int] = set()
-        self._spare: NDArray[Any] | None = None  # the last buffer, its pages already touched
-
-    def put(self, rows: Rows, values: NDArray[Any]) -> None:
-        """Copy values to their rows: into open chunks, and to disk what is complete."""
-        if self._row_nbytes == 0:
-            return
-        for chunk, local, where in _by_chunk(rows, self._chunk_rows):
-            if chunk in self._on_disk:
-                self._write(chunk, self._late(chunk, local, values[where]))
-            elif chunk in self._open or not self._covers(chunk, local):
-                self._fill(chunk, local, values[where])
-            else:
-                self._write(chunk, [(0, values[where])])
-
-    def get(self, rows: Rows) -> NDArray[Any]:
-        """Return a copy of rows, zeros where nothing was written."""
-        values = np.zeros((_count(rows), *self._patch_shape), self._dtype)
-        for chunk, local, where in _by_chunk(rows, self._chunk_rows):
-            if chunk in self._open:
-                values[where] = self._open[chunk].get(local)
-            elif chunk in self._on_disk:
-                values[where] = self._read_rows(chunk, local)
-        return values
-
-    def erase(self, rows: Rows) -> None:
-        """Make rows zero again."""
-        for chunk, local, _ in _by_chunk(rows, self._chunk_rows):
-            if chunk in self._open:
-                self._open[chunk].clear(local)
-            elif chunk in self._on_disk:
-                self._write(chunk, self._zeros(chunk, local))
-
-    def flush(self) -> None:
-        """Write the open chunks, so that `array` shows every row; their other rows stay holes."""
-        for chunk in list(self._open):
-            self._close_chunk(chunk)
-        self._spare = None
-
-    def _covers(self, chunk: int, local: Rows) -> bool:
-        return isinstance(local, slice) and local.stop - local.start == self._size(chunk)
-
-    def _size(self, chunk: int) -> int:
-        """Return how many rows a chunk has: the last one may have fewer."""
-        return min(self._chunk_rows, self._n_rows - chunk * self._chunk_rows)
-
-    def _fill(self, chunk: int, local: Rows, values: NDArray[Any]) -> None:
-        if chunk not in self._open:
-            while len(self._open) >= self._open_chunks:
-                self._close_chunk(next(iter(self._open)))
-            self._open[chunk] = self._new_chunk(self._size(chunk))
-        held = self._open[chunk]
-        self._open.move_to_end(chunk)
-        held.fill(local, values)
-        if held.n_filled == len(held.filled):
-            self._close_chunk(chunk)
-
-    def _new_chunk(self, size: int) -> _OpenChunk:
-        buffer, self._spare = self._spare, None
-        if buffer is None:
-            buffer = np.empty((self._chunk_rows, *self._patch_shape), self._dtype)
-        return _OpenChunk(buffer[:size], np.zeros(size, dtype=bool))
-
-    def _close_chunk(self, chunk: int) -> None:
-        held = self._open[chunk]
-        if held.n_filled == len(held.filled):
-            self._write(chunk, [(0, held.buffer)])
-        elif held.n_filled:
-            rows = np.flatnonzero(held.filled)
-            if self._gap_rows:
-                held.buffer[~held.filled] = 0  # gaps below a block are written along
-            spans = [(int(rows[a]), int(rows[b - 1]) + 1) for a, b in _spans(rows, self._gap_rows)]
-            self._write(chunk, [(a * self._row_nbytes, held.buffer[a:b]) for a, b in spans])
-        del self._open[chunk]
-        self._spare = held.buffer.base
-
-    @property
-    def _gap_rows(self) -> int:
-        """Rows that may be written along with their neighbours, to save a call for each."""
-        return BLOCK_NBYTES // self._row_nbytes
-
-    def _late(self, chunk: int, local: Rows, values: NDArray[Any]) -> Iterator[_Piece]:
-        """Yield pieces that put rows into a chunk on disk, with what is there between close ones."""
-        if isinstance(local, slice):
-            yield local.start * self._row_nbytes, values
-            return
-        order = np.argsort(local, kind="stable")
-        rows = local[order]
-        for a, b in _spans(rows, self._gap_rows):
-            first, stop = int(rows[a]), int(rows[b - 1]) + 1
-            piece = values[order[a:b]]
-            if stop - first != b - a:
-                piece = self._read(chunk, first, stop)
-                piece[rows[a:b] - first] = values[order[a:b]]
-            yield first * self._row_nbytes, piece
-
-    def _zeros(self, chunk: int, local: Rows) -> Iterator[_Piece]:
-        """Yield zeros for those blocks of rows that hold anything: a hole stays one.
-
-        So this needs no space, and works on a disk that is full.
-        """
-        rows = np.arange(local.start, local.stop) if isinstance(local, slice) else local
-        for row in rows.tolist():
-            start = row * self._row_nbytes
-            stale = np.flatnonzero(self._read(chunk, row, row + 1).reshape(-1).view(np.uint8))
-            for block in np.unique((stale + start) // BLOCK_NBYTES).tolist():
-                first = max(start, block * BLOCK_NBYTES)
-                stop = min(start + self._row_nbytes, (block + 1) * BLOCK_NBYTES)
-                yield first, np.zeros((stop - first) // self._dtype.itemsize, self._dtype)
-
-    def _write(self, chunk: int, pieces: Iterable[_Piece]) -> None:
-        """Write pieces into a chunk's file, each at its offset in bytes; make the file if need be."""
-        fresh = chunk not in self._on_disk
-        path = _chunk_path(self.array, chunk)
-        try:
-            with path.open("xb" if fresh else "r+b", buffering=0) as file:
-                for offset, values in pieces:
-                    left = np.ascontiguousarray(values, self._dtype).reshape(-1).view(np.uint8).data
-                    file.seek(offset)
-                    while left:
-                        left = left[file.write(left) :]
-                if fresh:  # zarr wants whole chunks: rows that have not come are a hole
-                    file.truncate(self._chunk_rows * self._row_nbytes)
-        except BaseException as cause:
-            if fresh:
-                path.unlink(missing_ok=True)
-            if isinstance(cause, OSError):
-                raise self._storage_error(cause, chunk, "written") from cause
-            raise
-        self._on_disk.add(chunk)
-
-    def _read_rows(self, chunk: int, local: Rows) -> NDArray[Any]:
-        """Read any rows of a chunk that is on disk."""
-        if isinstance(local, slice):
-            return self._read(chunk, local.start, local.stop)
-        order = np.argsort(local, kind="stable")
-        rows = local[order]
-        values = np.empty((len(rows), *self._patch_shape), self._dtype)
-        for a, b in _spans(rows, self._gap_rows):
-            first = int(rows[a])
-            values[order[a:b]] = self._read(chunk, first, int(rows[b - 1]) + 1)[rows[a:b] - first]
-        return values
-
-    def _read(self, chunk: int, start: int, stop: int) -> NDArray[Any]:
-        """Read rows that follow each other. Not by mmap: touching a hole may need space."""
-        values = np.empty((stop - start, *self._patch_shape), self._dtype)
-        left = values.reshape(-1).view(np.uint8).data
-        path = _chunk_path(self.array, chunk)
-        try:
-            with path.open("rb", buffering=0) as file:
-                file.seek(start * self._row_nbytes)
-                while left and (n_read := file.readinto(left)):
-                    left = left[n_read:]
-        except OSError as cause:
-            raise self._storage_error(cause, chunk, "read") from cause
-        if left:
-            cut = OSError(errno.EIO, "the chunk file was cut", str(path))
-            raise self._storage_error(cut, chunk, "read")
-        return values
-
-    def _storage_error(self, cause: OSError, chunk: int, action: str) -> StorageError:
-        first = chunk * self._chunk_rows
-        rows = f"rows {first} to {first + self._size(chunk) - 1} of head {self.array.basename}"
-        return storage_error(cause, f"{rows} cannot be {action}", str(_chunk_path(self.array, chunk)))
-
-
-def _by_chunk(rows: Rows, chunk_rows: int) -> Iterator[tuple[int, Rows, Rows]]:
-    """Yield each chunk that rows lie in, which of its rows they are, and which of the given ones."""
-    if isinstance(rows, slice):
-        for chunk in range(rows.start // chunk_rows, -(-rows.stop // chunk_rows)):
-            first = chunk * chunk_rows
-            start, stop = max(rows.start, first), min(rows.stop, first + chunk_rows)
-            yield (
-                chunk,
-                slice(start - first, stop - first),
-                slice(start - rows.start, stop - rows.start),
-            )
-        return
-    chunks = rows // chunk_rows
-    order = np.argsort(chunks, kind="stable")
-    for where in np.split(order, np.flatnonzero(np.diff(chunks[order])) + 1):
-        if len(where):
-            chunk = int(chunks[where[0]])
-            yield chunk, rows[where] - chunk * chunk_rows, where
-
-
-def _spans(rows: NDArray[np.intp], gap: int) -> Iterator[tuple[int, int]]:
-    """Yield runs of rising rows, as positions in the array; a gap up to the given one is run over."""
-    cuts = (np.flatnonzero(np.diff(rows) > gap + 1) + 1).tolist()
-    yield from itertools.pairwise([0, *cuts, len(rows)])
-
-
-def _count(rows: Rows) -> int:
-    return rows.stop - rows.start if isinstance(rows, slice) else len(rows)
-
-
-def copy_rows(source: RowArray, target: ZarrRows) -> None:
-    """Copy all rows that hold anything, chunk by chunk of the source, so that gaps stay gaps."""
-    is_ours = isinstance(source, zarr.Array) and isinstance(source.store, FolderStore)
-    step = source.chunks[0] if isinstance(source, zarr.Array) else target.array.chunks[0]
-    for chunk, start in enumerate(range(0, source.shape[0], step)):
-        if is_ours and not _chunk_path(source, chunk).exists():
-            continue
-        block = np.ascontiguousarray(source[start : start + step])
-        # Not its values: minus zero is something too.
-        rows = np.flatnonzero(block.reshape(len(block), -1).view(np.uint8).any(axis=1))
-        if len(rows) == len(block):
-            target.put(slice(start, start + len(block)), block)
-        elif len(rows):
-            target.put(start + rows, block[rows])
+def copy_rows(sources: Sequence[RowArray], target: ZarrRows) -> None:
+    """Copy all rows that hold anything, chunk by chunk, so that gaps stay gaps."""
+    for head, (source, copy) in enumerate(zip(sources, target.zarr_arrays, strict=True)):
+        values: list[NDArray[Any] | None] = [None] * len(sources)
+        blank = np.full((1, *copy.shape[1:]), copy.fill_value, source.dtype).reshape(1, -1).view(np.uint8)
+        unit = source.shards or source.chunks if isinstance(source, zarr.Array) else _unit(copy)
+        is_ours = isinstance(source, zarr.Array) and isinstance(source.store, FolderStore)
+        is_plain = is_ours and unit[1:] == source.shape[1:]  # one file for each chunk of rows
+        for chunk, start in enumerate(range(0, source.shape[0], unit[0])):
+            if is_plain and not _chunk_path(source, chunk).exists():
+                continue
+            block = np.ascontiguousarray(source[start : start + unit[0]])
+            # Not its values: minus zero is something too.
+            rows = np.flatnonzero((block.reshape(len(block), -1).view(np.uint8) != blank).any(axis=1))
+            values[head] = block[rows]
+            target.make_room(block.nbytes)
+            target.put(start + rows, values)
+            target.commit()
     target.flush()
+
+
+def _unit(array: Any) -> tuple[int, ...]:
+    unit: tuple[int, ...] = array.shards or array.chunks
+    return unit
 
 
 def _chunk_path(array: Any, chunk: int) -> Path:

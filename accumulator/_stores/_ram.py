@@ -1,41 +1,88 @@
-"""Rows in RAM: one array a head, allocated once; the kernel gives it pages as rows are written."""
+"""Rows in RAM: one array a head, made at once; the kernel gives it pages as rows are written."""
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from accumulator._stores._chunks import count
+from accumulator._stores._copying import Copier, Piece
+from accumulator._stores._pages import Pages
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from accumulator._validation import HeadSpec
-    from accumulator.typing import Rows
+    from accumulator.typing import RowArray, Rows
 
 
 class RamRows:
-    """All rows of one head in one NumPy array of zeros.
+    """All rows of all heads in NumPy arrays that hold the fill value.
+
+    Parameters
+    ----------
+    n_rows : int
+        N, the same for all heads.
+    specs : sequence of HeadSpec
+        The heads.
 
     Raises
     ------
     MemoryError
-        The operating system refuses the array.
+        The operating system refuses the memory.
     """
 
-    def __init__(self, n_rows: int, spec: HeadSpec) -> None:
-        self.array = np.zeros((n_rows, *spec.patch_shape), spec.dtype)
+    part_nbytes = sys.maxsize  # put as many as there are
 
-    def put(self, rows: Rows, values: NDArray[Any]) -> None:
-        """Copy values to their rows."""
-        self.array[rows] = values
+    def __init__(self, n_rows: int, specs: Sequence[HeadSpec]) -> None:
+        self.pages = [Pages(n_rows * spec.row_nbytes, is_huge=True) for spec in specs]
+        self.held = [
+            pages.array((n_rows, *spec.patch_shape), spec.dtype)
+            for pages, spec in zip(self.pages, specs, strict=True)
+        ]
+        self._copier = Copier()
+        for array, spec in zip(self.held, specs, strict=True):
+            if spec.storage.fill_value != 0:
+                array[...] = spec.storage.fill_value
 
-    def get(self, rows: Rows) -> NDArray[Any]:
-        """Return a copy of rows."""
-        return np.array(self.array[rows])
+    @property
+    def arrays(self) -> list[RowArray]:
+        """One array a head, ``(N, *patch_shape)``."""
+        return list(self.held)
 
-    def erase(self, rows: Rows) -> None:
-        """Make rows zero again."""
-        self.array[rows] = 0
+    @property
+    def is_looked_at(self) -> bool:
+        """Whether somebody else holds one of the arrays, or a view of it."""
+        # Held by the list, by the loop, and by the call.
+        return any(sys.getrefcount(array) > 3 for array in self.held)
+
+    def make_room(self, nbytes: int) -> None:
+        """Do nothing: there is room for all rows."""
+
+    def put(self, rows: Rows, values: Sequence[NDArray[Any]]) -> None:
+        """Copy each head's values to their rows."""
+        n = slice(0, count(rows))
+        self._copier.copy(
+            [Piece(array, rows, head, n) for array, head in zip(self.held, values, strict=True)]
+        )
+
+    def commit(self) -> None:
+        """Do nothing: what was put counts."""
+
+    def discard(self) -> None:
+        """Do nothing: whoever put rows that shall not count puts others over them."""
+
+    def get(self, rows: Rows) -> list[NDArray[Any]]:
+        """Return a copy of rows of each head."""
+        return [np.array(array[rows]) for array in self.held]
 
     def flush(self) -> None:
-        """Do nothing: the array is always up to date."""
+        """Do nothing: the arrays are always up to date."""
+
+    def close(self) -> None:
+        """End the threads that help to copy."""
+        self._copier.close()

@@ -1,0 +1,158 @@
+"""How heads are to be stored: the options under zarr's own names, for all heads or head by head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import numpy as np
+
+from accumulator.exceptions import HeadDtypeError, HeadValueError, OptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+
+@attrs.frozen
+class Storage:
+    """How one head is stored; what zarr's ``create_array`` says of each."""
+
+    chunks: Any = None
+    shards: Any = None
+    compressors: Any = None
+    fill_value: Any = 0
+
+    @property
+    def is_chosen(self) -> bool:
+        """Whether somebody chose how many rows are written at once."""
+        return self.chunks is not None or self.shards is not None
+
+
+@attrs.frozen(kw_only=True)
+class StorageOptions:
+    """Options as the user gives them: one value for all heads, or a dict by head name or number."""
+
+    chunks: Any = None
+    shards: Any = None
+    compressors: Any = None
+    fill_value: Any = 0
+    dtype: Any = None
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse dtypes that NumPy does not know, before anything is pushed."""
+        for raw in self.dtype.values() if isinstance(self.dtype, Mapping) else [self.dtype]:
+            if raw is not None:
+                _as_dtype(raw)
+
+    def for_head(
+        self, position: int, names: tuple[str, ...] | None, pushed: np.dtype[Any]
+    ) -> tuple[Storage, np.dtype[Any] | None]:
+        """Return how a head is stored, and in which dtype if that is not the one it comes in.
+
+        Raises
+        ------
+        OptionError
+            A fill value that the head's dtype cannot hold.
+        """
+        key = position if names is None else names[position]
+        dtype = self._of("dtype", key)
+        target = None if dtype is None else _as_dtype(dtype)
+        fill = as_fill_value(self._of("fill_value", key), target or pushed, key)
+        names_of_rest = ("chunks", "shards", "compressors")
+        chunks, shards, compressors = (self._of(name, key) for name in names_of_rest)
+        return Storage(chunks, shards, compressors, fill), target
+
+    def check_heads(self, n_heads: int, names: tuple[str, ...] | None) -> None:
+        """Refuse options for heads that there are not.
+
+        Raises
+        ------
+        OptionError
+            An option names a head that the first batch does not have.
+        """
+        heads = list(names) if names is not None else list(range(n_heads))
+        for name, value in self._mappings():
+            unknown = [key for key in value if key not in heads]
+            if unknown:
+                raise OptionError(
+                    f"{name} has an entry for head {unknown[0]!r}, but the heads are {heads}: a "
+                    "dict is by head; put a codec that is written as a dict in a list"
+                )
+
+    def _mappings(self) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+        for name in attrs.fields_dict(type(self)):
+            value = getattr(self, name)
+            if isinstance(value, Mapping):
+                yield name, value
+
+    def _of(self, name: str, key: int | str) -> Any:
+        value = getattr(self, name)
+        if isinstance(value, Mapping):
+            return value.get(key, attrs.fields_dict(type(self))[name].default)
+        return value
+
+
+def as_fill_value(raw: Any, dtype: np.dtype[Any], head: int | str) -> Any:
+    """Return a fill value as the head's dtype has it."""
+    try:
+        with np.errstate(all="ignore"):
+            value = np.asarray(raw).astype(dtype)
+        is_same = value.ndim == 0 and (value == raw or (value != value and raw != raw))  # noqa: PLR0124  NaN
+        if dtype.kind in "fc" and value.ndim == 0 and np.isfinite(raw):
+            is_same = bool(np.isfinite(value))
+    except (TypeError, ValueError, OverflowError):
+        is_same = False
+    if not is_same:
+        raise OptionError(f"fill_value of head {head!r} is {raw!r}, which {dtype} cannot hold")
+    return value[()]
+
+
+def as_stored(head: NDArray[Any], dtype: np.dtype[Any], label: str) -> NDArray[Any]:
+    """Return predictions in the dtype they are stored in; floats are rounded, nothing else is changed.
+
+    Raises
+    ------
+    HeadValueError
+        A value that the dtype cannot hold.
+    HeadDtypeError
+        Complex numbers for a dtype that is real.
+    """
+    if head.dtype == dtype:
+        return head
+    if head.dtype.kind == "c" and dtype.kind != "c":
+        raise HeadDtypeError(f"{label} is {head.dtype}, which dtype={dtype} cannot hold: take its parts")
+    with np.errstate(all="ignore"):
+        stored = head.astype(dtype)
+        if head.dtype.kind in "fc" and dtype.kind in "fc":
+            wrong = ~np.isfinite(stored)
+            if wrong.any():
+                wrong &= np.isfinite(head)
+        else:
+            wrong = ~_is_equal(stored, head)
+    if wrong.any():
+        at = tuple(int(each[0]) for each in np.nonzero(wrong))
+        raise HeadValueError(
+            f"{label} has the value {head[at]} in row {at[0]} of the batch, at {list(at[1:])}, which "
+            f"dtype={dtype} cannot hold: choose another dtype, or bring the values into its range"
+        )
+    return stored
+
+
+def _is_equal(stored: NDArray[Any], head: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether values are exactly the same: equal there and back, and of one sign."""
+    back = stored.astype(head.dtype)
+    same: NDArray[np.bool_] = (back == head) & ((stored < 0) == (head < 0))
+    return same
+
+
+def _as_dtype(raw: Any) -> np.dtype[Any]:
+    try:
+        dtype: np.dtype[Any] = np.dtype(raw)
+    except TypeError as cause:
+        raise OptionError(f"dtype is {raw!r}, which NumPy does not know") from cause
+    if dtype.kind not in "biufc":
+        raise OptionError(f"dtype is {raw!r}: heads are bool, integer, float or complex numbers")
+    return dtype

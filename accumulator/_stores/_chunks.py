@@ -1,0 +1,56 @@
+"""Which chunks rows lie in: index arithmetic alone."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from accumulator.typing import Rows
+
+
+def by_chunk(rows: Rows, chunk_rows: int) -> Iterator[tuple[int, Rows, Rows]]:
+    """Yield each chunk that rows lie in, which of its rows they are, and which of the given ones."""
+    if count(rows) == 0:
+        return
+    if isinstance(rows, slice):
+        for chunk in range(rows.start // chunk_rows, -(-rows.stop // chunk_rows)):
+            first = chunk * chunk_rows
+            start, stop = max(rows.start, first), min(rows.stop, first + chunk_rows)
+            yield (
+                chunk,
+                slice(start - first, stop - first),
+                slice(start - rows.start, stop - rows.start),
+            )
+        return
+    chunks = rows // chunk_rows
+    order = np.argsort(chunks, kind="stable")
+    for where in np.split(order, np.flatnonzero(np.diff(chunks[order])) + 1):
+        chunk = int(chunks[where[0]])
+        yield chunk, rows[where] - chunk * chunk_rows, where
+
+
+def spans(rows: NDArray[np.intp], gap: int) -> Iterator[tuple[int, int]]:
+    """Yield runs of rising rows, first and one behind the last; a gap up to the given one is run over."""
+    if len(rows):
+        cuts = (np.flatnonzero(np.diff(rows) > gap + 1) + 1).tolist()
+        for a, b in itertools.pairwise([0, *cuts, len(rows)]):
+            yield int(rows[a]), int(rows[b - 1]) + 1
+
+
+def count(rows: Rows) -> int:
+    """Return how many rows are meant."""
+    return rows.stop - rows.start if isinstance(rows, slice) else len(rows)
+
+
+def cut(rows: Rows, start: int, stop: int) -> Rows:
+    """Return some of the rows, by their position."""
+    if isinstance(rows, slice):
+        return slice(rows.start + start, min(rows.stop, rows.start + stop))
+    return rows[start:stop]
