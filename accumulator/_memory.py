@@ -6,6 +6,7 @@ function tests it. Plain integer arithmetic; nothing is allocated here.
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -14,6 +15,9 @@ import psutil
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import TypeAlias
+
+    Group: TypeAlias = tuple[Path, Callable[[Path], int | None]]
 
 try:
     import resource
@@ -21,7 +25,8 @@ except ImportError:  # Windows has no rlimits
     resource = None  # type: ignore[assignment]
 
 ROOT: Final = Path("/")
-PUSH_SECONDS: Final = 15e-6  # what asking again may cost a push, on average
+PUSH_SECONDS: Final = 18e-6  # what asking again may cost a push, on average
+ASKS: Final = 50  # as often as this, the cgroups are looked for anew
 _UNLIMITED_V1: Final = 2**60  # cgroup v1 writes "no limit" as a huge number
 
 
@@ -59,8 +64,10 @@ class Watch:
 
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
+        self._groups: list[Group] = []
+        self._n_asked = 0
         self._credit = 0.0
-        self._cost = 0.0
+        self._cost = math.inf  # of asking, in seconds
         self._ask_at = 0  # held bytes
 
     def is_tight(self, held: int) -> bool:
@@ -68,10 +75,13 @@ class Watch:
         self._credit += PUSH_SECONDS
         if held < self._ask_at and self._credit < self._cost:
             return False
+        if self._n_asked % ASKS == 0:  # limits may be changed from outside
+            self._groups = limited_groups()
         start = time.perf_counter()
-        left = int((available_memory() + held) * self._threshold / 100) - held
-        self._cost = time.perf_counter() - start
-        self._credit = min(self._credit, self._cost) - self._cost
+        left = int((available_memory(groups=self._groups) + held) * self._threshold / 100) - held
+        self._cost = min(self._cost, time.perf_counter() - start)
+        self._n_asked += 1
+        self._credit = 0.0
         self._ask_at = held + max(left, 0) // 2
         return left < 0
 
@@ -81,29 +91,41 @@ def buffer_nbytes(most: int, limit: int | None = None) -> int:
     return min(most, available_memory() // 4, *([] if limit is None else [limit]))
 
 
-def available_memory(root: Path = ROOT) -> int:
+def available_memory(root: Path = ROOT, *, groups: list[Group] | None = None) -> int:
     """Return the bytes this process can still use: of the machine, its containers and its own limits.
 
     Parameters
     ----------
     root : Path
         Where ``proc`` and ``sys`` are; tests put other files there.
+    groups : list, optional
+        What `limited_groups` returned before.
     """
-    return max(0, min(psutil.virtual_memory().available, *_cgroup_left(root), _address_space_left()))
+    left = [psutil.virtual_memory().available, *_address_space_left()]
+    for group, left_in in limited_groups(root) if groups is None else groups:
+        in_group = left_in(group)
+        left += [] if in_group is None else [in_group]
+    return max(0, min(left))
 
 
-def _address_space_left() -> int:
-    """Return what RLIMIT_AS (``ulimit -v``) leaves."""
-    if resource is None:
-        return psutil.virtual_memory().total
-    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if soft == resource.RLIM_INFINITY:
-        return psutil.virtual_memory().total
-    return int(soft - psutil.Process().memory_info().vms)
+def _address_space_left() -> Iterator[int]:
+    """Yield what RLIMIT_AS (``ulimit -v``) leaves, if there is one."""
+    if resource is not None:
+        soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if soft != resource.RLIM_INFINITY:
+            yield int(soft - psutil.Process().memory_info().vms)
 
 
-def _cgroup_left(root: Path) -> Iterator[int]:
-    """Yield what each memory cgroup above this process leaves; yield nothing where there is none."""
+def limited_groups(root: Path) -> list[Group]:
+    """Return the memory cgroups above this process that have a limit, and how to read what they leave.
+
+    Looking for them takes longer than asking them.
+    """
+    return [(group, left_in) for group, left_in in _groups(root) if left_in(group) is not None]
+
+
+def _groups(root: Path) -> Iterator[Group]:
+    """Yield each memory cgroup above this process; nothing where there is none."""
     try:
         memberships = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -112,21 +134,19 @@ def _cgroup_left(root: Path) -> Iterator[int]:
         _, controllers, path = membership.split(":", 2)
         if controllers == "":
             for mount in ("sys/fs/cgroup", "sys/fs/cgroup/unified"):
-                yield from _left_along(root / mount, path, _left_v2)
+                yield from _along(root / mount, path, _left_v2)
         elif "memory" in controllers.split(","):
-            yield from _left_along(root / "sys/fs/cgroup/memory", path, _left_v1)
+            yield from _along(root / "sys/fs/cgroup/memory", path, _left_v1)
 
 
-def _left_along(mount: Path, path: str, left_in: Callable[[Path], int | None]) -> Iterator[int]:
-    """Yield what is left in a group and in every one above it, up to the mount.
+def _along(mount: Path, path: str, left_in: Callable[[Path], int | None]) -> Iterator[Group]:
+    """Yield a group and every one above it, up to the mount.
 
     In a container the path may be the host's, and not there: the mount itself is then the group.
     """
     group = mount / path.lstrip("/")
     while True:
-        left = left_in(group)
-        if left is not None:
-            yield left
+        yield group, left_in
         if group == mount:
             return
         group = group.parent

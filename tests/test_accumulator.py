@@ -422,7 +422,7 @@ def _refuse_memory(*_):
 )
 def test_verdict_is_for_all_rows_of_all_heads(monkeypatch, options, available, kind):
     """The first push decides for the whole result, whatever part of it has come."""
-    monkeypatch.setattr("accumulator._memory.available_memory", lambda: available)
+    monkeypatch.setattr("accumulator._memory.available_memory", lambda **_: available)
     with FullBatchAccumulator(LOCS, **options) as accumulator:
         assert accumulator.nbytes == 0
         accumulator.push(*batch([0]))
@@ -652,7 +652,8 @@ def test_many_heads_share_the_buffers():
         for row in np.random.default_rng(0).permutation(64):
             accumulator.push([head[:1] for head in heads], locs[[row]])
             stores = accumulator._canvas.rows._heads
-            held = sum(b.pages.nbytes for s in stores for b in [*s._open.values(), *s._handed.values()])
+            held = sum(b.pages.nbytes for s in stores for b in s._open.values())
+            held += sum(b.nbytes for s in stores for b in list(s._handed.values()))
             held += sum(pages.nbytes for store in stores for pages in store._spare)
             assert held <= 2**20
     assert all(output[:].all() for output in accumulator.finalize().outputs)

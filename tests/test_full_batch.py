@@ -145,7 +145,7 @@ def test_padding_has_the_heads_own_dtype(where, dtype):
 
 def test_verdict_is_one_for_all_heads(monkeypatch):
     """A head that would fit alone goes to zarr with the one that does not."""
-    monkeypatch.setattr("accumulator._memory.available_memory", lambda: 1000)
+    monkeypatch.setattr("accumulator._memory.available_memory", lambda **_: 1000)
     locs = grid(4)
     small, large = distinct(4, (1,), "u1"), distinct(4, (100,), "f8")
     outputs, _, _ = prepare_multitask_full_batch((small, large), locs, locs, None, is_last=True)
@@ -155,7 +155,7 @@ def test_verdict_is_one_for_all_heads(monkeypatch):
 @pytest.mark.parametrize(("held", "kind"), [(0, np.ndarray), (56, np.ndarray), (57, zarr.Array)])
 def test_verdict_counts_the_canvas(monkeypatch, held, kind):
     """Result and canvas_np together may take the threshold's share of the memory, to the byte."""
-    monkeypatch.setattr("accumulator._memory.available_memory", lambda: 150)
+    monkeypatch.setattr("accumulator._memory.available_memory", lambda **_: 150)
     locs = grid(4)  # 4 rows of 16 bytes: 64, and 80 % of 150 is 120
     (output,), _, _ = prepare_multitask_full_batch(
         (distinct(4),), locs, locs, None, [np.zeros(held, "u1")], is_last=True

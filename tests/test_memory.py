@@ -16,7 +16,7 @@ GIB = 2**30
 def files(tmp_path, monkeypatch):
     """Return a function that writes fake proc and sys files; the machine itself has 64 GiB free."""
     monkeypatch.setattr(psutil, "virtual_memory", lambda: _Machine)
-    monkeypatch.setattr(_memory, "_address_space_left", lambda: _Machine.total)
+    monkeypatch.setattr(_memory, "_address_space_left", lambda: iter(()))
     root = tmp_path / "root"
 
     def write(contents):
@@ -51,14 +51,14 @@ class _Machine:
 )
 def test_verdict_is_exact(monkeypatch, needed, held, threshold, limit, fits):
     """The share of 100 available bytes is kept to the byte, and an absolute limit only lowers it."""
-    monkeypatch.setattr(_memory, "available_memory", lambda: 100)
+    monkeypatch.setattr(_memory, "available_memory", lambda **_: 100)
     assert _memory.fits_in_memory(needed, held, threshold, limit) is fits
 
 
 @pytest.mark.parametrize(("most", "limit", "expected"), [(10, None, 10), (99, None, 25), (99, 7, 7)])
 def test_buffers_take_a_quarter_at_most(monkeypatch, most, limit, expected):
     """Buffers are bounded by a constant, by what is available, and by the limit."""
-    monkeypatch.setattr(_memory, "available_memory", lambda: 100)
+    monkeypatch.setattr(_memory, "available_memory", lambda **_: 100)
     assert _memory.buffer_nbytes(most, limit) == expected
 
 
@@ -140,16 +140,61 @@ def test_over_the_limit_is_nothing_left(files):
 def test_without_rlimits(monkeypatch):
     """Where the system has no rlimits, as Windows, they do not limit."""
     monkeypatch.setattr(_memory, "resource", None)
-    assert _memory._address_space_left() == psutil.virtual_memory().total
+    assert list(_memory._address_space_left()) == []
 
 
 @pytest.mark.skipif(_memory.resource is None, reason="this system has no rlimits")
-@pytest.mark.parametrize(("limit", "left"), [(-1, psutil.virtual_memory().total), (2**50, 2**50)])
-def test_address_space(monkeypatch, limit, left):
-    """RLIMIT_AS leaves what this process has not mapped yet; without a limit the machine's memory."""
-    monkeypatch.setattr(_memory.resource, "getrlimit", lambda _: (limit, limit))
-    used = 0 if limit < 0 else psutil.Process().memory_info().vms
-    assert _memory._address_space_left() == pytest.approx(left - used, abs=2**30)
+def test_address_space(monkeypatch):
+    """RLIMIT_AS leaves what this process has not mapped yet; without a limit it does not count."""
+    monkeypatch.setattr(_memory.resource, "getrlimit", lambda _: (2**50, 2**50))
+    (left,) = _memory._address_space_left()
+    assert left == pytest.approx(2**50 - psutil.Process().memory_info().vms, abs=2**30)
+    monkeypatch.setattr(_memory.resource, "getrlimit", lambda _: (_memory.resource.RLIM_INFINITY,) * 2)
+    assert list(_memory._address_space_left()) == []
+
+
+@pytest.fixture
+def asks(monkeypatch):
+    """Make a clock by hand: asking takes 90 microseconds; return what is available, and each ask."""
+    asked = {"available": 1000, "asks": 0, "time": 0.0}
+
+    def available(**_):
+        asked["asks"] += 1
+        asked["time"] += 90e-6
+        return asked["available"]
+
+    monkeypatch.setattr(_memory, "available_memory", available)
+    monkeypatch.setattr(_memory.time, "perf_counter", lambda: asked["time"])
+    monkeypatch.setattr(_memory, "limited_groups", lambda: [])
+    return asked
+
+
+def test_asking_again_costs_20_microseconds_a_push_at_most(asks):
+    """However many pushes there are, asking takes no more than 20 us of each, on average."""
+    watch = _memory.Watch(80)
+    for _ in range(10_000):
+        assert not watch.is_tight(10)
+    assert 1000 < asks["asks"] <= 10_000 * 20e-6 / 90e-6
+
+
+def test_growing_fast_is_noticed_at_once(asks):
+    """When pushes use up half of what was left, it is asked however little time has passed."""
+    watch = _memory.Watch(80)
+    assert not watch.is_tight(0)  # 800 may be held
+    asks["available"] = 400
+    assert not watch.is_tight(399)
+    assert asks["asks"] == 1
+    assert not watch.is_tight(400)  # of 400 + 400, 640 may be held
+    assert asks["asks"] == 2
+    asks["available"] = 100
+    assert watch.is_tight(520)  # of 620, 496 may be held
+
+
+@pytest.mark.parametrize(("held", "tight"), [(400, False), (401, True)])
+def test_what_is_held_counts_as_available(asks, held, tight):
+    """The share is of what there is and what is held, to the byte."""
+    asks["available"] = 100
+    assert _memory.Watch(80).is_tight(held) is tight
 
 
 @pytest.mark.parametrize(

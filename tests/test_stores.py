@@ -410,7 +410,7 @@ def test_no_direct_io_is_no_error(backends, monkeypatch):
         (Storage(chunks=(2, 3, 4)), "a length for each of its 2 axes"),
         (Storage(shards=5, chunks=2), "zarr refuses the storage options of head 0"),
         (Storage(compressors="best"), "zarr refuses the storage options of head 0"),
-        (Storage(chunks=10**9), "choose smaller ones"),
+        (Storage(chunks=10**9), "choose less"),
     ],
 )
 def test_impossible_storage_is_refused(backends, storage, said):

@@ -68,8 +68,8 @@ class Block:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that are to be written."""
-        return self.n_filled * self.head.row_nbytes
+        """Bytes of memory it takes until it is written: pages used before are there as a whole."""
+        return self.values.nbytes if self.pages.is_used else self.n_filled * self.head.row_nbytes
 
     @property
     def rows(self) -> NDArray[np.intp]:
@@ -223,9 +223,10 @@ class Head:
 
     def hand_over_all(self) -> None:
         """Have everything written that is in memory."""
-        for blocks in (self._open, self.lent):
-            while blocks:
-                self._hand_over(blocks, next(iter(blocks)))
+        with self._writer.lock:  # which moves lent blocks out, too
+            for blocks in (self._open, self.lent):
+                while blocks:
+                    self._hand_over(blocks, next(iter(blocks)))
 
     def unfinished(self) -> list[Finish]:
         """Return the chunks that a reader does not find yet, once nothing is in memory."""
@@ -279,6 +280,7 @@ class Head:
             if block.gives_back:
                 block.pages.give_back(block.start, block.start + block.values.nbytes)
         elif len(self._spare) < self._most_open + 1:
+            block.pages.is_used = True
             self._spare.append(block.pages)
 
     def size(self, chunk: int) -> int:

@@ -112,7 +112,7 @@ def layout(n_rows: int, specs: Sequence[HeadSpec], buffer_nbytes: int) -> tuple[
     if chosen and (1 + HANDED_CHUNKS) * chosen > buffer_nbytes:
         raise OptionError(
             f"chunks (or shards) of all heads together have {chosen} bytes, of which "
-            f"{1 + HANDED_CHUNKS} are in memory at a time, but only {buffer_nbytes} may be: choose smaller ones"
+            f"{1 + HANDED_CHUNKS} are in memory at a time, and only {buffer_nbytes} may be: choose less"
         )
     return layouts, 1 if chosen else open_chunks
 

@@ -31,6 +31,11 @@ class Pages:
     is_huge : bool
         Ask for huge pages, which are quicker to get, but come 2 MiB at a time.
 
+    Attributes
+    ----------
+    is_used : bool
+        Whether they have been written to before, for whoever keeps them to know.
+
     Raises
     ------
     MemoryError
@@ -39,6 +44,7 @@ class Pages:
 
     def __init__(self, nbytes: int, *, is_huge: bool = False) -> None:
         self.nbytes = padded(max(1, nbytes))
+        self.is_used = False
         try:
             if sys.platform == "win32":
                 self._map = mmap.mmap(-1, self.nbytes)

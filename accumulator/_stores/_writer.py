@@ -29,7 +29,7 @@ class Job(Protocol):
 
     @property
     def nbytes(self) -> int:
-        """Bytes that are to be written."""
+        """Bytes of memory they take."""
 
     @property
     def rows(self) -> NDArray[np.intp]:
