@@ -7,6 +7,7 @@ function tests it. Plain integer arithmetic; nothing is allocated here.
 from __future__ import annotations
 
 import math
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -27,6 +28,7 @@ except ImportError:  # Windows has no rlimits
 ROOT: Final = Path("/")
 PUSH_SECONDS: Final = 18e-6  # what asking again may cost a push, on average
 ASKS: Final = 50  # as often as this, the cgroups are looked for anew
+_AVAILABLE: Final = b"MemAvailable:"
 _UNLIMITED_V1: Final = 2**60  # cgroup v1 writes "no limit" as a huge number
 
 
@@ -77,6 +79,7 @@ class Watch:
             return False
         if self._n_asked % ASKS == 0:  # limits may be changed from outside
             self._groups = limited_groups()
+            available_memory(groups=self._groups)  # the first time takes longer, and tells nothing of the cost
         start = time.perf_counter()
         left = int((available_memory(groups=self._groups) + held) * self._threshold / 100) - held
         self._cost = min(self._cost, time.perf_counter() - start)
@@ -101,11 +104,27 @@ def available_memory(root: Path = ROOT, *, groups: list[Group] | None = None) ->
     groups : list, optional
         What `limited_groups` returned before.
     """
-    left = [psutil.virtual_memory().available, *_address_space_left()]
+    left = [_machine_left(root), *_address_space_left()]
     for group, left_in in limited_groups(root) if groups is None else groups:
         in_group = left_in(group)
         left += [] if in_group is None else [in_group]
     return max(0, min(left))
+
+
+def _machine_left(root: Path) -> int:
+    """Return what the machine has; psutil reads the same file, all of it, and takes three times as long."""
+    try:
+        file = os.open(f"{root}/proc/meminfo", os.O_RDONLY)
+    except OSError:
+        return int(psutil.virtual_memory().available)  # not Linux
+    try:
+        text = os.read(file, 4096)
+    finally:
+        os.close(file)
+    start = text.find(_AVAILABLE)
+    if start < 0:
+        return int(psutil.virtual_memory().available)  # a kernel before 3.14
+    return 1024 * int(text[start + len(_AVAILABLE) :].split(None, 1)[0])
 
 
 def _address_space_left() -> Iterator[int]:
@@ -116,7 +135,7 @@ def _address_space_left() -> Iterator[int]:
             yield int(soft - psutil.Process().memory_info().vms)
 
 
-def limited_groups(root: Path) -> list[Group]:
+def limited_groups(root: Path = ROOT) -> list[Group]:
     """Return the memory cgroups above this process that have a limit, and how to read what they leave.
 
     Looking for them takes longer than asking them.

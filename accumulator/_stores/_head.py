@@ -172,7 +172,7 @@ class Head:
             return []
         pieces = []
         for chunk, local, where in by_chunk(rows, self.chunk_rows):
-            block = self._block(chunk)
+            block = self._block(chunk, count(local))
             self._pending.append((block, local))
             pieces.append(Piece(block.values, local, values, where))
         return pieces
@@ -293,15 +293,17 @@ class Head:
         known = self.on_disk.get(block.chunk) if missing else None
         return missing == 0 or (known is not None and bool((known | block.filled).all()))
 
-    def _block(self, chunk: int) -> Block:
-        """Return the block that rows of a chunk are put into."""
+    def _block(self, chunk: int, n_rows: int) -> Block:
+        """Return the block that so many rows of a chunk are put into."""
         block = self._in_memory(chunk)
         if block is None:
             size = self.size(chunk)
             nbytes = self.chunk_rows * self.row_nbytes
             with self._writer.lock:
                 pages = self._spare.pop() if self._spare else None
-            pages = Pages(nbytes) if pages is None else pages
+            if pages is None:
+                # Huge pages come four times as fast, but a row alone would take a multiple of its bytes.
+                pages = Pages(nbytes, is_huge=2 * n_rows > size)
             values = pages.array((size, *self._patch_shape), self.dtype)
             block = self._open[chunk] = Block(self, chunk, values, np.zeros(size, dtype=bool), pages)
         return block
