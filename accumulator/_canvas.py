@@ -8,6 +8,7 @@ matched above.
 from __future__ import annotations
 
 import contextlib
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -28,7 +29,7 @@ from accumulator._stores import (
     cut,
 )
 from accumulator._validation import Heads, HeadSpec, as_specs, as_stored_heads, check_specs, named
-from accumulator.exceptions import DuplicateLocationError
+from accumulator.exceptions import DuplicateLocationError, StorageError, StorageWarning
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -75,6 +76,8 @@ class Canvas:
     rows: RowStore | None = attrs.field(init=False, default=None)
     zarr_store: FolderStore | None = attrs.field(init=False, default=None)  # None in RAM
     n_consumed: int = attrs.field(init=False, default=0)
+    row_nbytes: int = attrs.field(init=False, default=0)  # of all heads
+    _is_counted: bool = attrs.field(init=False, default=True)  # whether all that is written was committed
     _n_written: int = attrs.field(init=False, default=0)
     _watch: _memory.Watch | None = attrs.field(init=False, default=None)  # None on disk
     _stale: list[Rows] = attrs.field(init=False, factory=list)  # may hold what a failed push left there
@@ -88,11 +91,6 @@ class Canvas:
     def arrays(self) -> list[RowArray]:
         """One array a head, ``(N, *patch_shape)``; call `flush` before reading those on disk."""
         return [] if self.rows is None else self.rows.arrays
-
-    @property
-    def row_nbytes(self) -> int:
-        """Bytes of one row of all heads."""
-        return sum(spec.row_nbytes for spec in self.specs or ())
 
     @property
     def nbytes(self) -> int:
@@ -199,6 +197,7 @@ class Canvas:
         """Forget all rows and remove the temporary folder; the canvas is as if never used."""
         rows, self.rows = self.rows, None
         self.specs, self.names, self._watch, self._stale, self._restore = None, None, None, [], []
+        self.row_nbytes = 0
         if rows is not None:
             rows.close()
         store, self.zarr_store = self.zarr_store, None
@@ -216,6 +215,7 @@ class Canvas:
 
     def _open(self, specs: tuple[HeadSpec, ...], names: tuple[str, ...] | None, n_rows: int) -> None:
         self.specs, self.names = specs, names
+        self.row_nbytes = sum(spec.row_nbytes for spec in specs)
         budget = self.budget
         check_options(self.n_rows, specs)
         if _memory.fits_in_memory(
@@ -253,9 +253,15 @@ class Canvas:
         ):
             return
         ram, nbytes = self.rows, _memory.buffer_nbytes(BUFFER_NBYTES, self.budget.memory_limit)
-        self.plan().check_disk(self._n_written + n_new)
-        # Under pressure hardly anything may be left; what moves out makes room for its own buffers.
-        rows = self._make_zarr(max(nbytes, min(BUFFER_NBYTES, held // 20)))
+        try:
+            self.plan().check_disk(self._n_written + n_new)
+            # Under pressure hardly anything may be left; what moves out makes room for its own buffers.
+            rows = self._make_zarr(max(nbytes, min(BUFFER_NBYTES, held // 20)))
+        except StorageError as refusal:
+            warnings.warn(
+                f"memory is short, but the result has to stay there: {refusal}", StorageWarning, stacklevel=5
+            )
+            return
         rows.take_over(ram, self.written)
         self.rows, self._watch = rows, None
         ram.close()
@@ -280,16 +286,25 @@ class Canvas:
                 self._put_part(
                     cut(rows, start, stop), [head[start:stop] for head in arrays], is_last=stop == count(rows)
                 )
+            self._is_counted = False
             self.written[rows] = True
-            self._n_written += count(new)
         except BaseException:
+            if not self._is_counted and self.rows is not None:  # interrupted between two lines
+                self.rows.discard()
+                self.written[new], self._is_counted = False, True
             if touched:
                 self._stale.append(cut(rows, 0, touched))
             if touched and again is not None:
                 self._restore.append((again, held))
             raise
+        self._n_written += count(new)
+        self._commit()
+
+    def _commit(self) -> None:
+        """Let count what is written; interrupted, it is gone on with before anything else."""
         if self.rows is not None:
             self.rows.commit()
+        self._is_counted = True
 
     def _put_part(self, rows: Rows, arrays: list[NDArray[Any]], *, is_last: bool = False) -> None:
         if self.rows is None:
@@ -305,9 +320,8 @@ class Canvas:
 
     def _settle(self) -> None:
         """Finish what an interrupted call has left."""
-        if self.rows is None:
-            return
-        self.rows.commit()
+        if not self._is_counted:
+            self._commit()
         while self._restore:
             rows, values = self._restore[-1]
             for start, stop in self._parts(count(rows)):

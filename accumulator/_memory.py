@@ -27,6 +27,7 @@ except ImportError:  # Windows has no rlimits
 
 ROOT: Final = Path("/")
 PUSH_SECONDS: Final = 18e-6  # what asking again may cost a push, on average
+PAUSE_SECONDS: Final = 0.01  # memory does not change faster, and pushes may take microseconds
 ASKS: Final = 50  # as often as this, the cgroups are looked for anew
 _AVAILABLE: Final = b"MemAvailable:"
 _UNLIMITED_V1: Final = 2**60  # cgroup v1 writes "no limit" as a huge number
@@ -56,7 +57,7 @@ class Watch:
     """Asks again, as a run goes, whether what is held in RAM may stay there.
 
     Asking takes a fraction of a millisecond, and pushes may take microseconds: so it is done as often as
-    its own cost allows, and besides whenever half of what was left has been used up.
+    its own cost allows, not more than a hundred times a second, and besides whenever half of what was left has been used up.
 
     Parameters
     ----------
@@ -71,12 +72,15 @@ class Watch:
         self._credit = 0.0
         self._cost = math.inf  # of asking, in seconds
         self._ask_at = 0  # held bytes
+        self._ask_after = 0.0
 
     def is_tight(self, held: int) -> bool:
         """Whether ``held`` bytes are more than may be held; mostly without asking."""
         self._credit += PUSH_SECONDS
-        if held < self._ask_at and self._credit < self._cost:
+        now = time.monotonic()
+        if held < self._ask_at and (self._credit < self._cost or now < self._ask_after):
             return False
+        self._ask_after = now + PAUSE_SECONDS
         if self._n_asked % ASKS == 0:  # limits may be changed from outside
             self._groups = limited_groups()
             available_memory(groups=self._groups)  # the first time takes longer, and tells nothing of the cost

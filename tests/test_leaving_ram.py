@@ -16,7 +16,7 @@ from oracle import Oracle, distinct, grid
 
 from accumulator import FullBatchAccumulator, _memory
 from accumulator._stores import _head, _pages
-from accumulator.exceptions import StorageError
+from accumulator.exceptions import StorageError, StorageWarning
 
 N = 40
 LOCS = grid(N)
@@ -152,17 +152,15 @@ def _no_space(*_, **__):
     raise OSError(28, "No space left on device", "c.0")
 
 
-def test_no_folder_to_go_to_is_an_error_that_changes_nothing(pressure):
-    """When nothing can be made in save_path the push is refused; RAM keeps what it has."""
+def test_no_folder_to_go_to_leaves_it_in_ram(pressure):
+    """When nothing can be made in save_path there is a warning, and RAM keeps all rows as long as it can."""
     Path("spill").mkdir()
     accumulator = FullBatchAccumulator(LOCS, save_path="spill/below")
     accumulator.push(*batch(range(5)))
     Path("spill").rmdir()
     Path("spill").write_text("in the way")
     pressure.is_on = True
-    with pytest.raises(StorageError, match="no folder can be made"):
+    with pytest.warns(StorageWarning, match="has to stay there: .*no folder can be made"):
         accumulator.push(*batch([5]))
-    assert accumulator.written.sum() == 5
-    pressure.is_on = False
-    accumulator.push(*batch([5]))
+    assert accumulator.written.sum() == 6
     assert isinstance(accumulator.finalize().outputs[0], np.ndarray)

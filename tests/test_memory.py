@@ -174,6 +174,7 @@ def asks(monkeypatch):
 
     monkeypatch.setattr(_memory, "available_memory", available)
     monkeypatch.setattr(_memory.time, "perf_counter", lambda: asked["time"])
+    monkeypatch.setattr(_memory, "PAUSE_SECONDS", 0)
     monkeypatch.setattr(_memory, "limited_groups", lambda: [])
     return asked
 
@@ -233,3 +234,12 @@ def test_other_bytes_are_refused(text):
     """What is no number of bytes is refused, saying how to give one."""
     with pytest.raises(OptionError, match="8 GiB"):
         as_nbytes(text, "memory_limit")
+
+
+def test_quick_pushes_are_not_held_up_by_asking(asks, monkeypatch):
+    """Pushes of microseconds do not ask every time, however cheap that is."""
+    monkeypatch.setattr(_memory, "PAUSE_SECONDS", 3600)
+    watch = _memory.Watch(80)
+    for _ in range(10_000):
+        assert not watch.is_tight(10)
+    assert asks["asks"] == 2

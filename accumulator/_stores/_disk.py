@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from accumulator._validation import HeadSpec
     from accumulator.typing import RowArray, Rows
 
-BUFFER_NBYTES: Final = 256 * 2**20  # what blocks of all heads may take in memory together
+BUFFER_NBYTES: Final = 320 * 2**20  # what blocks of all heads may take in memory together
 N_THREADS: Final = 2  # one writes while the other takes the next; more do not make a disk faster
 OUTPUTS: Final = "outputs"
 
@@ -76,6 +76,7 @@ class ZarrRows:
         self._copier = Copier()
         self._heads: list[Head] = []
         self._store = store
+        self._moves_out = False
         self._moving: Block | None = None
         try:
             outputs = zarr.create_group(store=store, zarr_format=3).create_group(OUTPUTS)
@@ -124,7 +125,8 @@ class ZarrRows:
         """Let what was put count, and have complete chunks written."""
         for head in self._heads:
             head.commit()
-        self._move_out()
+        if self._moves_out:
+            self._move_out()
 
     def discard(self) -> None:
         """Forget what was put since the last `commit`."""
@@ -180,7 +182,7 @@ class ZarrRows:
         gives_back = not ram.is_looked_at
         for head, array, pages in zip(self._heads, ram.held, ram.pages, strict=True):
             head.lend(array, pages, written, gives_back=gives_back)
-        self._writer.after = self._move_out
+        self._writer.after, self._moves_out = self._move_out, True
         self._move_out()
 
     def _make_head(self, array: zarr.Array[Any], made: Layout, open_chunks: int) -> Head:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 CHUNK_NBYTES: Final = 16 * 2**20
 OPEN_CHUNKS: Final = 4  # a head; enough for batches that several loaders deliver slightly out of order
-HANDED_CHUNKS: Final = 2  # a head; one is written while the next is filled
+HANDED_CHUNKS: Final = 3  # a head; one is written, the next waits, and one more may have to go early
 
 
 @attrs.frozen
