@@ -279,7 +279,7 @@ class Head:
         if block.is_lent:
             if block.gives_back:
                 block.pages.give_back(block.start, block.start + block.values.nbytes)
-        elif len(self._spare) < self._most_open + 1:
+        elif len(self._spare) < self._most_open:
             block.pages.is_used = True
             self._spare.append(block.pages)
 
