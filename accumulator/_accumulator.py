@@ -167,6 +167,10 @@ class FullBatchAccumulator:
             fill_value=self._fill_value,
             dtype=self._dtype,
         )
+        if self._n_expected > len(self._index):
+            raise OptionError(
+                f"n_expected is {self._n_expected}, but full_output_locs has {len(self._index)} locations"
+            )
         self._canvas = Canvas(len(self._index), budget, self._on_duplicate, options, self._n_expected)
 
     @property
@@ -181,11 +185,13 @@ class FullBatchAccumulator:
 
     @property
     def canvas(self) -> list[RowArray]:
-        """One array a head, ``(N, *patch_shape)``: all N rows, zeros where nothing has come.
+        """One array a head, ``(N, *patch_shape)``: all N rows, the fill value where nothing has come.
 
         Empty before the first push. All are for reading alone. On disk, asking writes what is still in
         memory first, which may raise StorageError.
         """
+        if self._process != os.getpid() and self._canvas.zarr_store is not None:
+            raise ProcessError(self._elsewhere(f"be looked at in process {os.getpid()}"))
         with self._lock:
             self._canvas.flush()
             return [_read_only(array) for array in self._canvas.arrays]
@@ -299,7 +305,8 @@ class FullBatchAccumulator:
 
         Notes
         -----
-        All or nothing: after an error the accumulator is as it was before the call. On disk this returns
+        All or nothing: after an error the accumulator is as it was before the call (Ctrl-C in its last
+        moment may come after the batch was taken: `written` tells). On disk this returns
         when the rows are copied, and threads write them; when too much waits to be written, this waits.
         Threads may push at the same time; they take turns.
         """
@@ -310,7 +317,7 @@ class FullBatchAccumulator:
             )
 
     def finalize(self) -> FullBatch:
-        """Return the complete result, zeros where nothing came; called again, the same object.
+        """Return the complete result, the fill value where nothing came; called again, the same object.
 
         Raises
         ------
@@ -326,6 +333,7 @@ class FullBatchAccumulator:
             if self._result is None:
                 self._refuse_if_done("finalize")
                 self._result = self._complete()
+                self._canvas.stop()
             return self._result
 
     def close(self) -> None:
@@ -398,7 +406,6 @@ class FullBatchAccumulator:
                 "push at least one batch (an empty one with the right shapes will do), or close()"
             )
         named = outputs if canvas.names is None else dict(zip(canvas.names, outputs, strict=True))
-        canvas.stop()
         storage = tuple(spec.storage for spec in canvas.specs or ())
         return FullBatch(named, locs.copy(), canvas.written.copy(), canvas.zarr_store, storage)
 

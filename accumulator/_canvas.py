@@ -29,7 +29,7 @@ from accumulator._stores import (
     cut,
 )
 from accumulator._validation import Heads, HeadSpec, as_specs, as_stored_heads, check_specs, named
-from accumulator.exceptions import DuplicateLocationError, StorageError, StorageWarning
+from accumulator.exceptions import AccumulatorError, DuplicateLocationError, StorageWarning
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -107,6 +107,7 @@ class Canvas:
         specs, names = self.specs, self.names
         if heads is not None and specs is None:
             specs, names = as_specs(heads, self.options), heads.names
+            check_options(self.n_rows, specs)
         budget = self.budget
         return make_plan(
             self.n_rows,
@@ -119,6 +120,7 @@ class Canvas:
             n_expected=max(self.n_expected, self._n_written),
             n_written=self._n_written,
             is_in_ram=None if self.rows is None else self.zarr_store is None,
+            made=(self.rows.layouts, self.rows.open_chunks) if isinstance(self.rows, ZarrRows) else None,
         )
 
     def place(self, heads: Heads, rows: Rows, n_consumed: int, locs: NDArray[Any]) -> None:
@@ -166,11 +168,11 @@ class Canvas:
                 self._open(specs, heads.names, count(rows))
             self._settle()
             self._leave_ram_if_tight(count(rows) - repeats * int(np.count_nonzero(seen)))
-            self._put(rows, arrays, seen if repeats else None)
-            self.n_consumed = max(self.n_consumed, n_consumed)
+            self._put(rows, arrays, seen if repeats else None, n_consumed)
         except BaseException:
             if is_first:
                 self.close()
+                self.written[:], self._n_written, self.n_consumed = False, 0, 0
             raise
 
     def flush(self) -> None:
@@ -184,7 +186,9 @@ class Canvas:
             blank = [np.full((1, *s.patch_shape), s.storage.fill_value, s.dtype) for s in self.specs or ()]
             for start, stop in self._parts(count(rows)):
                 part = cut(rows, start, stop)
+                self._make_room(stop - start)
                 self._put_part(part, [np.broadcast_to(b, (stop - start, *b.shape[1:])) for b in blank])
+                self._commit()
             self._stale.pop()
         self.rows.flush()
 
@@ -197,7 +201,7 @@ class Canvas:
         """Forget all rows and remove the temporary folder; the canvas is as if never used."""
         rows, self.rows = self.rows, None
         self.specs, self.names, self._watch, self._stale, self._restore = None, None, None, [], []
-        self.row_nbytes = 0
+        self.row_nbytes, self._is_counted = 0, True
         if rows is not None:
             rows.close()
         store, self.zarr_store = self.zarr_store, None
@@ -227,20 +231,17 @@ class Canvas:
                 self._watch = _memory.Watch(budget.memory_threshold)
                 return
         self.plan().check_disk(n_rows)
-        self.rows = self._make_zarr(_memory.buffer_nbytes(BUFFER_NBYTES, budget.memory_limit))
+        buffer_nbytes = _memory.buffer_nbytes(BUFFER_NBYTES, budget.memory_limit)
+        self.rows, self.zarr_store = self._make_zarr(buffer_nbytes)
 
-    def _make_zarr(self, buffer_nbytes: int) -> ZarrRows:
+    def _make_zarr(self, buffer_nbytes: int) -> tuple[ZarrRows, FolderStore]:
         folder = TemporaryFolder(self.budget.save_path)
-        root = folder.path / "result.zarr"
-        root.mkdir()
-        store = FolderStore(root, folder=folder)
+        store = FolderStore(folder.path / "result.zarr", folder=folder)
         try:
-            rows = ZarrRows(store, self.n_rows, self.specs or (), buffer_nbytes)
+            return ZarrRows(store, self.n_rows, self.specs or (), buffer_nbytes), store
         except BaseException:
             store.shut()
             raise
-        self.zarr_store = store
-        return rows
 
     def _leave_ram_if_tight(self, n_new: int) -> None:
         """Move to disk, from now on and bit by bit, if memory has become short."""
@@ -256,14 +257,21 @@ class Canvas:
         try:
             self.plan().check_disk(self._n_written + n_new)
             # Under pressure hardly anything may be left; what moves out makes room for its own buffers.
-            rows = self._make_zarr(max(nbytes, min(BUFFER_NBYTES, held // 20)))
-        except StorageError as refusal:
+            rows, store = self._make_zarr(max(nbytes, min(BUFFER_NBYTES, held // 20)))
+        except AccumulatorError as refusal:
+            self._watch.rest()
             warnings.warn(
                 f"memory is short, but the result has to stay there: {refusal}", StorageWarning, stacklevel=5
             )
             return
-        rows.take_over(ram, self.written)
-        self.rows, self._watch = rows, None
+        try:
+            rows.take_over(ram, self.written)
+            self.rows, self.zarr_store, self._watch = rows, store, None
+        except BaseException:
+            rows.close()
+            store.shut()
+            self.rows, self.zarr_store = ram, None
+            raise
         ram.close()
 
     def _parts(self, n: int) -> list[tuple[int, int]]:
@@ -273,29 +281,36 @@ class Canvas:
         step = max(1, self.rows.part_nbytes // self.row_nbytes)
         return [(start, min(n, start + step)) for start in range(0, n, step)]
 
-    def _put(self, rows: Rows, arrays: tuple[NDArray[Any], ...], seen: NDArray[np.bool_] | None) -> None:
+    def _put(
+        self,
+        rows: Rows,
+        arrays: tuple[NDArray[Any], ...],
+        seen: NDArray[np.bool_] | None,
+        n_consumed: int,
+    ) -> None:
         """Put values in all heads; ``seen`` marks rows that hold something, which a failure puts back."""
         new, again, held = rows, None, []
         if seen is not None and self.rows is not None:
             new, again = _as_numbers(rows)[~seen], _as_numbers(rows)[seen]
             held = self.rows.get(again)
-        touched = 0
+        touched, parts = 0, self._parts(count(rows))
         try:
-            for start, stop in self._parts(count(rows)):
-                touched = stop if isinstance(self.rows, RamRows) else start
-                self._put_part(
-                    cut(rows, start, stop), [head[start:stop] for head in arrays], is_last=stop == count(rows)
-                )
+            for start, stop in parts:
+                self._make_room(stop - start)
+                touched = stop
+                self._put_part(cut(rows, start, stop), [head[start:stop] for head in arrays])
+                if stop != count(rows):
+                    self._commit()
             self._is_counted = False
             self.written[rows] = True
+            self.n_consumed = max(self.n_consumed, n_consumed)
         except BaseException:
             if not self._is_counted and self.rows is not None:  # interrupted between two lines
                 self.rows.discard()
                 self.written[new], self._is_counted = False, True
-            if touched:
-                self._stale.append(cut(rows, 0, touched))
-            if touched and again is not None:
-                self._restore.append((again, held))
+            # On disk the last part does not show, unless it was put over others.
+            self._stale += [cut(rows, 0, touched)] * (len(parts) > 1 or self.zarr_store is None)
+            self._restore += [] if again is None or not touched else [(again, held)]
             raise
         self._n_written += count(new)
         self._commit()
@@ -306,17 +321,18 @@ class Canvas:
             self.rows.commit()
         self._is_counted = True
 
-    def _put_part(self, rows: Rows, arrays: list[NDArray[Any]], *, is_last: bool = False) -> None:
+    def _make_room(self, n_rows: int) -> None:
+        if self.rows is not None:
+            self.rows.make_room(n_rows * self.row_nbytes)
+
+    def _put_part(self, rows: Rows, arrays: list[NDArray[Any]]) -> None:
         if self.rows is None:
             return
-        self.rows.make_room(count(rows) * self.row_nbytes)
         try:
             self.rows.put(rows, arrays)
         except BaseException:
             self.rows.discard()
             raise
-        if not is_last:
-            self.rows.commit()
 
     def _settle(self) -> None:
         """Finish what an interrupted call has left."""
@@ -325,7 +341,9 @@ class Canvas:
         while self._restore:
             rows, values = self._restore[-1]
             for start, stop in self._parts(count(rows)):
+                self._make_room(stop - start)
                 self._put_part(cut(rows, start, stop), [head[start:stop] for head in values])
+                self._commit()
             self._restore.pop()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -28,6 +29,7 @@ except ImportError:  # Windows has no rlimits
 ROOT: Final = Path("/")
 PUSH_SECONDS: Final = 18e-6  # what asking again may cost a push, on average
 PAUSE_SECONDS: Final = 0.01  # memory does not change faster, and pushes may take microseconds
+REST_SECONDS: Final = 10.0
 ASKS: Final = 50  # as often as this, the cgroups are looked for anew
 _AVAILABLE: Final = b"MemAvailable:"
 _UNLIMITED_V1: Final = 2**60  # cgroup v1 writes "no limit" as a huge number
@@ -57,7 +59,8 @@ class Watch:
     """Asks again, as a run goes, whether what is held in RAM may stay there.
 
     Asking takes a fraction of a millisecond, and pushes may take microseconds: so it is done as often as
-    its own cost allows, not more than a hundred times a second, and besides whenever half of what was left has been used up.
+    its own cost allows, not more than a hundred times a second, and besides whenever half of what was left
+    has been used up.
 
     Parameters
     ----------
@@ -83,7 +86,9 @@ class Watch:
         self._ask_after = now + PAUSE_SECONDS
         if self._n_asked % ASKS == 0:  # limits may be changed from outside
             self._groups = limited_groups()
-            available_memory(groups=self._groups)  # the first time takes longer, and tells nothing of the cost
+            available_memory(
+                groups=self._groups
+            )  # the first time takes longer, and tells nothing of the cost
         start = time.perf_counter()
         left = int((available_memory(groups=self._groups) + held) * self._threshold / 100) - held
         self._cost = min(self._cost, time.perf_counter() - start)
@@ -91,6 +96,10 @@ class Watch:
         self._credit = 0.0
         self._ask_at = held + max(left, 0) // 2
         return left < 0
+
+    def rest(self) -> None:
+        """Do not ask for a while: nothing can be done about the answer."""
+        self._ask_at, self._ask_after = sys.maxsize, time.monotonic() + REST_SECONDS
 
 
 def buffer_nbytes(most: int, limit: int | None = None) -> int:

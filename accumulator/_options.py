@@ -63,7 +63,8 @@ class StorageOptions:
         fill = as_fill_value(self._of("fill_value", key), target or pushed, key)
         names_of_rest = ("chunks", "shards", "compressors")
         chunks, shards, compressors = (self._of(name, key) for name in names_of_rest)
-        return Storage(chunks, shards, compressors, fill), target
+        is_none = isinstance(compressors, (list, tuple)) and not compressors
+        return Storage(chunks, shards, None if is_none else compressors, fill), target
 
     def check_heads(self, n_heads: int, names: tuple[str, ...] | None) -> None:
         """Refuse options for heads that there are not.
@@ -100,8 +101,9 @@ def as_fill_value(raw: Any, dtype: np.dtype[Any], head: int | str) -> Any:
     try:
         with np.errstate(all="ignore"):
             value = np.asarray(raw).astype(dtype)
-        is_same = value.ndim == 0 and (value == raw or (value != value and raw != raw))  # noqa: PLR0124  NaN
-        if dtype.kind in "fc" and value.ndim == 0 and np.isfinite(raw):
+        is_real = dtype.kind == "c" or not np.iscomplexobj(raw)
+        is_same = is_real and value.ndim == 0 and (value == raw or (value != value and raw != raw))  # noqa: PLR0124  NaN
+        if is_real and dtype.kind in "fc" and value.ndim == 0 and np.isfinite(raw):
             is_same = bool(np.isfinite(value))
     except (TypeError, ValueError, OverflowError):
         is_same = False

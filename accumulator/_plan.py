@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from accumulator import _memory
-from accumulator._stores import BUFFER_NBYTES, layout
+from accumulator._stores import BUFFER_NBYTES, Layout, layout, storage_error
 from accumulator._validation import head_label
 from accumulator.exceptions import StorageError, StorageWarning
 
@@ -53,6 +53,10 @@ class Plan:
         Files the result takes on disk if every row comes; 0 in RAM.
     save_path : str
         Where it goes if it does not fit in RAM.
+    is_compressed : bool
+        Whether any head is compressed, and may take less on disk.
+    row_nbytes_plain : int
+        Bytes of a row of the heads that are not.
     """
 
     place: str
@@ -70,6 +74,7 @@ class Plan:
     n_files: int
     save_path: str
     is_compressed: bool
+    row_nbytes_plain: int
 
     def __str__(self) -> str:
         """Return it as a few lines of text."""
@@ -103,10 +108,9 @@ class Plan:
         StorageError
             ENOSPC: there is too little room.
         """
-        row_nbytes = self.nbytes // max(1, self.n_rows)
-        must = max(n_at_once, self.n_expected) * row_nbytes
+        must = max(n_at_once, self.n_expected) * self.row_nbytes_plain
         free = f"{as_text(self.disk_free)} free at {self.save_path}"
-        if must > self.disk_free and not self.is_compressed:
+        if must > self.disk_free:
             raise StorageError(
                 _NO_SPACE,
                 f"{as_text(must)} have to go to disk, but there are {free}: make room, give another "
@@ -134,8 +138,9 @@ def make_plan(  # noqa: PLR0913  what it depends on
     n_expected: int,
     n_written: int,
     is_in_ram: bool | None,
+    made: tuple[list[Layout], int] | None,
 ) -> Plan:
-    """Return the plan for heads of N rows; ``is_in_ram`` is None while it is still open."""
+    """Return the plan for heads of N rows; ``is_in_ram`` is None while that is open."""
     row_nbytes = sum(spec.row_nbytes for spec in specs)
     nbytes = n_rows * row_nbytes
     available = _memory.available_memory()
@@ -143,8 +148,9 @@ def make_plan(  # noqa: PLR0913  what it depends on
         is_in_ram = _memory.fits_in_memory(nbytes, held, threshold, limit)
     elif is_in_ram:
         available += n_written * row_nbytes
-    buffers = _memory.buffer_nbytes(BUFFER_NBYTES, limit)
-    layouts, open_chunks = ([], 0) if is_in_ram else layout(n_rows, specs, buffers)
+    layouts, open_chunks = made or ([], 0)
+    if not is_in_ram and made is None:
+        layouts, open_chunks = layout(n_rows, specs, _memory.buffer_nbytes(BUFFER_NBYTES, limit))
     allowed = max(0, int(available * threshold / 100) - held)
     return Plan(
         place="RAM" if is_in_ram else "zarr",
@@ -166,15 +172,19 @@ def make_plan(  # noqa: PLR0913  what it depends on
         n_files=sum(each.n_files for each in layouts),
         save_path=save_path,
         is_compressed=any(spec.storage.compressors is not None for spec in specs),
+        row_nbytes_plain=sum(spec.row_nbytes for spec in specs if spec.storage.compressors is None),
     )
 
 
 def free_nbytes(save_path: str) -> int:
     """Return the bytes free for this user where a folder is, or will be."""
     path = Path(save_path)
-    while not path.exists() and path != path.parent:
-        path = path.parent
-    return shutil.disk_usage(path).free
+    try:
+        while not path.exists() and path != path.parent:
+            path = path.parent
+        return shutil.disk_usage(path).free
+    except OSError as cause:
+        raise storage_error(cause, f"the disk of {save_path} cannot be looked at") from cause
 
 
 def as_text(nbytes: float) -> str:

@@ -28,6 +28,7 @@ from accumulator.exceptions import (
     OptionError,
     ResultExistsError,
     ResultNotFoundError,
+    StorageError,
 )
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ class FullBatch:
     Attributes
     ----------
     outputs : list or dict of ``(N, *patch_shape)`` numpy.ndarray or zarr.Array
-        One array a head, zeros where nothing was predicted; a dict where named heads were pushed.
+        One array a head, the fill value (zeros) where nothing was predicted; a dict where named heads were
+        pushed.
     output_locs : (N, K) numpy.ndarray
         The location of each row, in canonical order.
     written : (N,) bool numpy.ndarray
@@ -124,7 +126,7 @@ class FullBatch:
                 self._copy(target)
         except OSError as cause:
             remove_empty(target.parent)
-            if isinstance(cause, AccumulatorError):
+            if isinstance(cause, AccumulatorError) and not isinstance(cause, StorageError):
                 raise
             if os.path.lexists(target):  # since we looked
                 raise _exists(target) from cause

@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from accumulator._stores._chunks import count, cut
-from accumulator._stores._disk import BUFFER_NBYTES, ZarrRows, copy_rows, read_only, storage_of
+from accumulator._stores._disk import ZarrRows, copy_rows, read_only, storage_of
 from accumulator._stores._folder import TemporaryFolder, make_parents, remove_empty, storage_error
 from accumulator._stores._folder_store import FolderStore
 from accumulator._stores._group import complete_result, read_result
-from accumulator._stores._layout import check_options, layout
+from accumulator._stores._layout import BUFFER_NBYTES, Layout, check_options, layout
 from accumulator._stores._ram import RamRows
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BUFFER_NBYTES",
     "FolderStore",
+    "Layout",
     "RamRows",
     "RowStore",
     "TemporaryFolder",

@@ -5,15 +5,17 @@ One core alone can neither fill the memory bus nor keep up with the page faults 
 
 from __future__ import annotations
 
-import os
+import contextlib
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from accumulator._stores._chunks import count, cut
+from accumulator._stores._threads import n_cores, start_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from concurrent.futures import Future, ThreadPoolExecutor
 
     from numpy.typing import NDArray
 
@@ -48,30 +50,36 @@ class Copier:
             for piece in pieces:
                 _copy(piece)
             return
-        if self._executor is None:
-            self._executor = ThreadPoolExecutor(self._n_helpers, "accumulator-copy")
         parts = deque(part for piece in pieces for part in _split(piece))
-        helpers = [self._executor.submit(_copy_all, parts) for _ in range(self._n_helpers)]
+        helpers = self._call_for_help(parts)
         try:
             _copy_all(parts)
         finally:
             parts.clear()
-            for helper in helpers:
-                if not helper.cancel():
-                    helper.result()
+            running = [helper for helper in helpers if not helper.cancel()]
+            try:
+                wait(running)
+            except BaseException:
+                wait(running)  # whatever interrupts: they read what the caller may reuse
+                raise
+        for helper in running:
+            helper.result()
+
+    def _call_for_help(self, parts: deque[Piece]) -> list[Future[None]]:
+        """Have threads copy parts, too; there may be none, as at the end of the interpreter."""
+        if self._executor is None:
+            self._executor = start_threads(self._n_helpers, "accumulator-copy")
+        helpers: list[Future[None]] = []
+        if self._executor is not None:
+            with contextlib.suppress(RuntimeError):
+                helpers += [self._executor.submit(_copy_all, parts) for _ in range(self._n_helpers)]
+        return helpers
 
     def close(self) -> None:
         """End the helping threads; they start again when they are needed."""
         executor, self._executor = self._executor, None
         if executor is not None:
             executor.shutdown()
-
-
-def n_cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _copy_all(parts: deque[Piece]) -> None:

@@ -16,13 +16,14 @@ import zarr
 from zarr.storage import StorePath
 
 from accumulator._options import Storage
-from accumulator._stores._copying import Copier, n_cores
+from accumulator._stores._copying import Copier
 from accumulator._stores._encoded import EncodedChunks
 from accumulator._stores._files import ChunkFiles
 from accumulator._stores._folder import storage_error
 from accumulator._stores._folder_store import FolderStore
 from accumulator._stores._head import Head
-from accumulator._stores._layout import layout
+from accumulator._stores._layout import BUFFER_NBYTES, layout
+from accumulator._stores._threads import n_cores
 from accumulator._stores._writer import Writer
 from accumulator.exceptions import StorageError
 
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from accumulator._validation import HeadSpec
     from accumulator.typing import RowArray, Rows
 
-BUFFER_NBYTES: Final = 320 * 2**20  # what blocks of all heads may take in memory together
 N_THREADS: Final = 2  # one writes while the other takes the next; more do not make a disk faster
 OUTPUTS: Final = "outputs"
 
@@ -69,16 +69,18 @@ class ZarrRows:
     def __init__(
         self, store: FolderStore, n_rows: int, specs: Sequence[HeadSpec], buffer_nbytes: int = BUFFER_NBYTES
     ) -> None:
-        layouts, open_chunks = layout(n_rows, specs, buffer_nbytes)
+        self.layouts, self.open_chunks = layouts, open_chunks = layout(n_rows, specs, buffer_nbytes)
         self.part_nbytes = max(1, sum(each.unit_nbytes for each in layouts))
         is_encoded = any(not each.is_raw for each in layouts)
         self._writer = Writer(max(N_THREADS, n_cores() * is_encoded), 2 * self.part_nbytes)
+        self._writer.in_memory = self._rows_in_memory
         self._copier = Copier()
         self._heads: list[Head] = []
         self._store = store
         self._moves_out = False
         self._moving: Block | None = None
         try:
+            store.root_folder.mkdir(exist_ok=True)
             outputs = zarr.create_group(store=store, zarr_format=3).create_group(OUTPUTS)
             self._heads = [
                 self._make_head(each.create(outputs, str(number)), each, open_chunks)
@@ -165,6 +167,9 @@ class ZarrRows:
                 self._writer.make_room(job.nbytes)
                 self._writer.submit(job)
             head.free()
+        self._wait_for_all()
+
+    def _wait_for_all(self) -> None:
         self._writer.drain()
 
     def close(self) -> None:
@@ -175,7 +180,7 @@ class ZarrRows:
             head.drop()
 
     def take_over(self, ram: RamRows, written: NDArray[np.bool_]) -> None:
-        """Move rows out of RAM, while others are put: their memory is given back as they are written.
+        """Move rows out of RAM from the next `commit` on, and give their memory back as they are written.
 
         Unless somebody looks at it: a view must not turn to zeros.
         """
@@ -183,7 +188,10 @@ class ZarrRows:
         for head, array, pages in zip(self._heads, ram.held, ram.pages, strict=True):
             head.lend(array, pages, written, gives_back=gives_back)
         self._writer.after, self._moves_out = self._move_out, True
-        self._move_out()
+
+    def _rows_in_memory(self) -> NDArray[np.intp]:
+        rows = [rows for head in self._heads for rows in head.rows_in_memory()]
+        return np.concatenate(rows) if rows else np.empty(0, dtype=np.intp)
 
     def _make_head(self, array: zarr.Array[Any], made: Layout, open_chunks: int) -> Head:
         if made.is_raw:
@@ -217,9 +225,8 @@ def storage_of(array: RowArray) -> Storage:
     """Return how a head is stored in zarr, to store a copy the same way."""
     if not isinstance(array, zarr.Array):
         return Storage()
-    is_sharded = array.shards is not None
     return Storage(
-        chunks=array.chunks if is_sharded or array.chunks[1:] != array.shape[1:] else None,
+        chunks=array.chunks,
         shards=array.shards,
         compressors=array.compressors or None,
         fill_value=array.fill_value,

@@ -6,7 +6,6 @@ in a scratch file.
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,12 +37,7 @@ class EncodedChunks:
         self._fill = np.asarray(array.fill_value, array.dtype)
         shape, dtype = (unit_rows, *array.shape[1:]), array.dtype.newbyteorder("<")
         self._scratch = ChunkFiles(lambda chunk: scratch / str(chunk), shape, dtype)
-        self._waiting: dict[int, NDArray[np.bool_]] = {}  # chunks with a scratch file, and its rows
-
-    @property
-    def unfinished(self) -> list[int]:
-        """Chunks of which rows are in a scratch file."""
-        return sorted(self._waiting)
+        self.waiting: dict[int, NDArray[np.bool_]] = {}  # chunks with a scratch file, and its rows
 
     def write(
         self,
@@ -58,7 +52,7 @@ class EncodedChunks:
 
         Parameters and errors are those of `ChunkFiles.write`.
         """
-        waiting = self._waiting.get(chunk)
+        waiting = self.waiting.get(chunk)
         if not filled.all():
             if waiting is not None and (waiting | filled).all():
                 rows[~filled] = self._scratch.read(chunk, 0, len(rows))[~filled]
@@ -67,31 +61,27 @@ class EncodedChunks:
             else:
                 self._folder.mkdir(exist_ok=True)
                 self._scratch.write(chunk, rows, filled, memory, is_there=waiting is not None)
-                self._waiting[chunk] = filled.copy() if waiting is None else waiting | filled
+                self.waiting[chunk] = filled.copy() if waiting is None else waiting | filled
                 return
         self._encode(chunk, rows)
 
     def finish(self, chunk: int) -> None:
         """Encode a chunk that waits in a scratch file, with the fill value for what never came."""
-        waiting = self._waiting[chunk]
+        waiting = self.waiting[chunk]
         rows = self._scratch.read(chunk, 0, len(waiting))
         rows[~waiting] = self._fill
         self._encode(chunk, rows)
 
     def read(self, chunk: int, start: int, stop: int) -> NDArray[Any]:
         """Read rows that follow each other from a chunk that was written to."""
-        if chunk in self._waiting:
+        if chunk in self.waiting:
             return self._scratch.read(chunk, start, stop)
         return self._encoded(chunk)[start:stop]
-
-    def close(self) -> None:
-        """Remove the scratch folder."""
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _encode(self, chunk: int, rows: NDArray[Any]) -> None:
         first = chunk * self._unit_rows
         self._array[first : first + len(rows)] = rows
-        if self._waiting.pop(chunk, None) is not None:
+        if self.waiting.pop(chunk, None) is not None:
             self._scratch.path_of(chunk).unlink()
 
     def _encoded(self, chunk: int) -> NDArray[Any]:

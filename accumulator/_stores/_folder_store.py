@@ -64,6 +64,11 @@ class FolderStore(LocalStore):
         self._place.root = root
 
     @property
+    def root_folder(self) -> Path:
+        """The same, whether it is there or not."""
+        return self._place.root
+
+    @property
     def is_closed(self) -> bool:
         """Whether it was closed."""
         return self._place.is_closed

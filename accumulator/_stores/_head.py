@@ -23,8 +23,6 @@ from accumulator._stores._encoded import EncodedChunks
 from accumulator._stores._pages import PAGE_NBYTES, Pages
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-
     import zarr
     from numpy.typing import NDArray
 
@@ -64,7 +62,8 @@ class Block:
     gives_back: bool = True  # whether its pages are given back when it is written
     is_busy: bool = False  # rows are being put into it
     n_filled: int = 0
-    future: Future[None] | None = None
+    known: NDArray[np.bool_] | None = None  # rows that are on disk already
+    n_missing: int = 0  # rows that are neither here nor on disk
 
     @property
     def nbytes(self) -> int:
@@ -107,7 +106,6 @@ class Finish:
     head: Head
     chunk: int
     chunks: EncodedChunks
-    future: Future[None] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -116,8 +114,8 @@ class Finish:
 
     @property
     def rows(self) -> NDArray[np.intp]:
-        """All rows of the chunk."""
-        return np.arange(self.head.size(self.chunk)) + self.chunk * self.head.chunk_rows
+        """Which rows of the result wait in the scratch file."""
+        return np.flatnonzero(self.chunks.waiting[self.chunk]) + self.chunk * self.head.chunk_rows
 
     @property
     def label(self) -> str:
@@ -129,7 +127,8 @@ class Finish:
         self.chunks.finish(self.chunk)
 
     def done(self) -> None:
-        """Do nothing: the head knew of the rows."""
+        """Tell the head, which knew of the rows."""
+        self.head.finishing.pop(self.chunk, None)
 
 
 class Head:
@@ -156,6 +155,7 @@ class Head:
         self.name = array.basename
         self.on_disk: dict[int, NDArray[np.bool_] | None] = {}  # chunks, and which rows; None for all
         self.lent: OrderedDict[int, Block] = OrderedDict()
+        self.finishing: dict[int, Finish] = {}
         self.dtype = array.dtype.newbyteorder("<")
         self._fill = np.asarray(array.fill_value, self.dtype)
         self._n_rows, self._patch_shape = array.shape[0], array.shape[1:]
@@ -181,11 +181,14 @@ class Head:
         """Count what was put, and hand over what is complete or has been open for long."""
         while self._pending:
             block, local = self._pending[0]
-            n_new = count(local) - int(np.count_nonzero(block.filled[local]))
+            is_new = ~block.filled[local]
             block.filled[local] = True
-            block.n_filled += n_new
+            block.n_filled += int(np.count_nonzero(is_new))
+            if block.known is not None:
+                is_new &= ~block.known[local]
+            block.n_missing -= int(np.count_nonzero(is_new))
             block.is_busy = False
-            if self._open.get(block.chunk) is block and self._is_complete(block):
+            if block.n_missing == 0 and self._open.get(block.chunk) is block:
                 self._hand_over(self._open, block.chunk)
             self._pending.popleft()
         while len(self._open) > self._most_open:
@@ -227,12 +230,22 @@ class Head:
             for blocks in (self._open, self.lent):
                 while blocks:
                     self._hand_over(blocks, next(iter(blocks)))
+            for block in self._handed.values():
+                if not self._writer.knows(block):  # an interrupt came between two lines
+                    self._writer.submit(block)
 
     def unfinished(self) -> list[Finish]:
         """Return the chunks that a reader does not find yet, once nothing is in memory."""
-        if not isinstance(self.chunks, EncodedChunks):
-            return []
-        return [Finish(self, chunk, self.chunks) for chunk in self.chunks.unfinished]
+        if isinstance(self.chunks, EncodedChunks):
+            self.finishing = {
+                chunk: Finish(self, chunk, self.chunks) for chunk in sorted(self.chunks.waiting)
+            }
+        return list(self.finishing.values())
+
+    def rows_in_memory(self) -> list[NDArray[np.intp]]:
+        """Return which rows are not on disk; called under the writer's lock."""
+        blocks = [*self._open.values(), *self._handed.values(), *self.lent.values()]
+        return [block.rows for block in blocks]
 
     def free(self) -> None:
         """Let go of memory that is kept for the next blocks."""
@@ -240,7 +253,7 @@ class Head:
 
     def drop(self) -> None:
         """Let go of everything in memory, once nothing is written any more."""
-        for blocks in (self._open, self.lent, self._handed, self._pending, self._spare):
+        for blocks in (self._open, self.lent, self._handed, self._pending, self._spare, self.finishing):
             blocks.clear()
 
     def lend(
@@ -255,6 +268,7 @@ class Head:
                 rows = values[first : first + self.chunk_rows]
                 start = first * self.row_nbytes
                 block = Block(self, chunk, rows, filled, pages, start, n_filled=n_filled)
+                block.n_missing = len(filled) - n_filled
                 block.is_lent, block.gives_back = True, gives_back
                 self.lent[chunk] = block
 
@@ -275,7 +289,7 @@ class Head:
         known = self.on_disk.get(block.chunk, np.zeros_like(block.filled))
         known = None if known is None else known | block.filled
         self.on_disk[block.chunk] = None if known is None or known.all() else known
-        del self._handed[block.chunk]
+        self._handed.pop(block.chunk, None)
         if block.is_lent:
             if block.gives_back:
                 block.pages.give_back(block.start, block.start + block.values.nbytes)
@@ -286,12 +300,6 @@ class Head:
     def size(self, chunk: int) -> int:
         """Return how many rows a chunk has: the last one may have fewer."""
         return min(self.chunk_rows, self._n_rows - chunk * self.chunk_rows)
-
-    def _is_complete(self, block: Block) -> bool:
-        """Whether a chunk has all its rows, some of them on disk perhaps."""
-        missing = len(block.filled) - block.n_filled
-        known = self.on_disk.get(block.chunk) if missing else None
-        return missing == 0 or (known is not None and bool((known | block.filled).all()))
 
     def _block(self, chunk: int, n_rows: int) -> Block:
         """Return the block that so many rows of a chunk are put into."""
@@ -306,6 +314,8 @@ class Head:
                 pages = Pages(nbytes, is_huge=2 * n_rows > size)
             values = pages.array((size, *self._patch_shape), self.dtype)
             block = self._open[chunk] = Block(self, chunk, values, np.zeros(size, dtype=bool), pages)
+            block.known = self.on_disk.get(chunk)
+            block.n_missing = size if block.known is None else size - int(np.count_nonzero(block.known))
         return block
 
     def _in_memory(self, chunk: int) -> Block | None:
@@ -313,6 +323,8 @@ class Head:
         if chunk in self._open:
             self._open.move_to_end(chunk)
             return self._open[chunk]
+        if chunk in self.finishing:  # a flush was interrupted
+            self._writer.forget(self.finishing.pop(chunk))
         with self._writer.lock:
             lent = self.lent.get(chunk)
             if lent is not None:
@@ -330,7 +342,5 @@ class Head:
 
     def _hand_over(self, blocks: OrderedDict[int, Block], chunk: int) -> None:
         with self._writer.lock:
-            block = blocks[chunk]
-            self._handed[chunk] = block
-            del blocks[chunk]
+            self._handed[chunk] = block = blocks.pop(chunk)
             self._writer.submit(block)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from accumulator._validation import HeadSpec
 
+BUFFER_NBYTES: Final = 320 * 2**20  # what blocks of all heads may take in memory together
 CHUNK_NBYTES: Final = 16 * 2**20
 OPEN_CHUNKS: Final = 4  # a head; enough for batches that several loaders deliver slightly out of order
 HANDED_CHUNKS: Final = 3  # a head; one is written, the next waits, and one more may have to go early
@@ -34,7 +36,7 @@ class Layout:
     @property
     def unit_nbytes(self) -> int:
         """Bytes that are written at once."""
-        return self.unit_rows * self.spec.row_nbytes
+        return min(self.unit_rows, self.n_rows) * self.spec.row_nbytes
 
     @property
     def n_files(self) -> int:
@@ -118,13 +120,15 @@ def layout(n_rows: int, specs: Sequence[HeadSpec], buffer_nbytes: int) -> tuple[
 
 
 def check_options(n_rows: int, specs: Sequence[HeadSpec]) -> None:
-    """Refuse storage options that zarr would refuse, even if the rows may never go to zarr.
+    """Refuse storage options that zarr or the buffers would refuse, even if the rows may never go to zarr.
 
     Raises
     ------
     OptionError
-        zarr refuses them.
+        They do.
     """
+    if any(spec.storage.is_chosen for spec in specs):
+        layout(n_rows, [spec for spec in specs if spec.storage.is_chosen], BUFFER_NBYTES)
     for head, spec in enumerate(specs):
         if spec.storage.is_chosen or spec.storage.compressors is not None:
             group = zarr.create_group(store={}, zarr_format=3)
@@ -150,13 +154,17 @@ def _shape(given: Any, spec: HeadSpec, head: int, name: str) -> tuple[int, ...] 
     if given is None:
         return None
     whole = _whole(spec)
-    shape = (given, *whole) if isinstance(given, (int, np.integer)) else tuple(given)
+    try:
+        raw = list(given) if np.iterable(given) else [given, *whole]
+        shape = tuple(operator.index(length) for length in raw if not isinstance(length, bool))
+    except TypeError:
+        shape = ()
     if len(shape) != 1 + len(whole) or any(length < 1 for length in shape):
         raise OptionError(
             f"{name} of head {head} is {given!r}: give a number of rows, or a length for each of its "
             f"{1 + len(whole)} axes"
         )
-    return tuple(int(length) for length in shape)
+    return shape
 
 
 def _whole(spec: HeadSpec) -> tuple[int, ...]:

@@ -46,7 +46,7 @@ class RamRows:
         ]
         self._copier = Copier()
         for array, spec in zip(self.held, specs, strict=True):
-            if spec.storage.fill_value != 0:
+            if any(np.asarray(spec.storage.fill_value, spec.dtype).tobytes()):  # minus zero is something, too
                 array[...] = spec.storage.fill_value
 
     @property
@@ -57,8 +57,9 @@ class RamRows:
     @property
     def is_looked_at(self) -> bool:
         """Whether somebody else holds one of the arrays, or a view of it."""
-        # Held by the list, by the loop, and by the call.
-        return any(sys.getrefcount(array) > 3 for array in self.held)
+        unseen = [np.empty(0)]
+        counts = [sys.getrefcount(array) for array in (*unseen, *self.held)]
+        return max(counts) > counts[0]
 
     def make_room(self, nbytes: int) -> None:
         """Do nothing: there is room for all rows."""

@@ -1,31 +1,34 @@
 """Writing behind the caller's back: threads that take blocks of rows to disk, and not too many at once.
 
-It knows nothing of files or chunks: a block knows how to write itself. What fails is kept, told once,
+It knows nothing of files or chunks: a job knows how to write itself. What fails is kept, told once,
 and tried again before anything else happens.
+
+The threads are its own, not a pool of the standard library: they run before there is a job, so that a system
+that refuses threads is met before any row is taken; and a job that waits can be taken back for certain.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
 import errno
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Protocol
+import weakref
+from collections import deque
+from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
-from accumulator.exceptions import StorageError
+from accumulator.exceptions import ClosedError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
+_EXIT_SECONDS: Final = 10  # how long the end of the interpreter waits for a write
+
 
 class Job(Protocol):
     """Rows that are to be written."""
-
-    future: Future[None] | None
 
     @property
     def nbytes(self) -> int:
@@ -55,7 +58,7 @@ class Writer:
     Parameters
     ----------
     n_threads : int
-        How many jobs are written at the same time.
+        How many jobs are written at the same time. Where the system refuses any thread, `submit` writes.
     limit_nbytes : int
         How many bytes may be under way; one job may always be.
 
@@ -65,22 +68,48 @@ class Writer:
         Held while a job's fate changes.
     after : callable
         Called under the lock when a job has ended.
+    in_memory : callable
+        Returns which rows are not on disk, for errors to name.
     """
+
+    after: Callable[[], None]
+    in_memory: Callable[[], NDArray[np.intp]]
 
     def __init__(self, n_threads: int, limit_nbytes: int) -> None:
         self.lock = threading.Condition()
         self.limit_nbytes = limit_nbytes
-        self.after: Callable[[], None] = lambda: None
-        self._executor = ThreadPoolExecutor(n_threads, "accumulator-write")
-        self._under_way = 0
+        self.after, self.in_memory = _nothing, _no_rows
+        self._waiting: deque[Job] = deque()
+        self._running: list[Job] = []
         self._failed: dict[int, tuple[Job, BaseException]] = {}
-        self._is_told = False
+        self._is_told = self._is_closed = False
+        self._threads: list[threading.Thread] = []
+        for number in range(n_threads):
+            # Daemons: an accumulator that is never closed must not keep the interpreter from ending.
+            thread = threading.Thread(target=self._work, name=f"accumulator-write-{number}", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the system has no more of them
+                break
+            self._threads.append(thread)
+        # Made after the temporary folder's finalizer, so that it runs before it.
+        self._finalizer = weakref.finalize(self, _end, weakref.ref(self))
 
     def submit(self, job: Job) -> None:
-        """Have a job written; this does not wait."""
+        """Have a job written; this does not wait, unless there are no threads.
+
+        Raises
+        ------
+        ClosedError
+            The threads have ended, and with them the interpreter perhaps.
+        """
         with self.lock:
-            job.future = self._executor.submit(self._run, job, job.nbytes)
-            self._under_way += job.nbytes
+            if self._is_closed:
+                raise ClosedError("nothing is written any more: finalize() before the interpreter ends")
+            self._waiting.append(job)
+            self.lock.notify_all()
+        if not self._threads:
+            self._write_next()
 
     def make_room(self, nbytes: int) -> None:
         """Wait until so many bytes more may be under way.
@@ -92,9 +121,7 @@ class Writer:
         """
         self._try_again()
         with self.lock:
-            self.lock.wait_for(
-                lambda: self._failed or not self._under_way or self._under_way + nbytes <= self.limit_nbytes
-            )
+            self.lock.wait_for(lambda: self._failed or self._has_room(nbytes))
             self._raise_failed()
 
     def drain(self) -> None:
@@ -107,7 +134,7 @@ class Writer:
         """
         self._try_again()
         with self.lock:
-            self.lock.wait_for(lambda: not self._under_way)
+            self.lock.wait_for(lambda: not self._waiting and not self._running)
             self._raise_failed()
 
     def take_back(self, job: Job) -> bool:
@@ -115,42 +142,73 @@ class Writer:
 
         A job that is being written is waited for.
         """
-        if job.future is None:
-            return True
-        if job.future.cancel():
-            with self.lock:
-                job.future = None
-                self._under_way -= job.nbytes
+        with self.lock:
+            if job in self._waiting:
+                self._waiting.remove(job)
                 self.lock.notify_all()
-            return True
-        concurrent.futures.wait([job.future])
-        return id(job) in self._failed
+                return True
+            self.lock.wait_for(lambda: job not in self._running)
+            return id(job) in self._failed
+
+    def forget(self, job: Job) -> None:
+        """Drop a job that waits, wait for one that is being written, and do not try it again."""
+        with self.lock:
+            self.take_back(job)
+            self._failed.pop(id(job), None)
 
     def has_failed(self, job: Job) -> bool:
         """Whether a job waits to be tried again."""
         return id(job) in self._failed
 
-    def close(self) -> None:
-        """Finish what is being written, drop what waits, and end the threads."""
-        self._executor.shutdown(cancel_futures=True)
-        self.after = lambda: None
-        self._failed.clear()
+    def knows(self, job: Job) -> bool:
+        """Whether a job was submitted and is not written; called under the lock."""
+        return job in self._waiting or job in self._running or id(job) in self._failed
 
-    def _run(self, job: Job, nbytes: int) -> None:
+    def close(self, timeout: float | None = None) -> None:
+        """Finish what is being written, drop what waits, and end the threads."""
+        with self.lock:
+            self._is_closed = True
+            self._waiting.clear()
+            self._failed.clear()
+            self.lock.notify_all()
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(timeout)
+        self.after, self.in_memory = _nothing, _no_rows  # the others know their owner
+        self._finalizer.detach()
+
+    def _has_room(self, nbytes: int) -> bool:
+        under_way = sum(job.nbytes for job in (*self._waiting, *self._running))
+        return not under_way or under_way + nbytes <= self.limit_nbytes
+
+    def _work(self) -> None:
+        while self._write_next():
+            pass
+
+    def _write_next(self) -> bool:
+        """Write the next job, when there is one; return False at the end."""
+        with self.lock:
+            self.lock.wait_for(lambda: self._waiting or self._is_closed)
+            if self._is_closed:
+                return False
+            job = self._waiting.popleft()
+            self._running.append(job)
         error: BaseException | None = None
         try:
             job.write()
         except BaseException as caught:  # noqa: BLE001  it is raised where it can be caught
             error = caught
         with self.lock:
+            self._running.remove(job)
             if error is None:
+                self._failed.pop(id(job), None)
                 job.done()
             else:
                 self._failed[id(job)] = (job, error)
                 self._is_told = False
-            self._under_way -= nbytes
             self.after()
             self.lock.notify_all()
+        return True
 
     def _try_again(self) -> None:
         """Submit what failed and was told; wait for it."""
@@ -158,10 +216,11 @@ class Writer:
             if not self._failed or not self._is_told:
                 return
             jobs = [job for job, _ in self._failed.values()]
-            self._failed.clear()
             for job in jobs:
-                self.submit(job)
-        concurrent.futures.wait([job.future for job in jobs if job.future is not None])
+                if job not in self._waiting:
+                    self.submit(job)
+            self._failed.clear()
+            self.lock.wait_for(lambda: not any(job in self._waiting or job in self._running for job in jobs))
 
     def _raise_failed(self) -> None:
         if not self._failed:
@@ -169,7 +228,7 @@ class Writer:
         self._is_told = True
         jobs = [job for job, _ in self._failed.values()]
         cause = next(iter(self._failed.values()))[1]
-        rows = np.unique(np.concatenate([job.rows for job in jobs]))
+        rows = np.unique(np.concatenate([self.in_memory(), *(job.rows for job in jobs)]))
         shown = ", ".join(
             f"rows {job.rows[0]} to {job.rows[-1]} of {job.label}" for job in jobs[:3] if len(job.rows)
         )
@@ -177,8 +236,23 @@ class Writer:
         why = cause.strerror if isinstance(cause, OSError) else f"{type(cause).__name__}: {cause}"
         raise StorageError(
             getattr(cause, "errno", None) or errno.EIO,
-            f"{shown}{more} cannot be written ({why}): they are held in memory, and written by the next call "
-            "once the cause is gone",
+            f"{shown}{more} cannot be written ({why}): they are held in memory, and tried again by the next "
+            "call",
             getattr(cause, "filename", None),
             rows=rows,
         ) from cause
+
+
+def _end(reference: weakref.ref[Writer]) -> None:
+    """At the end of the interpreter, let nothing be written any more: the folder is about to go."""
+    writer = reference()
+    if writer is not None:
+        writer.close(_EXIT_SECONDS)
+
+
+def _nothing() -> None:
+    pass
+
+
+def _no_rows() -> NDArray[np.intp]:
+    return np.empty(0, dtype=np.intp)

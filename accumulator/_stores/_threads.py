@@ -1,0 +1,34 @@
+"""Pools of threads that run before there is anything to do.
+
+A pool of the standard library starts a thread when a task comes. If the system refuses, the task is queued
+all the same, and runs whenever another thread takes it: too late to know.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+
+def start_threads(n_threads: int, name: str) -> ThreadPoolExecutor | None:
+    """Return a pool of so many threads, or of fewer if the system refuses; None if it refuses any."""
+    for n in range(n_threads, 0, -1):
+        pool, gate = ThreadPoolExecutor(n, name), threading.Event()
+        try:
+            for _ in range(n):
+                pool.submit(gate.wait)
+        except RuntimeError:
+            gate.set()
+            pool.shutdown()
+        else:
+            gate.set()
+            return pool
+    return None
+
+
+def n_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
