@@ -1,4 +1,4 @@
-"""One run in a fresh process: seconds, peak memory, and what lies on disk afterwards.
+"""One run in a fresh process: time, CPU time, peak memory, and what lies on disk afterwards.
 
 The peak is VmHWM of ``/proc/self/status``, set back to the present by writing 5 to
 ``/proc/self/clear_refs``, less the VmRSS of that moment. ``ru_maxrss`` will not do on Linux: a process
@@ -6,6 +6,9 @@ starts with the peak of the one that started it, and it cannot be set back. It s
 
 The host of a virtual machine may take free memory back, and the first touch of a page is then many times
 as slow as any later one. So as much memory as the run may need is touched and freed before the clock runs.
+
+CPU time is that of all threads of the process, user and system; what the kernel's own threads do to bring
+written pages to the disk is not in it.
 """
 
 from __future__ import annotations
@@ -25,15 +28,18 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from benchmarks._cases import CaseSpec, make_case
+from benchmarks._cgroup import facts, join, memory_group
 from benchmarks._contestants import CONTESTANTS
+from benchmarks._outcome import UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from benchmarks._contestants import Outcome
+    from benchmarks._outcome import Outcome
 
 _STATUS: Final = Path("/proc/self/status")
 _SPARE_NBYTES: Final = 2**28
+_ONE_BLAS_THREAD: Final = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 _BLOCK: Final = 512  # what st_blocks counts, whatever the file system
 
 
@@ -44,40 +50,47 @@ class Run:
     contestant: str  # of CONTESTANTS
     case: CaseSpec
     options: Mapping[str, Any] = field(default_factory=dict)
+    is_synced: bool = False  # whether os.sync at the end is timed too
+    spare: float = 2  # how many times what is pushed is touched beforehand; 0 for nothing at all
+    memory_limit: int | None = None  # of a memory cgroup; nothing is touched beforehand in there either
 
 
 def measure(run: Run) -> dict[str, float]:
     """Run in a fresh process and an empty temporary folder; return all metrics."""
     os.sync()  # what the run before left to be written is not this one's
     with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(  # noqa: S603  this very module
-            [sys.executable, "-m", "benchmarks._measure", json.dumps(asdict(run)), folder],
-            cwd=Path(__file__).parents[1],
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        )
-    metrics: dict[str, float] = json.loads(done.stdout)
-    return metrics
+        if run.memory_limit is None:
+            return _metrics(_spawn(run, folder))
+        with memory_group(run.memory_limit) as group:
+            done = _spawn(run, folder, str(group))
+            ended = {"finished": 1.0} | _metrics(done) if done.returncode == 0 else {"finished": 0.0}
+            return ended | facts(group)
 
 
 def measure_here(run: Run, folder: Path) -> tuple[dict[str, float], Outcome]:
     """Run in this process; return all metrics, and what was made."""
     case = make_case(run.case)
     work = CONTESTANTS[run.contestant](case, folder, **run.options)
+    pushed = case.row_nbytes * case.n_rows
     gc.collect()
-    touch_memory(_SPARE_NBYTES + 2 * case.row_nbytes * case.n_rows)
+    if run.spare and run.memory_limit is None:
+        touch_memory(_SPARE_NBYTES + int(run.spare * pushed))
     before = reset_peak()
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     outcome = work()
-    seconds = time.perf_counter() - start
+    if run.is_synced:
+        os.sync()
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
     peak = peak_nbytes() - before
     metrics = {
         "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
+        "gb_cpu_seconds": cpu_seconds / max(pushed / 1e9, 1e-9),
         "peak_nbytes": peak,
         "disk_nbytes": disk_nbytes(folder),
         "output_nbytes": case.row_nbytes * len(case.locs),
-        "pushed_nbytes": case.row_nbytes * case.n_rows,
+        "least_nbytes": case.row_nbytes * len(case.locs) + case.batch_nbytes,
+        "pushed_nbytes": pushed,
     }
     return metrics | outcome.facts, outcome
 
@@ -113,11 +126,37 @@ def _status(key: str) -> int:
     return int(fields[key].split()[0]) * 1024
 
 
+def _spawn(run: Run, folder: str, *group: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # noqa: S603  this very module
+        [sys.executable, "-m", "benchmarks._measure", json.dumps(asdict(run)), folder, *group],
+        cwd=Path(__file__).parents[1],
+        env=os.environ | _ONE_BLAS_THREAD,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=not group,  # in a group it may be killed, and that is a result
+    )
+
+
+def _metrics(done: subprocess.CompletedProcess[str]) -> dict[str, float]:
+    metrics: dict[str, Any] = json.loads(
+        done.stdout.splitlines()[-1]
+    )  # others may print as they are imported
+    if "unavailable" in metrics:
+        raise UnavailableError(metrics["unavailable"])
+    return metrics
+
+
 def _main() -> None:
     raw = json.loads(sys.argv[1])
-    run = Run(raw["contestant"], CaseSpec(**raw["case"]), raw["options"])
-    metrics, _outcome = measure_here(run, Path(sys.argv[2]))
-    print(json.dumps(metrics))
+    run = Run(**(raw | {"case": CaseSpec(**raw["case"])}))
+    for group in sys.argv[3:]:
+        join(Path(group))
+    try:
+        metrics, _outcome = measure_here(run, Path(sys.argv[2]))
+    except UnavailableError as reason:
+        print(json.dumps({"unavailable": str(reason)}))
+    else:
+        print(json.dumps(metrics))
 
 
 if __name__ == "__main__":

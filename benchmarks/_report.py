@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Final
@@ -14,20 +14,19 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from benchmarks._workloads import Question, Workload
-
-    Rounds = Sequence[Mapping[str, Mapping[str, float]]]
-    """For each round every entry's metrics."""
+    from benchmarks._questions import Question, Result
 
 _INTRODUCTION: Final = """\
-Written by `python -m benchmarks`, which takes a quarter of an hour, 4 GB of memory and 2 GB of disk. With
-`--only ram` it runs one workload and prints; with `--smoke`, all of them in tiny sizes, whose times mean
-nothing."""
+Written by `python -m benchmarks`, which takes half an hour or more, 14 GB of memory and 9 GB of disk where
+`TMPDIR` is. The libraries that accumulator is held against are in the dependency group `bench`:
+`pip install -e . --group bench`; those that are not installed are left out. With `--only ram` it runs one
+workload and prints; with `--smoke`, all of them in tiny sizes, whose times mean nothing."""
 
 _METHOD: Final = """\
 Every timed run is a process of its own. The runs of a workload take turns, round after round, in an order
 that is reversed every other time, and a ratio is taken within its round. Shown are the median of the
 rounds, the middle half of them, and all. A target is held against the median. Rounds: {rounds}.
+The slowest entries run in fewer.
 
 Locations and batches are made before the clock starts; batches come from a pool of four, used round and
 round, the same for everybody. Time runs from construction to the complete result, allocation included.
@@ -38,88 +37,134 @@ the first touch of a page was measured to cost twenty times as much as the next.
 Peak memory is VmHWM, set back through `/proc/self/clear_refs` (5) right before the clock starts, less the
 VmRSS of that moment: what imports and inputs take does not count. `ru_maxrss` is not used, as a process
 inherits it from the one that started it. Disk is what the files take in blocks, holes left out, as `du`
-counts it."""
+counts it. CPU time is user and system of all threads of the run. Where a run is synced, `os.sync` is inside
+of its clock; CPU time that the kernel spends in threads of its own to write the pages is not seen. All
+runs have BLAS on one thread."""
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.3g} s"
+
+
+def _megabytes(value: float) -> str:
+    return f"{value / 1e6:.1f} MB"
+
 
 _UNITS: Final[Mapping[str, Callable[[float], str]]] = {
-    "seconds": lambda value: f"{value:.3g} s",
+    "seconds": _seconds,
+    "cpu_seconds": _seconds,
+    "gb_cpu_seconds": lambda value: f"{value:.2f} s/GB",
+    "loop_s": _seconds,
+    "longest_push_s": _seconds,
+    "finalize_s": _seconds,
     "push_us": lambda value: f"{value:.1f} µs",
     "match_us": lambda value: f"{value:.1f} µs",
     "location_ns": lambda value: f"{value:.0f} ns/location",
-    "peak_nbytes": lambda value: f"{value / 1e6:.1f} MB",
-    "disk_nbytes": lambda value: f"{value / 1e6:.1f} MB",
+    "peak_nbytes": _megabytes,
+    "group_peak_nbytes": _megabytes,
+    "disk_nbytes": _megabytes,
+    "limit_met": lambda value: f"{value:,.0f}",
+    "oom_kills": lambda value: f"{value:.0f}",
     "same": lambda value: "yes" if value == 1 else "NO",
+    "finished": lambda value: "yes" if value == 1 else "NO",
 }
+_LIBRARIES: Final = (
+    "numpy",
+    "zarr",
+    "numcodecs",
+    "accumulator",
+    "tensorstore",
+    "h5py",
+    "tiatoolbox",
+)
 _RAW: Final = {
     "seconds": "whole run",
+    "cpu_seconds": "CPU time",
     "push_us": "a push",
     "peak_nbytes": "peak memory",
     "disk_nbytes": "on disk",
 }
 
 
-def report(results: Sequence[tuple[Workload, Rounds]]) -> str:
-    """Return the page."""
+def report(results: Sequence[Result], images: Mapping[str, str] | None = None) -> str:
+    """Return the page; ``images`` are captions and paths."""
     answers = [
-        _row(workload.name, question.text, *_answer(question, rounds))
-        for workload, rounds in results
-        for question in workload.questions
+        _row(result.workload.name, question.text, *_answer(question, result))
+        for result in results
+        for question in result.workload.questions
     ]
     raw = [
-        _row(workload.name, entry, *_medians([each[entry] for each in rounds]))
-        for workload, rounds in results
-        for entry in workload.entries
+        _row(result.workload.name, entry, *_medians(result, entry))
+        for result in results
+        for entry in result.workload.entries
     ]
+    plots = [f"![{caption}]({path})\n\n{caption}" for caption, path in (images or {}).items()]
+    rounds = ", ".join(f"{len(each.rounds)} for `{each.workload.name}`" for each in results)
     parts = [
         "# Benchmarks",
         _INTRODUCTION,
         "## Workloads",
-        "\n".join(f"- `{workload.name}`: {workload.text}" for workload, _ in results),
+        "\n".join(f"- `{each.workload.name}`: {each.workload.text}" for each in results),
+        *(["## Plots", *plots] if plots else []),
         "## Answers",
         _table(["workload", "what", "measured", "middle half", "range", "target", "met"], answers),
         "## Medians",
         _table(["workload", "entry", *_RAW.values()], raw),
         "## How it is measured",
-        _METHOD.format(rounds=", ".join(f"{len(rounds)} for `{each.name}`" for each, rounds in results)),
+        _METHOD.format(rounds=rounds),
         "## Machine",
         "\n".join(f"- {fact}" for fact in _machine()),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _answer(question: Question, rounds: Rounds) -> tuple[str, ...]:
-    values = [question.value(each) for each in rounds]
-    shown = _UNITS[question.top[1]] if question.bottom is None else "{:.2f}".format
-    low, lower, upper, high = (shown(each) for each in np.percentile(values, [0, 25, 75, 100]))
-    half = lower if lower == upper else f"{lower} to {upper}"
-    spread = low if low == high else f"{low} to {high}"
+def _answer(question: Question, result: Result) -> tuple[str, ...]:
+    shown = "{:.2f}".format if question.unit is None else _UNITS[question.unit]
     target = ""
     if question.at_most is not None:
         target = f"at most {shown(question.at_most)}"
     elif question.at_least is not None:
-        target = (
-            shown(question.at_least) if question.top[1] == "same" else f"at least {shown(question.at_least)}"
-        )
-    met = {True: "yes", False: "**no**", None: ""}[question.is_met(median(values))]
+        least = shown(question.at_least)
+        target = least if question.unit in {"same", "finished"} else f"at least {least}"
+    values = result.answers(question)
+    if not values:
+        reasons = {result.absent[entry] for entry in question.entries if entry in result.absent}
+        return f"not measured: {'; '.join(sorted(reasons))}", "", "", target, ""
+    low, lower, upper, high = (shown(each) for each in np.percentile(values, [0, 25, 75, 100]))
+    half = lower if lower == upper else f"{lower} to {upper}"
+    spread = low if low == high else f"{low} to {high}"
+    missed = f"**no**: {question.reason}" if question.reason else "**no**"
+    met = {True: "yes", False: missed, None: ""}[question.is_met(median(values))]
     return shown(median(values)), half, spread, target, met
 
 
-def _medians(runs: Sequence[Mapping[str, float]]) -> Iterable[str]:
-    for metric in _RAW:
-        known = metric in runs[0]
-        yield _UNITS[metric](median(run[metric] for run in runs)) if known else ""
+def _medians(result: Result, entry: str) -> Iterable[str]:
+    if entry in result.absent:
+        return [f"left out: {result.absent[entry]}", *[""] * (len(_RAW) - 1)]
+    runs = result.runs(entry)
+    return [
+        _UNITS[metric](median(run[metric] for run in runs)) if metric in runs[0] else "" for metric in _RAW
+    ]
 
 
 def _machine() -> list[str]:
     huge = Path("/sys/kernel/mm/transparent_hugepage/enabled")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     chosen = huge.read_text(encoding="ascii").strip() if huge.exists() else "unknown"
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("numpy", "zarr", "accumulator"))
+    libraries = ", ".join(f"{name} {known}" for name in _LIBRARIES if (known := _version(name)))
     kernel = f"{platform.system()} {platform.release().split('-')[0]}"
     return [
         f"{os.cpu_count()} cores ({platform.machine()}), {memory / 1e9:.0f} GB of memory, {kernel}",
         f"transparent huge pages: {chosen} (NumPy asks for them for large arrays)",
         f"Python {platform.python_version()}, {libraries}",
     ]
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def _table(header: Sequence[str], rows: Iterable[str]) -> str:

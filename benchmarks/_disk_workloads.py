@@ -1,0 +1,240 @@
+"""The workloads whose result lies on disk: who takes part with which case, what is asked, and the targets."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from benchmarks._cases import CaseSpec
+from benchmarks._measure import Run, measure
+from benchmarks._questions import Question, Workload, never_behind
+
+_LARGE = "three heads of (164, 164, 4) float32"
+_ROW_NBYTES = 1_291_008  # of those
+_OURS = "accumulator"
+_PEAK = 512e6
+_SMALL = 64  # rows with --smoke
+
+
+def disk(*, is_smoke: bool = False) -> Workload:
+    n_locs = _SMALL if is_smoke else 3_200
+    raw, direct = "raw write", "raw write, O_DIRECT"
+    slow = ("zarr by hand, its compression", "zarr by hand, a chunk a row", "tiatoolbox")
+    peers = {
+        "zarr by hand, a chunk a batch": _run("zarr_by_hand", n_locs),
+        "zarr by hand, its compression": _run("zarr_by_hand", n_locs, compressed=True),
+        "zarr by hand, a chunk a row": _run("zarr_by_hand", n_locs, compressed=True, chunk_rows=1),
+        "np.memmap": _run("memmap", n_locs),
+        "tensorstore": _run("tensorstore", n_locs),
+        "h5py, contiguous": _run("hdf5", n_locs),
+        "tiatoolbox": _run("tiatoolbox", n_locs, place="zarr"),
+    }
+    return Workload(
+        "disk",
+        f"{n_locs:,} rows of {_LARGE}, {_gb(n_locs)}, batches of 32 in order, on disk; `os.sync` at the end "
+        "is timed too. Nobody compresses but tiatoolbox and, where it says so, zarr by hand: both by zarr's "
+        "default. zarr's automatic chunks are left out: they take many times as long as any of these.",
+        {_OURS: _run("accumulator", n_locs, place="zarr")}
+        | {raw: _run("raw_write", n_locs), direct: _run("direct_write", n_locs)}
+        | peers,
+        [
+            Question(
+                f"time: better raw write / {_OURS}",
+                (raw, direct, "seconds"),
+                (_OURS, "seconds"),
+                at_least=0.85,
+            ),
+            Question("CPU seconds per GB", (_OURS, "gb_cpu_seconds"), at_most=0.5),
+            Question("peak memory", (_OURS, "peak_nbytes"), at_most=_PEAK),
+            *never_behind(_OURS, list(peers)),
+        ],
+        seldom=dict.fromkeys(slow, 1),
+    )
+
+
+def orders(*, is_smoke: bool = False) -> Workload:
+    n_locs = _SMALL if is_smoke else 1_600
+    names = ("in order", "shuffled batches", "shuffled rows")
+    return Workload(
+        "orders",
+        f"{n_locs:,} rows of {_LARGE}, {_gb(n_locs)}, batches of 32 in several orders, on disk and synced.",
+        {name: _run("accumulator", n_locs, name, place="zarr") for name in names},
+        [
+            *(Question(f"peak memory, {name}", (name, "peak_nbytes"), at_most=_PEAK) for name in names),
+            *(
+                Question(f"time: {name} / {names[0]}", (name, "seconds"), (names[0], "seconds"))
+                for name in names[1:]
+            ),
+        ],
+    )
+
+
+def container(*, is_smoke: bool = False) -> Workload:
+    n_locs = _SMALL if is_smoke else 6_400
+    limit = 2**30
+    name = f"{_OURS}, in a group of {limit // 2**20:,} MiB"
+    case = CaseSpec(n_locs, "large")
+    return Workload(
+        "container",
+        f"{n_locs:,} rows of {_LARGE}, {_gb(n_locs)}, in a memory cgroup of {limit // 2**20:,} MiB, which "
+        "counts the page cache too; on disk and synced. A limit that is met makes the kernel write and drop "
+        "pages of files, and is no harm; a kill is.",
+        {name: Run("accumulator", case, {"place": "zarr"}, is_synced=True, memory_limit=limit)},
+        [
+            Question("finished", (name, "finished"), at_least=1),
+            Question("killed by the kernel", (name, "oom_kills"), at_most=0),
+            Question("times the limit was met", (name, "limit_met")),
+            Question("peak of the group, page cache and all", (name, "group_peak_nbytes")),
+        ],
+        seldom={name: 1},
+    )
+
+
+def model(*, is_smoke: bool = False) -> Workload:
+    n_locs, seconds = (_SMALL, 0.002) if is_smoke else (3_200, 0.05)
+    # Once for all, so that every loop has the same to do.
+    amount = 10 if is_smoke else int(_calibrated(seconds))
+    alone = "model alone"
+    sinks = {
+        alone: "nothing",
+        f"model + {_OURS}": "accumulator",
+        "model + zarr by hand, a chunk a batch": "zarr",
+        "model + np.memmap": "memmap",
+    }
+    entries = {name: _run("model", n_locs, amount=amount, sink=sink) for name, sink in sinks.items()}
+    ours = f"model + {_OURS}"
+    return Workload(
+        "model",
+        f"A model that keeps one core busy for about {1000 * seconds:g} ms a batch, always with the same "
+        f"matrix products on one thread, before each of {n_locs // 32} batches of 32 rows of {_LARGE}; on "
+        "disk. The loop is timed apart from what comes after it, which is in the whole run, synced.",
+        entries,
+        [
+            *(
+                Question(
+                    f"time of the loop: {name} / alone",
+                    (name, "loop_s"),
+                    (alone, "loop_s"),
+                    at_most=1.05 if name == ours else None,
+                )
+                for name in entries
+                if name != alone
+            ),
+            *(
+                Question(
+                    f"longest push, {name}",
+                    (name, "longest_push_s"),
+                    at_most=0.25 if name == ours else None,
+                )
+                for name in entries
+                if name != alone
+            ),
+            *(Question(f"after the loop, {name}", (name, "finalize_s")) for name in entries if name != alone),
+        ],
+        seldom={name: 1 for name in entries if name not in {alone, ours}},
+    )
+
+
+def leaving_ram(*, is_smoke: bool = False) -> Workload:
+    n_locs = _SMALL if is_smoke else 3_200
+    case = CaseSpec(n_locs, "large", batch_sizes=(1,) if is_smoke else (32,))
+    name = "RAM, then disk"
+    return Workload(
+        "leaving_ram",
+        f"{n_locs:,} rows of {_LARGE}, {_gb(n_locs)}, batches of 32 in order. It starts in RAM; half-way "
+        "the library is told that no memory is left (by a patched probe), and the result moves to disk while "
+        "pushes go on; synced. There is no model between the pushes, which would give the disk time.",
+        {
+            # With --smoke row by row: the library needs some pushes to notice.
+            name: replace(_run("leaving_ram", n_locs), case=case),
+            "on disk from the start": _run("accumulator", n_locs, place="zarr"),
+        },
+        [
+            Question("longest push of 41 MB from then on", (name, "longest_push_s"), at_most=0.1),
+            Question(
+                "peak memory / what was held then",
+                (name, "peak_nbytes"),
+                (name, "trigger_nbytes"),
+                at_most=1.05,
+            ),
+            Question(
+                "time / on disk from the start", (name, "seconds"), ("on disk from the start", "seconds")
+            ),
+        ],
+    )
+
+
+def codecs(*, is_smoke: bool = False) -> Workload:
+    n_locs = _SMALL if is_smoke else 800
+    case = CaseSpec(n_locs, "large", values="probabilities")
+    texts = {"zstd": "zstd, level 0", "lz4": "Blosc lz4, bitshuffle"}
+    entries = {
+        f"{who}, {text}": Run(contestant, case, {"codec": codec}, is_synced=True, spare=1)
+        for codec, text in texts.items()
+        for who, contestant in ((_OURS, "accumulator_codec"), ("codec alone", "codec_alone"))
+    }
+    return Workload(
+        "codecs",
+        f"{n_locs:,} rows of {_LARGE}, {_gb(n_locs)}: smooth probabilities in half precision, compressed, on "
+        "disk and synced. The codec alone encodes every head of every batch on as many threads as there are "
+        "cores, and writes each to a file.",
+        entries,
+        [
+            *(
+                Question(
+                    f"time: codec alone / {_OURS}, {text}",
+                    (f"codec alone, {text}", "seconds"),
+                    (f"{_OURS}, {text}", "seconds"),
+                    at_least=0.85,
+                )
+                for text in texts.values()
+            ),
+            *(
+                Question(
+                    f"disk used / pushed, {_OURS}, {text}",
+                    (f"{_OURS}, {text}", "disk_nbytes"),
+                    (f"{_OURS}, {text}", "pushed_nbytes"),
+                )
+                for text in texts.values()
+            ),
+        ],
+    )
+
+
+def sparse(*, is_smoke: bool = False) -> Workload:
+    n_locs = 2_000 if is_smoke else 100_000
+    names = ("every thousandth", "random thousandth")
+    return Workload(
+        "sparse",
+        f"{n_locs:,} locations of (256, 256, 8) float32, {n_locs * 2**21 / 1e9:.0f} GB if dense, of which "
+        "one in a thousand comes, in batches of 1 to 4; on disk, not synced.",
+        {
+            name: Run("accumulator", CaseSpec(n_locs, "wide", name, (1, 2, 3, 4)), {"place": "zarr"})
+            for name in names
+        },
+        [
+            question
+            for name in names
+            for question in (
+                Question(f"peak memory, {name}", (name, "peak_nbytes"), at_most=2e9),
+                Question(
+                    f"disk used / pushed, {name}",
+                    (name, "disk_nbytes"),
+                    (name, "pushed_nbytes"),
+                    at_most=2.0,
+                ),
+            )
+        ],
+    )
+
+
+def _run(contestant: str, n_locs: int, order: str = "in order", **options: Any) -> Run:
+    return Run(contestant, CaseSpec(n_locs, "large", order), options, is_synced=True, spare=1)
+
+
+def _calibrated(seconds: float) -> float:
+    return measure(Run("model_amount", CaseSpec(1, "small"), {"seconds": seconds}))["amount"]
+
+
+def _gb(n_locs: int) -> str:
+    return f"{n_locs * _ROW_NBYTES / 1e9:.3g} GB"

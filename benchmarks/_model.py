@@ -1,0 +1,105 @@
+"""A model that keeps one core busy, and what keeping its predictions adds to the loop."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from statistics import median
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from accumulator import FullBatchAccumulator
+from benchmarks._by_hand import assign, memmaps, zarr_arrays
+from benchmarks._outcome import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from benchmarks._cases import Batch, Case
+    from benchmarks._outcome import Work
+
+    Push = Callable[[Batch], object]
+
+_SIZE: Final = 256
+
+
+def compute(amount: int) -> None:
+    """Do a fixed amount of work; `benchmarks._measure` sees to it that BLAS takes one thread."""
+    matrix = np.full((_SIZE, _SIZE), 1 / _SIZE, np.float32)
+    for _ in range(amount):
+        matrix = matrix @ matrix  # stays as it is
+
+
+def model_amount(_case: Case, _folder: Path, *, seconds: float) -> Work:
+    """Find out how much work takes about so many seconds."""
+
+    def work() -> Outcome:
+        taken = []
+        for _ in range(20):
+            start = time.perf_counter()
+            compute(100)
+            taken.append(time.perf_counter() - start)
+        return Outcome([], {"amount": max(1, round(100 * seconds / median(taken)))})
+
+    return work
+
+
+def model(case: Case, folder: Path, *, amount: int, sink: str) -> Work:
+    """Compute and hand over, batch after batch; what comes after the loop has a clock of its own."""
+
+    def work() -> Outcome:
+        outputs: list[Any] = []
+        longest = 0.0
+        with contextlib.ExitStack() as stack:
+            push = stack.enter_context(_SINKS[sink](case, folder, outputs))
+            start = time.perf_counter()
+            for batch in case.batches:
+                compute(amount)
+                pushed = time.perf_counter()
+                push(batch)
+                longest = max(longest, time.perf_counter() - pushed)
+            looped = time.perf_counter()
+        facts = {
+            "loop_s": looped - start,
+            "longest_push_s": longest,
+            "finalize_s": time.perf_counter() - looped,
+        }
+        return Outcome(outputs, facts)
+
+    return work
+
+
+@contextlib.contextmanager
+def _nothing(_case: Case, _folder: Path, _outputs: list[Any]) -> Iterator[Push]:
+    yield lambda _batch: None
+
+
+@contextlib.contextmanager
+def _accumulator(case: Case, folder: Path, outputs: list[Any]) -> Iterator[Push]:
+    with FullBatchAccumulator(case.locs, save_path=str(folder / "spill"), memory_threshold=0) as full:
+        yield lambda batch: full.push(batch.heads, batch.locs)
+    outputs.extend(full.finalize().outputs)
+
+
+@contextlib.contextmanager
+def _zarr(case: Case, folder: Path, outputs: list[Any]) -> Iterator[Push]:
+    outputs.extend(zarr_arrays(case, folder))
+    yield lambda batch: assign(outputs, batch)
+
+
+@contextlib.contextmanager
+def _memmap(case: Case, folder: Path, outputs: list[Any]) -> Iterator[Push]:
+    outputs.extend(memmaps(case, folder))
+    yield lambda batch: assign(outputs, batch)
+    for output in outputs:
+        output.flush()
+
+
+_SINKS: Final[Mapping[str, Callable[..., contextlib.AbstractContextManager[Push]]]] = {
+    "nothing": _nothing,
+    "accumulator": _accumulator,
+    "zarr": _zarr,
+    "memmap": _memmap,
+}
