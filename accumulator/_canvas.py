@@ -165,7 +165,7 @@ class Canvas:
             repeats = False
         try:
             if is_first:
-                self._open(specs, heads.names, count(rows))
+                self._open(specs, heads.names, arrays, count(rows))
             self._settle()
             self._leave_ram_if_tight(count(rows) - repeats * int(np.count_nonzero(seen)))
             self._put(rows, arrays, seen if repeats else None, n_consumed)
@@ -217,7 +217,13 @@ class Canvas:
             locations,
         )
 
-    def _open(self, specs: tuple[HeadSpec, ...], names: tuple[str, ...] | None, n_rows: int) -> None:
+    def _open(
+        self,
+        specs: tuple[HeadSpec, ...],
+        names: tuple[str, ...] | None,
+        arrays: tuple[NDArray[Any], ...],
+        n_rows: int,
+    ) -> None:
         self.specs, self.names = specs, names
         self.row_nbytes = sum(spec.row_nbytes for spec in specs)
         budget = self.budget
@@ -227,7 +233,7 @@ class Canvas:
         ):
             # What was there a moment ago may be refused all the same: then the disk serves.
             with contextlib.suppress(MemoryError):
-                self.rows = RamRows(self.n_rows, specs)
+                self.rows = RamRows(self.n_rows, specs, arrays)
                 self._watch = _memory.Watch(budget.memory_threshold)
                 return
         self.plan().check_disk(n_rows)

@@ -163,7 +163,7 @@ def test_canvas_on_disk_is_not_looked_at_from_a_forked_child(monkeypatch):
 
 def test_view_counts_as_somebody_who_looks():
     """Whether arrays are held by others is told by their references, those of views included."""
-    rows = _ram.RamRows(4, [])
+    rows = _ram.RamRows(4, [], [])
     assert not rows.is_looked_at
     with FullBatchAccumulator(LOCS) as accumulator:
         accumulator.push(*batch([0]))

@@ -41,7 +41,7 @@ class Backends:
         """Return an empty store."""
         spec = HeadSpec(spec.patch_shape, spec.dtype, storage or KINDS[kind])
         if kind == "ram":
-            store = _stores.RamRows(n_rows, [spec])
+            store = _stores.RamRows(n_rows, [spec], [np.empty(1)])
         else:
             self.count += 1
             root = self.folder / str(self.count)

@@ -185,8 +185,8 @@ class ZarrRows:
         Unless somebody looks at it: a view must not turn to zeros.
         """
         gives_back = not ram.is_looked_at
-        for head, array, pages in zip(self._heads, ram.held, ram.pages, strict=True):
-            head.lend(array, pages, written, gives_back=gives_back)
+        for head, array, pages, start in zip(self._heads, ram.held, ram.pages, ram.starts, strict=True):
+            head.lend(array, pages, start, written, gives_back=gives_back)
         self._writer.after, self._moves_out = self._move_out, True
 
     def _rows_in_memory(self) -> NDArray[np.intp]:

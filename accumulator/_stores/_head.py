@@ -87,11 +87,13 @@ class Block:
 
     def write(self) -> None:
         """Write the rows to disk."""
-        head, values, memory = self.head, self.values, None
-        if values.dtype != head.dtype:  # lent, of the other byte order
-            values = values.astype(head.dtype)
-        elif self.start % PAGE_NBYTES == 0:
-            memory = self.pages.memory[self.start :]
+        head, values, pages, start = self.head, self.values, self.pages, self.start
+        if self.is_lent and (values.dtype != head.dtype or start % PAGE_NBYTES):
+            # Of the other byte order, or not aligned as direct I/O wants it.
+            pages, start = Pages(values.nbytes, is_huge=True), 0
+            values = pages.array(values.shape, head.dtype)
+            values[...] = self.values
+        memory = pages.memory[start:]
         head.chunks.write(self.chunk, values, self.filled, memory, is_there=self.chunk in head.on_disk)
 
     def done(self) -> None:
@@ -257,17 +259,17 @@ class Head:
             blocks.clear()
 
     def lend(
-        self, values: NDArray[Any], pages: Pages, written: NDArray[np.bool_], *, gives_back: bool
+        self, values: NDArray[Any], pages: Pages, start: int, written: NDArray[np.bool_], *, gives_back: bool
     ) -> None:
-        """Take over all rows that were written to an array in RAM; they move out from the first on."""
+        """Take over all rows that were written to an array in RAM, whose bytes start there in its pages."""
         for chunk in range(-(-self._n_rows // self.chunk_rows) if self.row_nbytes else 0):
             first = chunk * self.chunk_rows
             filled = written[first : first + self.chunk_rows].copy()
             n_filled = int(np.count_nonzero(filled))
             if n_filled:
                 rows = values[first : first + self.chunk_rows]
-                start = first * self.row_nbytes
-                block = Block(self, chunk, rows, filled, pages, start, n_filled=n_filled)
+                at = start + first * self.row_nbytes
+                block = Block(self, chunk, rows, filled, pages, at, n_filled=n_filled)
                 block.n_missing = len(filled) - n_filled
                 block.is_lent, block.gives_back = True, gives_back
                 self.lent[chunk] = block

@@ -60,9 +60,9 @@ class Pages:
         """All bytes, in whole pages."""
         return memoryview(self._map)
 
-    def array(self, shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
-        """Return an array over the first bytes; it keeps the memory alive."""
-        return np.ndarray(shape, dtype, buffer=self._map)
+    def array(self, shape: Sequence[int], dtype: DTypeLike, offset: int = 0) -> NDArray[Any]:
+        """Return an array over bytes from the offset on; it keeps the memory alive."""
+        return np.ndarray(shape, dtype, buffer=self._map, offset=offset)
 
     def give_back(self, start: int, stop: int) -> None:
         """Let go of the pages that lie wholly between two bytes; they read as zeros then."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from accumulator._stores._chunks import count
 from accumulator._stores._copying import Copier, Piece
-from accumulator._stores._pages import Pages
+from accumulator._stores._pages import PAGE_NBYTES, Pages
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from accumulator._validation import HeadSpec
     from accumulator.typing import RowArray, Rows
+
+_ALIGNMENT: Final = 16  # what NumPy aligns to, and every dtype asks for
 
 
 class RamRows:
@@ -29,6 +31,9 @@ class RamRows:
         N, the same for all heads.
     specs : sequence of HeadSpec
         The heads.
+    first : sequence of arrays
+        What will be put first. Memory is copied up to half as fast again where source and target lie alike
+        in their pages, and all batches of a model lie alike.
 
     Raises
     ------
@@ -38,11 +43,16 @@ class RamRows:
 
     part_nbytes = sys.maxsize  # put as many as there are
 
-    def __init__(self, n_rows: int, specs: Sequence[HeadSpec]) -> None:
-        self.pages = [Pages(n_rows * spec.row_nbytes, is_huge=True) for spec in specs]
+    def __init__(self, n_rows: int, specs: Sequence[HeadSpec], first: Sequence[NDArray[Any]]) -> None:
+        # Each head's first byte in its pages.
+        self.starts = [head.ctypes.data % PAGE_NBYTES // _ALIGNMENT * _ALIGNMENT for head in first]
+        self.pages = [
+            Pages(start + n_rows * spec.row_nbytes, is_huge=True)
+            for start, spec in zip(self.starts, specs, strict=True)
+        ]
         self.held = [
-            pages.array((n_rows, *spec.patch_shape), spec.dtype)
-            for pages, spec in zip(self.pages, specs, strict=True)
+            pages.array((n_rows, *spec.patch_shape), spec.dtype, start)
+            for pages, spec, start in zip(self.pages, specs, self.starts, strict=True)
         ]
         self._copier = Copier()
         for array, spec in zip(self.held, specs, strict=True):
