@@ -185,7 +185,7 @@ class FullBatchAccumulator:
 
     @property
     def canvas(self) -> list[RowArray]:
-        """One array a head, ``(N, *patch_shape)``: all N rows, the fill value where nothing has come.
+        """A list of one array a head, ``(N, *patch_shape)``: all N rows, the fill value where none has come.
 
         Empty before the first push. All are for reading alone. On disk, asking writes what is still in
         memory first, which may raise StorageError.

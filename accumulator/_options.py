@@ -79,8 +79,8 @@ class StorageOptions:
             unknown = [key for key in value if key not in heads]
             if unknown:
                 raise OptionError(
-                    f"{name} has an entry for head {unknown[0]!r}, but the heads are {heads}: a "
-                    "dict is by head; put a codec that is written as a dict in a list"
+                    f"{name} has an entry for head {unknown[0]!r}, but the heads are {heads}"
+                    + ("; put a codec that is written as a dict in a list" * (name == "compressors"))
                 )
 
     def _mappings(self) -> Iterator[tuple[str, Mapping[Any, Any]]]:
@@ -98,13 +98,14 @@ class StorageOptions:
 
 def as_fill_value(raw: Any, dtype: np.dtype[Any], head: int | str) -> Any:
     """Return a fill value as the head's dtype has it."""
+    is_same = dtype.kind == "c" or not np.iscomplexobj(raw)
     try:
         with np.errstate(all="ignore"):
-            value = np.asarray(raw).astype(dtype)
-        is_real = dtype.kind == "c" or not np.iscomplexobj(raw)
-        is_same = is_real and value.ndim == 0 and (value == raw or (value != value and raw != raw))  # noqa: PLR0124  NaN
-        if is_real and dtype.kind in "fc" and value.ndim == 0 and np.isfinite(raw):
-            is_same = bool(np.isfinite(value))
+            value = np.asarray(raw).astype(dtype) if is_same else np.zeros((), dtype)
+            if dtype.kind in "fc" and value.ndim == 0 and np.isfinite(raw):
+                is_same &= bool(np.isfinite(value))
+            else:
+                is_same &= value.ndim == 0 and bool(value == raw or (value != value and raw != raw))  # noqa: PLR0124  NaN
     except (TypeError, ValueError, OverflowError):
         is_same = False
     if not is_same:
@@ -138,15 +139,16 @@ def as_stored(head: NDArray[Any], dtype: np.dtype[Any], label: str) -> NDArray[A
         at = tuple(int(each[0]) for each in np.nonzero(wrong))
         raise HeadValueError(
             f"{label} has the value {head[at]} in row {at[0]} of the batch, at {list(at[1:])}, which "
-            f"dtype={dtype} cannot hold: choose another dtype, or bring the values into its range"
+            f"dtype={dtype} cannot hold: choose another dtype, or change the values"
         )
     return stored
 
 
 def _is_equal(stored: NDArray[Any], head: NDArray[Any]) -> NDArray[np.bool_]:
     """Whether values are exactly the same: equal there and back, and of one sign."""
-    back = stored.astype(head.dtype)
-    same: NDArray[np.bool_] = (back == head) & ((stored < 0) == (head < 0))
+    real = stored.real if stored.dtype.kind == "c" else stored
+    back = real.astype(head.dtype)
+    same: NDArray[np.bool_] = (back == head) & ((real < 0) == (head < 0)) & np.isfinite(real)
     return same
 
 

@@ -82,12 +82,15 @@ class Plan:
             f"{self.n_rows} locations, {self.n_written} written; the result goes to {self.place}",
             *(f"  {head}" for head in self.heads),
             f"  all rows: {as_text(self.nbytes)}",
-            (
-                f"memory: {as_text(self.memory_nbytes)} of {as_text(self.memory_allowed)} allowed "
-                f"({as_text(self.memory_available)} available)"
-            ),
         ]
-        if self.place == "zarr":
+        available = f"({as_text(self.memory_available)} available)"
+        if self.n_expected > self.n_written:
+            lines.append(f"  {self.n_expected} have to come: {as_text(self.nbytes_expected)}")
+        if self.place == "RAM":
+            allowed = as_text(self.memory_allowed)
+            lines.append(f"memory: {as_text(self.memory_nbytes)} of {allowed} allowed {available}")
+        else:
+            lines.append(f"memory: buffers of {as_text(self.memory_nbytes)} at most {available}")
             most = "before compression" if self.is_compressed else "if every location comes"
             lines.append(
                 f"disk: {as_text(self.disk_nbytes)} in {self.n_files} files {most}, of "
@@ -190,6 +193,6 @@ def free_nbytes(save_path: str) -> int:
 def as_text(nbytes: float) -> str:
     """Return a number of bytes as people read it."""
     unit = 0
-    while nbytes >= 1000 and unit < len(_UNITS) - 1:
+    while nbytes >= 999.5 and unit < len(_UNITS) - 1:
         nbytes, unit = nbytes / 1000, unit + 1
     return f"{nbytes:.3g} {_UNITS[unit]}"

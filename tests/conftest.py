@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import time
@@ -18,6 +19,7 @@ settings.register_profile(
     deadline=None,  # timings never decide a test
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
+settings.register_profile("mutations", parent=settings.get_profile("default"), max_examples=25)
 settings.load_profile("default")
 
 
@@ -41,6 +43,13 @@ def open_files() -> Counter[str]:
     return Counter(links)
 
 
+def temporary_folders(folder: Path) -> list[Path]:
+    """Return the temporary folders below a folder, while others may be removing them."""
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            return list(folder.rglob("full_batch_*"))
+
+
 @pytest.fixture(autouse=True)
 def _leaves_nothing_behind(tmp_path, monkeypatch):
     """Run in an empty folder; afterwards no temporary folder and no open file may be there."""
@@ -52,7 +61,7 @@ def _leaves_nothing_behind(tmp_path, monkeypatch):
     yield
     for _ in range(50):
         gc.collect()
-        folders, files = list(tmp_path.rglob("full_batch_*")), open_files() - before
+        folders, files = temporary_folders(tmp_path), open_files() - before
         if not folders and not files:
             break
         time.sleep(0.1)  # zarr's own thread may hold what it returned last for a moment

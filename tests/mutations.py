@@ -18,10 +18,18 @@ TESTS = [
     "tests/test_locations.py",
     "tests/test_full_batch.py",
     "tests/test_stores.py",
+    "tests/test_leaving_ram.py",
     "tests/test_accumulator.py",
+    "tests/test_plan.py",
+    "tests/test_options.py",
 ]
+OPTIONS = ["-p", "no:cacheprovider", "--hypothesis-profile=mutations"]
+TIMEOUT = 120  # seconds; tests that a mutation made hang have noticed it
 LOCATIONS, FULL_BATCH = "accumulator/_locations.py", "accumulator/_full_batch.py"
-CANVAS, DISK, RAM = "accumulator/_canvas.py", "accumulator/_stores/_disk.py", "accumulator/_stores/_ram.py"
+CANVAS, STORES = "accumulator/_canvas.py", "accumulator/_stores"
+HEAD, FILES, ENCODED = f"{STORES}/_head.py", f"{STORES}/_files.py", f"{STORES}/_encoded.py"
+CHUNKS, COPYING = f"{STORES}/_chunks.py", f"{STORES}/_copying.py"
+RAM, WRITER = f"{STORES}/_ram.py", f"{STORES}/_writer.py"
 
 MUTATIONS = [
     (LOCATIONS, "return slice(start, start + n)", "return slice(start, start + n - 1)"),
@@ -46,24 +54,64 @@ MUTATIONS = [
     (CANVAS, "max(self.n_consumed, n_consumed)", "n_consumed"),
     (CANVAS, "_as_numbers(rows)[~seen]\n            arrays", "_as_numbers(rows)[seen]\n            arrays"),
     (CANVAS, "            self.written[rows] = True", "            self.written[: len(arrays[0])] = True"),
-    (CANVAS, "partial(store.erase, new)", "partial(store.erase, slice(0, 0))"),
-    (CANVAS, "partial(store.put, again, old)", "partial(store.put, again, old[::-1])"),
-    (CANVAS, "                self._undo.remove(step)", "                self._undo.clear()"),
-    (RAM, "self.array[rows] = values", "self.array[rows] = values[::-1]"),
-    (DISK, "min(rows.stop, first + chunk_rows)", "min(rows.stop, first + chunk_rows - 1)"),
-    (DISK, "rows[where] - chunk * chunk_rows", "rows[where] - chunk * chunk_rows - 1"),
-    (DISK, "file.seek(offset)", "file.seek(0)"),
+    (CANVAS, "rows = rows[~self.written[rows]]", "rows = rows[:0]"),
+    (CANVAS, "or not touched else [(again, held)]", "or touched else [(again, held)]"),
     (
-        DISK,
-        "if held.n_filled == len(held.filled):\n            self._close",
-        "if held.n_filled >= len(held.filled) - 1:\n            self._close",
+        CANVAS,
+        "_as_numbers(rows)[~seen], _as_numbers(rows)[seen]",
+        "_as_numbers(rows)[seen], _as_numbers(rows)[~seen]",
     ),
-    (DISK, "held.buffer[~held.filled] = 0", "held.buffer[~held.filled] = 1"),
-    (DISK, "piece = values[order[a:b]]", "piece = values[a:b]"),
-    (DISK, "piece[rows[a:b] - first] = values[order[a:b]]", "piece[rows[a:b] - first] = values[a:b]"),
-    (DISK, "np.diff(rows) > gap + 1", "np.diff(rows) > gap + 2"),
-    (DISK, "(stale + start) // BLOCK_NBYTES", "(stale + start) // BLOCK_NBYTES + 1"),
-    (DISK, "        self.filled[local] = False", "        self.filled[:] = False"),
+    (CANVAS, "                touched = stop", "                touched = start"),
+    (
+        CANVAS,
+        "np.full((1, *s.patch_shape), s.storage.fill_value, s.dtype)",
+        "np.zeros((1, *s.patch_shape), s.dtype)",
+    ),
+    (CANVAS, "rows.take_over(ram, self.written)", "rows.take_over(ram, self.written[::-1])"),
+    (HEAD, "None if known is None or known.all() else known", "None"),
+    (HEAD, "None if known is None else known | block.filled", "None if known is None else block.filled"),
+    (HEAD, "while len(self._open) > self._most_open:", "while len(self._open) > self._most_open + 1:"),
+    (HEAD, "found[~known[first:stop]] = self._fill", "pass"),
+    (HEAD, "values[where] = found[numbers - first]", "values[where] = found[: len(numbers)]"),
+    (HEAD, "np.where(mask, block.values[local], values[where])", "block.values[local]"),
+    (HEAD, "if block.n_filled == 0 and not block.is_lent:", "if not block.is_lent:"),
+    (HEAD, "block.start + block.values.nbytes)", "block.start + 2 * block.values.nbytes)"),
+    (HEAD, "block.pages.give_back(block.start, ", "pass\n                (block.start, "),
+    (HEAD, "values.dtype != head.dtype or start % PAGE_NBYTES", "start % PAGE_NBYTES"),
+    (HEAD, "(self.lent if handed.is_lent else self._open)[chunk] = handed", "pass"),
+    (FILES, "_bytes(rows[start:stop]), start * self._row_nbytes)", "_bytes(rows[start:stop]), 0)"),
+    (FILES, "rows[~filled] = self._fill", "rows[~filled] = 0"),
+    (FILES, "file.truncate(self._file_nbytes)  # zarr wants whole chunks", "pass"),
+    (FILES, "self._read(file, start, stop)[between] if is_there else self._fill", "self._fill"),
+    (FILES, "path.unlink(missing_ok=True)", "pass"),
+    (FILES, "if len(memory) != self._file_nbytes:", "if False:"),
+    (ENCODED, "rows[~filled] = self.read(chunk, 0, len(rows))[~filled]", "rows[~filled] = self._fill"),
+    (ENCODED, "self.waiting[chunk] = waiting | filled", "self.waiting[chunk] = filled.copy()"),
+    (ENCODED, "if not (filled | waiting | encoded).all():", "if not (filled | encoded).any():"),
+    (
+        ENCODED,
+        "np.full((stop - start, *self._array.shape[1:]), self._fill)",
+        "np.zeros((stop - start, *self._array.shape[1:]), self._fill.dtype)",
+    ),
+    (ENCODED, "is_there=chunk in self.waiting", "is_there=False"),
+    (CHUNKS, "min(rows.stop, first + chunk_rows)", "min(rows.stop, first + chunk_rows - 1)"),
+    (CHUNKS, "rows[where] - chunk * chunk_rows", "rows[where] - chunk * chunk_rows - 1"),
+    (CHUNKS, "np.diff(rows) > gap + 1", "np.diff(rows) > gap + 2"),
+    (CHUNKS, "slice(rows.start + start, min(", "slice(rows.start, min("),
+    (COPYING, "zip(at.tolist(), numbers", "zip(sorted(at.tolist()), numbers"),
+    (COPYING, "source, cut(of, start, stop))", "source, cut(of, 0, stop - start))"),
+    (RAM, "Piece(array, rows, head, n)", "Piece(array, rows, head[::-1], n)"),
+    (RAM, "array[...] = spec.storage.fill_value", "array[1:] = spec.storage.fill_value"),
+    (RAM, "return max(counts) > counts[0]", "return False"),
+    (WRITER, "or under_way + nbytes <= self.limit_nbytes", "or True"),
+    (WRITER, "self._failed[id(job)] = (job, error)", "pass"),
+    (WRITER, "self._is_told = True", "pass"),
+    (WRITER, "np.concatenate([self.in_memory(), *(job.rows for job in jobs)])", "jobs[0].rows"),
+    (
+        WRITER,
+        "job not in self._running)\n            return id(job) in self._failed",
+        "job not in self._running)\n            return False",
+    ),
 ]
 
 
@@ -78,13 +126,17 @@ def is_caught(file: str, old: str, new: str) -> bool:
         if text.count(old) != 1:
             raise SystemExit(f"{file} has {text.count(old)} times, not once: {old}")
         (copy / file).write_text(text.replace(old, new))
-        ended = subprocess.run(
-            [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *TESTS],
-            cwd=copy,
-            env=os.environ | {"PYTHONPATH": folder},
-            capture_output=True,
-            check=False,
-        )
+        try:
+            ended = subprocess.run(
+                [sys.executable, "-m", "pytest", "-x", "-q", "-n", "auto", *OPTIONS, *TESTS],
+                cwd=copy,
+                env=os.environ | {"PYTHONPATH": folder},
+                capture_output=True,
+                check=False,
+                timeout=TIMEOUT,
+            )
+        except subprocess.TimeoutExpired:
+            return True
         if ended.returncode not in {0, 1}:
             raise SystemExit(ended.stdout.decode())
         return ended.returncode == 1

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import hashlib
 import os
 import pickle
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,10 +18,11 @@ from conftest import tree
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import Oracle, distinct, grid
+from zarr.codecs import GzipCodec
 
 import accumulator._accumulator as module
 from accumulator import FullBatchAccumulator, prepare_multitask_full_batch
-from accumulator._stores import _copying
+from accumulator._stores import _copying, _head
 from accumulator.exceptions import (
     ClosedError,
     DuplicateLocationError,
@@ -307,7 +310,7 @@ def test_disk_that_stays_full_loses_nothing(monkeypatch, policy):
             except StorageError as error:
                 refused.append((values, LOCS[[row]]))
                 assert error.errno == 28  # noqa: PT017  not every push is refused
-                assert accumulator.written[error.rows].all()
+                assert accumulator.written[error.rows].all()  # noqa: PT017
             else:
                 oracle.push(values, LOCS[[row]])
             np.testing.assert_array_equal(accumulator.written, oracle.written())
@@ -652,8 +655,154 @@ def test_many_heads_share_the_buffers():
         for row in np.random.default_rng(0).permutation(64):
             accumulator.push([head[:1] for head in heads], locs[[row]])
             stores = accumulator._canvas.rows._heads
-            held = sum(b.pages.nbytes for s in stores for b in s._open.values())
-            held += sum(b.nbytes for s in stores for b in list(s._handed.values()))
-            held += sum(pages.nbytes for store in stores for pages in store._spare)
+            with accumulator._canvas.rows._writer.lock:
+                held = sum(b.pages.nbytes for s in stores for b in s._open.values())
+                held += sum(b.nbytes for s in stores for b in s._handed.values())
+                held += sum(pages.nbytes for store in stores for pages in store._spare)
             assert held <= 2**20
     assert all(output[:].all() for output in accumulator.finalize().outputs)
+
+
+@pytest.fixture
+def slow_disk(monkeypatch):
+    """Let a moment pass before anything is written."""
+    real = _head.Block.write
+    monkeypatch.setattr(_head.Block, "write", lambda self: (time.sleep(0.01), real(self)))
+
+
+@pytest.mark.usefixtures("tiny_chunks", "slow_disk")
+@pytest.mark.parametrize("order", ["forwards", "backwards"])
+@pytest.mark.parametrize("size", [1, 5])
+@pytest.mark.parametrize("options", [{}, {"compressors": GzipCodec(level=1)}, {"shards": 2}])
+def test_buffers_may_be_reused_while_they_are_written(order, size, options):
+    """On a slow disk too: what the caller does to its buffers after push does not reach the result."""
+    rows = np.arange(N) if order == "forwards" else np.arange(N)[::-1]
+    buffers, locs = (
+        [np.empty((size, *head.shape[1:]), head.dtype) for head in HEADS],
+        np.empty((size, 4), "i8"),
+    )
+    with FullBatchAccumulator(LOCS, memory_threshold=0, **options) as accumulator:
+        for start in range(0, N, size):
+            some = rows[start : start + size]
+            for buffer, head in zip(buffers, HEADS, strict=True):
+                buffer[: len(some)] = head[some]
+            locs[: len(some)] = LOCS[some]
+            accumulator.push([buffer[: len(some)] for buffer in buffers], locs[: len(some)])
+            for buffer in (*buffers, locs):
+                buffer[:] = -1
+    for output, head in zip(accumulator.finalize().outputs, HEADS, strict=True):
+        np.testing.assert_array_equal(output[:], head)
+
+
+@pytest.mark.usefixtures("tiny_chunks", "slow_disk")
+@pytest.mark.parametrize(
+    "options", [{}, {"compressors": GzipCodec(level=1)}, {"shards": 2}, {"fill_value": 5}]
+)
+def test_flush_puts_every_row_on_disk(options):
+    """After flush() another reader of the files finds all rows that were pushed, and the run goes on."""
+    fill = options.get("fill_value", 0)
+    expected = [np.full_like(head, fill) for head in HEADS]
+    accumulator = FullBatchAccumulator(LOCS, memory_threshold=0, **options)
+    accumulator.push(*batch([0]))
+    paths = [array.store.root / array.path for array in accumulator.canvas]
+    for rows in ([0], [1, 2, 3], [16, 4, 9], [], [5, 8, 7, 6, 15]):
+        if rows != [0]:
+            accumulator.push(*batch(rows))
+        accumulator.flush()
+        for path, wanted, head in zip(paths, expected, HEADS, strict=True):
+            wanted[rows] = head[rows]
+            np.testing.assert_array_equal(zarr.open_array(path, mode="r")[:], wanted)
+    for output, wanted in zip(accumulator.finalize().outputs, expected, strict=True):
+        np.testing.assert_array_equal(output[:], wanted)
+
+
+def test_flush_of_an_accumulator_that_is_done(where):
+    """flush() does nothing before the first push, and is refused after finalize() or close()."""
+    accumulator = FullBatchAccumulator(LOCS, **where)
+    accumulator.flush()
+    assert list(Path.cwd().iterdir()) == []
+    accumulator.push(*batch([0]))
+    accumulator.flush()
+    accumulator.finalize()
+    with pytest.raises(ClosedError, match="cannot flush: the accumulator was finalized"):
+        accumulator.flush()
+    accumulator = FullBatchAccumulator(LOCS, **where)
+    accumulator.close()
+    with pytest.raises(ClosedError, match="cannot flush: the accumulator was closed"):
+        accumulator.flush()
+
+
+@pytest.mark.usefixtures("tiny_chunks")
+@pytest.mark.parametrize("surface", ["push", "flush", "finalize", "canvas"])
+@pytest.mark.parametrize(
+    ("kind", "arguments", "number"),
+    [(OSError, (28, "No space left on device"), 28), (ValueError, ("codec",), errno.EIO)],
+)
+def test_error_behind_the_callers_back_is_told(monkeypatch, surface, kind, arguments, number):
+    """What fails while it is written comes typed with the next call, with exactly the rows not on disk.
+
+    Nothing is lost by it: the same call succeeds once the cause is gone.
+    """
+    real = _head.Block.write
+
+    def write(block):  # 4 rows of the first head are a chunk, 8 of the second
+        if block.label == "head 0" and block.chunk == 1:
+            raise kind(*arguments)
+        real(block)
+
+    calls = {
+        "push": lambda: accumulator.push(*batch([16])),
+        "flush": lambda: accumulator.flush() is None,
+        "finalize": lambda: accumulator.finalize() is not None,
+        "canvas": lambda: accumulator.canvas,
+    }
+    with FullBatchAccumulator(LOCS, memory_threshold=0) as accumulator:
+        with monkeypatch.context() as patched:
+            patched.setattr(_head.Block, "write", write)
+            accumulator.push(*batch([0, 1, 2, 3]))
+            accumulator.push(*batch([4, 5, 6, 7]))
+            _wait_until_written(accumulator)
+            for _ in range(3):
+                with pytest.raises(StorageError, match="rows 4 to 7 of head 0 cannot be written") as caught:
+                    calls[surface]()
+                np.testing.assert_array_equal(caught.value.rows, [4, 5, 6, 7])
+                assert caught.value.errno == number
+                assert type(caught.value.__cause__) is kind
+                np.testing.assert_array_equal(np.flatnonzero(accumulator.written), np.arange(8))
+        calls[surface]()
+        if surface not in {"push", "finalize"}:
+            accumulator.push(*batch([16]))
+    n_written = 8 if surface == "finalize" else 9
+    assert accumulator.written.sum() == n_written
+    for output, head in zip(accumulator.finalize().outputs, HEADS, strict=True):
+        np.testing.assert_array_equal(output[:8], head[:8])
+        np.testing.assert_array_equal(output[16], head[16] * (n_written == 9))
+
+
+def _wait_until_written(accumulator):
+    """Wait until nothing is under way any more, whether it went well or not."""
+    writer = accumulator._canvas.rows._writer
+    with writer.lock:
+        assert writer.lock.wait_for(lambda: not writer._waiting and not writer._running, timeout=60)
+
+
+@pytest.mark.usefixtures("tiny_chunks")
+def test_error_tells_rows_of_all_heads_that_are_not_on_disk(monkeypatch):
+    """Rows that wait and rows that failed, whole chunks or parts, are named; those on disk are not."""
+    accumulator = FullBatchAccumulator(LOCS, memory_threshold=0)
+    accumulator.push(*batch(range(8)))
+    accumulator.flush()
+    with monkeypatch.context() as patched:
+        patched.setattr("accumulator._stores._files.ChunkFiles.write", _raise_no_space)
+        accumulator.push(*batch([16, 9]))
+        with pytest.raises(StorageError) as caught:
+            accumulator.flush()
+        np.testing.assert_array_equal(caught.value.rows, [9, 16])
+        with pytest.raises(StorageError):
+            accumulator.push(*batch([10]))
+    accumulator.push(*batch([10]))
+    outputs = accumulator.finalize().outputs
+    for output, head in zip(outputs, HEADS, strict=True):
+        rows = [*range(8), 9, 10, 16]
+        np.testing.assert_array_equal(output[:][rows], head[rows])
+        assert not output[:][[8, *range(11, 16)]].any()

@@ -110,10 +110,10 @@ def test_push_after_an_interrupted_flush_loses_nothing(monkeypatch):
     """Chunks that are still being encoded when Ctrl-C ends flush() are waited for before they change."""
     started, real = threading.Event(), _encoded.EncodedChunks._encode
 
-    def slow(self, chunk, rows):
+    def slow(self, *arguments):
         started.set()
         time.sleep(0.2)
-        real(self, chunk, rows)
+        real(self, *arguments)
 
     monkeypatch.setattr(_encoded.EncodedChunks, "_encode", slow)
     with FullBatchAccumulator(LOCS, memory_threshold=0, chunks=8, compressors="auto") as accumulator:

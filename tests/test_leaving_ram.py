@@ -56,7 +56,7 @@ def pressure(monkeypatch):
     look_at=st.integers(0, 20),
 )
 def test_same_bytes_wherever_it_leaves(pressure, policy, batches, spill_at, look_at):
-    """Any batches, in any order, with repeats, moved out at any push, read in between: what the oracle has."""
+    """Any batches in any order, with repeats, moved out at any push, read in between: what the oracle has."""
     oracle = Oracle(LOCS, policy)
     pressure.is_on = pressure.has_been = False
     with FullBatchAccumulator(LOCS, on_duplicate=policy) as accumulator:

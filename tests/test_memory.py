@@ -175,7 +175,7 @@ def asks(monkeypatch):
     monkeypatch.setattr(_memory, "available_memory", available)
     monkeypatch.setattr(_memory.time, "perf_counter", lambda: asked["time"])
     monkeypatch.setattr(_memory, "PAUSE_SECONDS", 0)
-    monkeypatch.setattr(_memory, "limited_groups", lambda: [])
+    monkeypatch.setattr(_memory, "limited_groups", list)
     return asked
 
 

@@ -189,7 +189,7 @@ def test_chunk_that_is_encoded_late_is_encoded_once(backends, monkeypatch):
     monkeypatch.setattr(
         _stores._disk.EncodedChunks,
         "_encode",
-        lambda self, chunk, rows: (encoded.append(chunk), real(self, chunk, rows)),
+        lambda self, chunk, *rest: (encoded.append(chunk), real(self, chunk, *rest)),
     )
     store = backends.make("compressed", ROW, n_rows=80)
     order = np.random.default_rng(1).permutation(80)
@@ -348,7 +348,7 @@ def test_slow_disk_holds_the_caller_up(backends, monkeypatch):
 
 @pytest.mark.usefixtures("tiny_chunks")
 def test_rows_for_a_chunk_that_waits_to_be_written(backends, monkeypatch):
-    """A chunk whose rows are put again while it waits for the disk, or is written, ends with the last ones."""
+    """A chunk whose rows are put again while it waits for the disk or is written has the last ones."""
     started, gate, real = threading.Event(), threading.Event(), _head.Block.write
 
     def slow(self):

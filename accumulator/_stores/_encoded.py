@@ -1,7 +1,7 @@
 """Chunks that only zarr can write: compressed, sharded, or cut within a patch.
 
-Such a chunk is encoded once, when all its rows have come. Rows that have to leave memory before wait
-in a scratch file.
+Such a chunk is encoded when all its rows have come, or somebody wants to read. Rows that have to leave
+memory before wait in a scratch file.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class EncodedChunks:
         shape, dtype = (unit_rows, *array.shape[1:]), array.dtype.newbyteorder("<")
         self._scratch = ChunkFiles(lambda chunk: scratch / str(chunk), shape, dtype)
         self.waiting: dict[int, NDArray[np.bool_]] = {}  # chunks with a scratch file, and its rows
+        self._encoded: dict[int, NDArray[np.bool_]] = {}  # chunks that zarr has, and which rows are real
 
     def write(
         self,
@@ -52,39 +53,39 @@ class EncodedChunks:
 
         Parameters and errors are those of `ChunkFiles.write`.
         """
-        waiting = self.waiting.get(chunk)
+        del is_there  # it knows
         if not filled.all():
-            if waiting is not None and (waiting | filled).all():
-                rows[~filled] = self._scratch.read(chunk, 0, len(rows))[~filled]
-            elif waiting is None and is_there:
-                rows[~filled] = self._encoded(chunk)[~filled]
-            else:
+            none = np.zeros_like(filled)
+            waiting, encoded = self.waiting.get(chunk, none), self._encoded.get(chunk, none)
+            if not (filled | waiting | encoded).all():
                 self._folder.mkdir(exist_ok=True)
-                self._scratch.write(chunk, rows, filled, memory, is_there=waiting is not None)
-                self.waiting[chunk] = filled.copy() if waiting is None else waiting | filled
+                self._scratch.write(chunk, rows, filled, memory, is_there=chunk in self.waiting)
+                self.waiting[chunk] = waiting | filled
                 return
-        self._encode(chunk, rows)
+            rows[~filled] = self.read(chunk, 0, len(rows))[~filled]
+        self._encode(chunk, rows, np.ones_like(filled))
 
     def finish(self, chunk: int) -> None:
         """Encode a chunk that waits in a scratch file, with the fill value for what never came."""
-        waiting = self.waiting[chunk]
-        rows = self._scratch.read(chunk, 0, len(waiting))
-        rows[~waiting] = self._fill
-        self._encode(chunk, rows)
+        rows = self.read(chunk, 0, len(self.waiting[chunk]))
+        self._encode(chunk, rows, self.waiting[chunk] | self._encoded.get(chunk, False))
 
     def read(self, chunk: int, start: int, stop: int) -> NDArray[Any]:
         """Read rows that follow each other from a chunk that was written to."""
-        if chunk in self.waiting:
-            return self._scratch.read(chunk, start, stop)
-        return self._encoded(chunk)[start:stop]
+        first = chunk * self._unit_rows
+        if chunk in self._encoded:
+            values = np.array(self._array[first + start : first + stop])
+        else:
+            values = np.full((stop - start, *self._array.shape[1:]), self._fill)
+        waiting = self.waiting.get(chunk)
+        if waiting is not None:
+            part = waiting[start:stop]
+            values[part] = self._scratch.read(chunk, start, stop)[part]
+        return values
 
-    def _encode(self, chunk: int, rows: NDArray[Any]) -> None:
+    def _encode(self, chunk: int, rows: NDArray[Any], real: NDArray[np.bool_]) -> None:
         first = chunk * self._unit_rows
         self._array[first : first + len(rows)] = rows
+        self._encoded[chunk] = real
         if self.waiting.pop(chunk, None) is not None:
             self._scratch.path_of(chunk).unlink()
-
-    def _encoded(self, chunk: int) -> NDArray[Any]:
-        first = chunk * self._unit_rows
-        values: Any = self._array[first : first + self._unit_rows]
-        return np.asarray(values)

@@ -82,7 +82,7 @@ class Layout:
         except (ValueError, TypeError, KeyError) as cause:
             raise OptionError(
                 f"zarr refuses the storage options of head {name}, with chunks {self.chunks} and shards "
-                f"{self.shards}: {cause}"
+                f"{self.shards}: {cause}; compressors are codecs such as zarr.codecs.ZstdCodec()"
             ) from cause
 
 
