@@ -103,9 +103,9 @@ def _least(term: Term, one: Round) -> float:
     return min(one[entry][term[-1]] for entry in term[:-1])
 
 
-def never_behind(ours: str, peers: Sequence[str]) -> list[Question]:
+def never_behind(ours: str, peers: Sequence[str], reason: str = "") -> list[Question]:
     """Ask of each peer whether it is as slow as this library at least."""
     return [
-        Question(f"time: {peer} / {ours}", (peer, "seconds"), (ours, "seconds"), at_least=1.0)
+        Question(f"time: {peer} / {ours}", (peer, "seconds"), (ours, "seconds"), at_least=1.0, reason=reason)
         for peer in peers
     ]
