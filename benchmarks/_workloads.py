@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 _LISTS = "Hugging Face's way"
-_UNCHECKED = "it writes where it is told to: nothing is looked up, checked or recorded, and predictions have to come in order"
+_UNCHECKED = (
+    "it writes where it is told to: nothing is looked up, checked or recorded, and predictions have to come "
+    "in order"
+)
 _REFERENCES = (
     "Hugging Face's way keeps the batches themselves until the end. Here they come from the pool and take "
     "nothing; a model's take as much as the output once more."
