@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 import sys
 import threading
 import warnings
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Self, get_args
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import attrs
 import numpy as np
 
+from accumulator._arguments import as_expected, as_folder, as_limit, as_on_duplicate, as_threshold
 from accumulator._canvas import Budget, Canvas
 from accumulator._full_batch import prepare_multitask_full_batch
 from accumulator._locations import LocationIndex
 from accumulator._options import StorageOptions
 from accumulator._result import FullBatch
-from accumulator._stores import read_only, storage_error
-from accumulator._validation import as_count, as_heads, as_nbytes, as_path, as_percent
-from accumulator.exceptions import ClosedError, NothingPushedError, OptionError, ProcessError, StorageError
-from accumulator.typing import OnDuplicate
+from accumulator._stores import read_only
+from accumulator._validation import as_heads
+from accumulator.exceptions import ClosedError, NothingPushedError, OptionError, ProcessError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -30,43 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from accumulator._plan import Plan
-    from accumulator.typing import ArrayLike, BatchOutput, RowArray, StrPath
-
-
-def _as_folder(raw: StrPath) -> str:
-    path = Path(as_path(raw, "save_path")).absolute()  # wherever the process goes until it is needed
-    try:
-        is_folder = stat.S_ISDIR(path.stat().st_mode)
-    except FileNotFoundError:
-        is_folder = True  # or will be
-    except OSError as cause:
-        raise storage_error(cause, "save_path cannot be looked at") from cause
-    if not is_folder:
-        raise StorageError(errno.ENOTDIR, "save_path is a file: give a folder, there or not", str(path))
-    return str(path)
-
-
-def _as_threshold(raw: float) -> float:
-    percent = as_percent(raw)
-    if 0 < percent < 1:
-        warnings.warn(
-            f"memory_threshold={raw} is {raw} per cent: did you mean {100 * percent:g}?", stacklevel=3
-        )
-    return percent
-
-
-def _as_limit(raw: float | str | None) -> int | None:
-    return None if raw is None else as_nbytes(raw, "memory_limit")
-
-
-def _as_expected(raw: int | None) -> int:
-    return 0 if raw is None else as_count(raw, "n_expected")
-
-
-def _as_on_duplicate(raw: OnDuplicate) -> OnDuplicate:
-    if not isinstance(raw, str) or raw not in get_args(OnDuplicate):
-        raise OptionError(f'on_duplicate is {raw!r}: it is "error", "first" or "last"')
-    return raw
+    from accumulator.typing import ArrayLike, BatchOutput, OnDuplicate, RowArray
 
 
 @attrs.define(eq=False, repr=False)
@@ -141,11 +102,11 @@ class FullBatchAccumulator:
     """
 
     _index: LocationIndex = attrs.field(alias="full_output_locs", converter=LocationIndex)
-    _save_path: str = attrs.field(default="temp_fullbatch", converter=_as_folder, kw_only=True)
-    _memory_threshold: float = attrs.field(default=80, converter=_as_threshold, kw_only=True)
-    _memory_limit: int | None = attrs.field(default=None, converter=_as_limit, kw_only=True)
-    _on_duplicate: OnDuplicate = attrs.field(default="error", converter=_as_on_duplicate, kw_only=True)
-    _n_expected: int = attrs.field(default=None, converter=_as_expected, kw_only=True)
+    _save_path: str = attrs.field(default="temp_fullbatch", converter=as_folder, kw_only=True)
+    _memory_threshold: float = attrs.field(default=80, converter=as_threshold, kw_only=True)
+    _memory_limit: int | None = attrs.field(default=None, converter=as_limit, kw_only=True)
+    _on_duplicate: OnDuplicate = attrs.field(default="error", converter=as_on_duplicate, kw_only=True)
+    _n_expected: int = attrs.field(default=None, converter=as_expected, kw_only=True)
     _dtype: Any = attrs.field(default=None, kw_only=True)
     _fill_value: Any = attrs.field(default=0, kw_only=True)
     _chunks: Any = attrs.field(default=None, kw_only=True)

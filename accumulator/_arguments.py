@@ -1,0 +1,58 @@
+"""What `FullBatchAccumulator` is made with: each raw argument becomes a checked one."""
+
+from __future__ import annotations
+
+import errno
+import stat
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from accumulator._stores import storage_error
+from accumulator._validation import as_count, as_nbytes, as_path, as_percent
+from accumulator.exceptions import OptionError, StorageError
+from accumulator.typing import OnDuplicate
+
+if TYPE_CHECKING:
+    from accumulator.typing import StrPath
+
+
+def as_folder(raw: StrPath) -> str:
+    """Return a folder, there or not yet, as an absolute path."""
+    path = Path(as_path(raw, "save_path")).absolute()  # wherever the process goes until it is needed
+    try:
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+    except FileNotFoundError:
+        is_folder = True  # or will be
+    except OSError as cause:
+        raise storage_error(cause, "save_path cannot be looked at") from cause
+    if not is_folder:
+        raise StorageError(errno.ENOTDIR, "save_path is a file: give a folder, there or not", str(path))
+    return str(path)
+
+
+def as_threshold(raw: float) -> float:
+    """Return a percentage, warning of one that looks like a fraction."""
+    percent = as_percent(raw)
+    if 0 < percent < 1:
+        warnings.warn(
+            f"memory_threshold={raw} is {raw} per cent: did you mean {100 * percent:g}?", stacklevel=3
+        )
+    return percent
+
+
+def as_limit(raw: float | str | None) -> int | None:
+    """Return a number of bytes, or None."""
+    return None if raw is None else as_nbytes(raw, "memory_limit")
+
+
+def as_expected(raw: int | None) -> int:
+    """Return how many rows come at least, 0 where that is unknown."""
+    return 0 if raw is None else as_count(raw, "n_expected")
+
+
+def as_on_duplicate(raw: OnDuplicate) -> OnDuplicate:
+    """Return a policy for repeats."""
+    if not isinstance(raw, str) or raw not in get_args(OnDuplicate):
+        raise OptionError(f'on_duplicate is {raw!r}: it is "error", "first" or "last"')
+    return raw
