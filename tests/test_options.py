@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorstore
 import zarr
 from conftest import tree
 from hypothesis import given, settings
@@ -485,7 +486,6 @@ def test_plain_zarr_reads_what_is_saved(where, tmp_path, options):
 )
 def test_tensorstore_reads_it(tmp_path, options):
     """TensorStore opens raw, compressed and sharded heads, and reads the same values."""
-    tensorstore = pytest.importorskip("tensorstore")
     rows = [12, 1, 2, 3, 7]
     run((A,), rows, memory_threshold=0, **options).save(tmp_path / "result.zarr")
     folder = tmp_path / "result.zarr" / "outputs" / "0"
