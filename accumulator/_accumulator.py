@@ -6,20 +6,31 @@ import os
 import sys
 import threading
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import attrs
 import numpy as np
 
-from accumulator._arguments import as_expected, as_folder, as_limit, as_on_duplicate, as_threshold
+from accumulator._arguments import (
+    as_expected,
+    as_folder,
+    as_limit,
+    as_mode,
+    as_on_duplicate,
+    as_seconds,
+    as_store,
+    as_threshold,
+    as_token,
+)
 from accumulator._canvas import Budget, Canvas
 from accumulator._full_batch import prepare_multitask_full_batch
 from accumulator._locations import LocationIndex
 from accumulator._options import StorageOptions
 from accumulator._result import FullBatch
-from accumulator._stores import read_only
+from accumulator._stores import KeptRun, ZarrRows, read_only
 from accumulator._validation import as_heads
-from accumulator.exceptions import ClosedError, NothingPushedError, OptionError, ProcessError
+from accumulator.exceptions import ClosedError, NothingPushedError, OptionError, ProcessError, StorageError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -27,7 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from accumulator._plan import Plan
-    from accumulator.typing import ArrayLike, BatchOutput, OnDuplicate, RowArray
+    from accumulator.typing import ArrayLike, BatchOutput, Mode, OnDuplicate, RowArray
 
 
 @attrs.define(eq=False, repr=False)
@@ -58,6 +69,19 @@ class FullBatchAccumulator:
         "8 GiB". On disk it also bounds the buffers, down to one row a head.
     on_duplicate : {"error", "first", "last"}, default "error"
         What a location pushed twice does: raise, keep the first prediction, or keep the last.
+    store : path, optional
+        Where the run is kept: a zarr group, on disk from the first push, that survives whatever ends the
+        process. It stays when the accumulator goes. ``save_path`` and ``memory_threshold`` have no effect
+        then. One accumulator at a time writes it.
+    mode : {"w-", "a"}, default "w-"
+        "w-" makes the store, and refuses a path where something is. "a" resumes the run that is there, or
+        makes it: rows that were recorded are `written` from the start, after every byte of them was
+        checked.
+    resume_token : str, optional
+        Whatever else has to be the same when the run is resumed: the version of the model, say.
+    checkpoint_interval : float, default 30
+        Seconds after which a push does what `flush` does; less often where that would take more than a
+        twentieth of the time. 0 records every push as far as that allows; inf leaves it to `flush`.
     n_expected : int, optional
         How many of the locations will come at least, if that is known: the disk must hold those, or the
         first push is refused. For the others there is a warning.
@@ -86,7 +110,20 @@ class FullBatchAccumulator:
         An option is not what it may be; a ValueError. Storage options that do not fit the heads are
         found at the first push.
     StorageError
-        ``save_path`` is a file, or cannot be looked at; an OSError.
+        ``save_path`` is a file, or cannot be looked at; ``store`` cannot be made or read. An OSError.
+    ResultExistsError
+        ``store`` is there and ``mode`` is "w-", or it is something else; a FileExistsError.
+    ResumeError
+        ``store`` is of other locations, or its ``resume_token`` is another; a ValueError.
+    ResultFormatError
+        ``store`` is damaged beyond its rows, or was tampered with; a ValueError.
+    LockedError
+        Another accumulator is writing ``store``; a BlockingIOError.
+
+    Warns
+    -----
+    StorageWarning
+        Rows of a resumed store were damaged, and are missing again.
 
     Examples
     --------
@@ -112,6 +149,10 @@ class FullBatchAccumulator:
     _chunks: Any = attrs.field(default=None, kw_only=True)
     _shards: Any = attrs.field(default=None, kw_only=True)
     _compressors: Any = attrs.field(default=None, kw_only=True)
+    _store: str | None = attrs.field(default=None, converter=as_store, kw_only=True)
+    _mode: Mode = attrs.field(default="w-", converter=as_mode, kw_only=True)
+    _resume_token: str | None = attrs.field(default=None, converter=as_token, kw_only=True)
+    _checkpoint_interval: float = attrs.field(default=30, converter=as_seconds, kw_only=True)
     _canvas: Canvas = attrs.field(init=False)
     _result: FullBatch | None = attrs.field(init=False, default=None)
     _is_closed: bool = attrs.field(init=False, default=False)
@@ -132,7 +173,26 @@ class FullBatchAccumulator:
             raise OptionError(
                 f"n_expected is {self._n_expected}, but full_output_locs has {len(self._index)} locations"
             )
-        self._canvas = Canvas(len(self._index), budget, self._on_duplicate, options, self._n_expected)
+        if self._store is None:
+            if self._mode != "w-" or self._resume_token is not None:
+                raise OptionError("mode and resume_token are for a run that is kept: give store= as well")
+            self._canvas = Canvas(len(self._index), budget, self._on_duplicate, options, self._n_expected)
+            return
+        budget = attrs.evolve(budget, save_path=str(Path(self._store).parent))
+        run = KeptRun(self._store, self._mode, self._index.locs, self._resume_token)
+        try:
+            self._canvas = Canvas(
+                len(self._index),
+                budget,
+                self._on_duplicate,
+                options,
+                self._n_expected,
+                run,
+                self._checkpoint_interval,
+            )
+        except BaseException:
+            run.release()
+            raise
 
     @property
     def full_output_locs(self) -> NDArray[Any]:
@@ -168,6 +228,35 @@ class FullBatchAccumulator:
     def missing_locs(self) -> NDArray[Any]:
         """The locations that no prediction has come for, in canonical order: ``(n, K)``."""
         return self._index.locs[~self._canvas.written]
+
+    def missing_rows(self, locs: ArrayLike | None = None) -> NDArray[np.intp]:
+        """Return the positions in a list of locations that still have to be predicted.
+
+        One line lets anything skip what is done: ``Subset(dataset, accumulator.missing_rows(locs))`` or
+        ``DataLoader(dataset, sampler=accumulator.missing_rows(locs))`` where the items of ``dataset`` lie at
+        ``locs``, and ``locs[accumulator.missing_rows(locs)]`` for the locations themselves.
+
+        Parameters
+        ----------
+        locs : (n, K) array-like of whole numbers, optional
+            Some of the locations, none twice, in any order; all of them by default.
+
+        Raises
+        ------
+        LocationError, UnknownLocationError, DuplicateLocationError
+            As in `push`.
+
+        Examples
+        --------
+        >>> accumulator = FullBatchAccumulator([[0, 0], [4, 0], [8, 0]])
+        >>> accumulator.push(np.ones((1, 2)), [[4, 0]])
+        >>> accumulator.missing_rows([[8, 0], [4, 0]]).tolist()
+        [0]
+        >>> accumulator.close()
+        """
+        with self._lock:
+            rows = slice(None) if locs is None else self._index.find(locs)
+            return np.flatnonzero(~self._canvas.written[rows])
 
     @property
     def nbytes(self) -> int:
@@ -209,6 +298,9 @@ class FullBatchAccumulator:
 
     def flush(self) -> None:
         """Return when every row pushed before is on disk; in RAM do nothing.
+
+        With ``store`` they are on the device and recorded when this returns, and nothing that ends the
+        process or cuts the power loses them. Without it they are in their files.
 
         Raises
         ------
@@ -293,15 +385,32 @@ class FullBatchAccumulator:
         with self._lock:
             if self._result is None:
                 self._refuse_if_done("finalize")
-                self._result = self._complete()
+                result = self._complete()
+                self._canvas.complete()
+                self._result = result
                 self._canvas.stop()
             return self._result
 
     def close(self) -> None:
-        """Drop everything without a result; after `finalize`, or a second time, do nothing."""
+        """End without a result; after `finalize`, or a second time, do nothing.
+
+        Everything is dropped, but with ``store`` what was pushed is recorded first, and can be resumed.
+
+        Raises
+        ------
+        StorageError
+            Rows could not be recorded in ``store``, and have to be predicted again. It is closed all the same.
+        """
         with self._lock:
-            if self._result is None and not self._is_closed:
-                self._is_closed = True
+            if self._result is not None or self._is_closed:
+                return
+            self._is_closed = True
+            try:
+                if self._store is not None and self._process == os.getpid():
+                    self._canvas.flush()
+            finally:
+                if self._process == os.getpid():
+                    self._canvas.stop()
                 self._canvas.close()
 
     def __enter__(self) -> Self:
@@ -315,8 +424,13 @@ class FullBatchAccumulator:
         traceback: TracebackType | None,
     ) -> None:
         """Finalize if that was not done; after an exception close instead."""
-        if exc_type is not None or self._is_closed:
-            self.close()
+        if exc_value is not None:
+            try:
+                self.close()
+            except StorageError as refusal:  # what ends the block matters more
+                exc_value.add_note(f"accumulator: rows were not recorded: {refusal}")
+            return
+        if self._is_closed:
             return
         try:
             self.finalize()
@@ -368,7 +482,8 @@ class FullBatchAccumulator:
             )
         named = outputs if canvas.names is None else dict(zip(canvas.names, outputs, strict=True))
         storage = tuple(spec.storage for spec in canvas.specs or ())
-        return FullBatch(named, locs.copy(), canvas.written.copy(), canvas.zarr_store, storage)
+        checksums = tuple(canvas.rows.checksums) if isinstance(canvas.rows, ZarrRows) else ()
+        return FullBatch(named, locs.copy(), canvas.written.copy(), canvas.zarr_store, storage, checksums)
 
     def _elsewhere(self, action: str) -> str:
         return (

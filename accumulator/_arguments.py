@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import stat
 import warnings
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from accumulator._stores import storage_error
 from accumulator._validation import as_count, as_nbytes, as_path, as_percent
 from accumulator.exceptions import OptionError, StorageError
-from accumulator.typing import OnDuplicate
+from accumulator.typing import Mode, OnDuplicate
 
 if TYPE_CHECKING:
     from accumulator.typing import StrPath
@@ -56,3 +57,29 @@ def as_on_duplicate(raw: OnDuplicate) -> OnDuplicate:
     if not isinstance(raw, str) or raw not in get_args(OnDuplicate):
         raise OptionError(f'on_duplicate is {raw!r}: it is "error", "first" or "last"')
     return raw
+
+
+def as_store(raw: StrPath | None) -> str | None:
+    """Return the path of a store, absolute; None where the run is not kept."""
+    return None if raw is None else str(Path(as_path(raw, "store")).absolute())
+
+
+def as_mode(raw: Mode) -> Mode:
+    """Return how a store is opened."""
+    if not isinstance(raw, str) or raw not in get_args(Mode):
+        raise OptionError(f'mode is {raw!r}: it is "w-", which never overwrites, or "a", which resumes')
+    return raw
+
+
+def as_token(raw: str | None) -> str | None:
+    """Return what a resumed run has to have in common with the first."""
+    if raw is not None and not isinstance(raw, str):
+        raise OptionError(f"resume_token is {raw!r}: it is a text, such as the version of the model")
+    return raw
+
+
+def as_seconds(raw: float) -> float:
+    """Return a number of seconds."""
+    if isinstance(raw, bool) or not isinstance(raw, Real) or not raw >= 0:
+        raise OptionError(f"checkpoint_interval is {raw!r}: it is a number of seconds")
+    return float(raw)

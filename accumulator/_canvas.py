@@ -8,8 +8,10 @@ matched above.
 from __future__ import annotations
 
 import contextlib
+import math
+import time
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 import numpy as np
@@ -17,9 +19,11 @@ import numpy as np
 from accumulator import _memory
 from accumulator._options import StorageOptions
 from accumulator._plan import Plan, make_plan
+from accumulator._resume import check_resumed
 from accumulator._stores import (
     BUFFER_NBYTES,
     FolderStore,
+    KeptRun,
     RamRows,
     RowStore,
     TemporaryFolder,
@@ -29,12 +33,14 @@ from accumulator._stores import (
     cut,
 )
 from accumulator._validation import Heads, HeadSpec, as_specs, as_stored_heads, check_specs, named
-from accumulator.exceptions import AccumulatorError, DuplicateLocationError, StorageWarning
+from accumulator.exceptions import AccumulatorError, DuplicateLocationError, StorageError, StorageWarning
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from accumulator.typing import OnDuplicate, RowArray, Rows
+
+_CHECKPOINT_SHARE: Final = 19  # a checkpoint comes no sooner than this many times what the last one took
 
 
 @attrs.frozen
@@ -45,6 +51,11 @@ class Budget:
     memory_threshold: float
     memory_limit: int | None = None
     held_nbytes: int = 0  # accumulated elsewhere, and counted against the same share of the memory
+
+    @property
+    def buffer_nbytes(self) -> int:
+        """Bytes that may be in memory of a result on disk."""
+        return _memory.buffer_nbytes(BUFFER_NBYTES, self.memory_limit)
 
 
 @attrs.define(eq=False)
@@ -63,6 +74,11 @@ class Canvas:
         How heads are stored.
     n_expected : int
         How many rows will come at least.
+    run : KeptRun, optional
+        The store that rows are kept in; they are on disk then, whatever the budget.
+    checkpoint_interval : float
+        Seconds after which a run that is kept records what has come. It takes longer where recording takes
+        more than a tenth of the time.
     """
 
     n_rows: int
@@ -70,6 +86,8 @@ class Canvas:
     on_duplicate: OnDuplicate = "error"
     options: StorageOptions = attrs.field(factory=StorageOptions)
     n_expected: int = 0
+    run: KeptRun | None = None
+    checkpoint_interval: float = math.inf
     written: NDArray[np.bool_] = attrs.field(init=False)
     specs: tuple[HeadSpec, ...] | None = attrs.field(init=False, default=None)  # None until the first batch
     names: tuple[str, ...] | None = attrs.field(init=False, default=None)
@@ -82,10 +100,23 @@ class Canvas:
     _watch: _memory.Watch | None = attrs.field(init=False, default=None)  # None on disk
     _stale: list[Rows] = attrs.field(init=False, factory=list)  # may hold what a failed push left there
     _restore: list[tuple[Rows, list[NDArray[Any]]]] = attrs.field(init=False, factory=list)
+    _is_confirmed: bool = attrs.field(init=False, default=True)  # whether a resumed store fits what is pushed
+    _next_checkpoint: float = attrs.field(init=False, default=math.inf)
 
     def __attrs_post_init__(self) -> None:
-        """Start with no row written."""
+        """Start with no row written, or with those of an earlier run."""
         self.written = np.zeros(self.n_rows, dtype=bool)
+        if self.run is not None and self.run.is_resumed:
+            most = _memory.available_memory()
+            self.rows, self.zarr_store, names = self.run.resume(self.budget.buffer_nbytes, most)
+            self.specs = tuple(made.spec for made in self.rows.layouts)
+            self.names = None if names is None else tuple(names)
+            self.row_nbytes = sum(spec.row_nbytes for spec in self.specs)
+            self.written = self.run.recorded.copy()
+            self._n_written = int(np.count_nonzero(self.written))
+            self.n_consumed = int(np.flatnonzero(self.written)[-1]) + 1 if self._n_written else 0
+            self._is_confirmed = False
+        self._next_checkpoint = time.monotonic() + self.checkpoint_interval
 
     @property
     def arrays(self) -> list[RowArray]:
@@ -119,9 +150,16 @@ class Canvas:
             held=budget.held_nbytes,
             n_expected=max(self.n_expected, self._n_written),
             n_written=self._n_written,
-            is_in_ram=None if self.rows is None else self.zarr_store is None,
+            is_in_ram=self._is_in_ram,
             made=(self.rows.layouts, self.rows.open_chunks) if isinstance(self.rows, ZarrRows) else None,
         )
+
+    @property
+    def _is_in_ram(self) -> bool | None:
+        """Whether the rows are in RAM; None while that is open."""
+        if self.run is not None:
+            return False
+        return None if self.rows is None else self.zarr_store is None
 
     def place(self, heads: Heads, rows: Rows, n_consumed: int, locs: NDArray[Any]) -> None:
         """Put each prediction in its row: all of them, or none.
@@ -151,6 +189,8 @@ class Canvas:
             The disk refused, now or what was put earlier.
         """
         is_first = self.specs is None
+        if not self._is_confirmed:
+            self._confirm(heads)
         if self.specs is not None:
             heads = check_specs(heads, self.specs, self.names)
         specs = self.specs or as_specs(heads, self.options)
@@ -163,9 +203,13 @@ class Canvas:
             rows = _as_numbers(rows)[~seen]
             arrays = tuple(head[~seen] for head in arrays)
             repeats = False
+        if self._next_checkpoint == -math.inf:  # the last one failed: nothing more before that is mended
+            self.flush()
         try:
             if is_first:
                 self._open(specs, heads.names, arrays, count(rows))
+            elif self.run is not None and count(rows):
+                self.run.begin()
             self._settle()
             self._leave_ram_if_tight(count(rows) - repeats * int(np.count_nonzero(seen)))
             self._put(rows, arrays, seen if repeats else None, n_consumed)
@@ -174,9 +218,29 @@ class Canvas:
                 self.close()
                 self.written[:], self._n_written, self.n_consumed = False, 0, 0
             raise
+        if time.monotonic() >= self._next_checkpoint:
+            with contextlib.suppress(StorageError):  # the batch was taken: the next call tries again, and tells
+                self.flush()
 
     def flush(self) -> None:
-        """Make `arrays` show every row that was placed, and no other."""
+        """Make `arrays` show every row that was placed, and no other; record them in a run that is kept."""
+        if self.rows is None:
+            return
+        if self.run is None or not isinstance(self.rows, ZarrRows):
+            self._show_rows()
+            return
+        start, self._next_checkpoint = time.monotonic(), -math.inf
+        self._show_rows()
+        self.run.checkpoint(self.rows, self.written)
+        now = time.monotonic()
+        self._next_checkpoint = now + max(self.checkpoint_interval, _CHECKPOINT_SHARE * (now - start))
+
+    def complete(self) -> None:
+        """Say in a run that is kept that it is complete, after `flush`."""
+        if self.run is not None and self.rows is not None and not self.run.is_complete:
+            self.run.complete()
+
+    def _show_rows(self) -> None:
         if self.rows is None:
             return
         self._settle()
@@ -196,6 +260,8 @@ class Canvas:
         """End the threads, after `flush`: no more rows are placed."""
         if self.rows is not None:
             self.rows.close()
+        if self.run is not None:
+            self.run.release()
 
     def close(self) -> None:
         """Forget all rows and remove the temporary folder; the canvas is as if never used."""
@@ -207,6 +273,17 @@ class Canvas:
         store, self.zarr_store = self.zarr_store, None
         if store is not None:
             store.shut()
+
+    def _confirm(self, heads: Heads) -> None:
+        """Refuse a first batch that the store of an earlier run was not made for."""
+        new = check_resumed(
+            self.n_rows, self.specs or (), self.names, as_specs(heads, self.options), heads.names
+        )
+        self.specs = tuple(
+            attrs.evolve(spec, is_converted=each.is_converted)
+            for spec, each in zip(self.specs or (), new, strict=True)
+        )
+        self._is_confirmed = True
 
     def _refuse(self, repeats: NDArray[np.intp], batch_locs: NDArray[Any]) -> None:
         locations = batch_locs[repeats]
@@ -228,6 +305,10 @@ class Canvas:
         self.row_nbytes = sum(spec.row_nbytes for spec in specs)
         budget = self.budget
         check_options(self.n_rows, specs)
+        if self.run is not None:
+            self.plan().check_disk(n_rows)
+            self.rows, self.zarr_store = self.run.create(specs, names, budget.buffer_nbytes)
+            return
         if _memory.fits_in_memory(
             self.nbytes, budget.held_nbytes, budget.memory_threshold, budget.memory_limit
         ):
@@ -237,8 +318,7 @@ class Canvas:
                 self._watch = _memory.Watch(budget.memory_threshold)
                 return
         self.plan().check_disk(n_rows)
-        buffer_nbytes = _memory.buffer_nbytes(BUFFER_NBYTES, budget.memory_limit)
-        self.rows, self.zarr_store = self._make_zarr(buffer_nbytes)
+        self.rows, self.zarr_store = self._make_zarr(budget.buffer_nbytes)
 
     def _make_zarr(self, buffer_nbytes: int) -> tuple[ZarrRows, FolderStore]:
         folder = TemporaryFolder(self.budget.save_path)
@@ -259,7 +339,7 @@ class Canvas:
             or not self._watch.is_tight(held)
         ):
             return
-        ram, nbytes = self.rows, _memory.buffer_nbytes(BUFFER_NBYTES, self.budget.memory_limit)
+        ram, nbytes = self.rows, self.budget.buffer_nbytes
         try:
             self.plan().check_disk(self._n_written + n_new)
             # Under pressure hardly anything may be left; what moves out makes room for its own buffers.

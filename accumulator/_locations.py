@@ -97,6 +97,11 @@ class LocationIndex:
         self._next = start + n
         return slice(start, start + n)
 
+    def find(self, locs: ArrayLike) -> NDArray[np.intp]:
+        """Return the canonical row of each location, as `match` does, for a look that is no batch."""
+        given = as_locations(locs, "locs", self.locs.shape[1])
+        return self._search(given.astype(np.int64, copy=False), given)
+
     def _search(self, locs: NDArray[np.int64], given: NDArray[Any]) -> NDArray[np.intp]:
         """Find rows by key, compare them with the canonical rows, and refuse repeats."""
         found = np.zeros(len(locs), dtype=bool)

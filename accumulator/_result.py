@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import attrs
 
+from accumulator._memory import available_memory
 from accumulator._stores import (
     FolderStore,
+    RowChecker,
     TemporaryFolder,
     ZarrRows,
     complete_result,
@@ -32,6 +34,7 @@ from accumulator.exceptions import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import TracebackType
 
     import numpy as np
@@ -77,6 +80,7 @@ class FullBatch:
     written: NDArray[np.bool_]
     _store: FolderStore | None = None  # None in RAM
     _storage: tuple[Storage, ...] = ()  # how heads in RAM are to be saved, where that was said
+    _checksums: tuple[NDArray[np.uint64], ...] = ()  # of each head's rows, where they were spilled
 
     @property
     def missing_locs(self) -> NDArray[Any]:
@@ -133,8 +137,19 @@ class FullBatch:
             raise storage_error(cause, f"the result cannot be saved to {target}") from cause
 
     @classmethod
-    def load(cls, path: StrPath) -> Self:
+    def load(cls, path: StrPath, *, partial: bool = False) -> Self:
         """Open a saved result; its outputs stay on disk as read-only zarr arrays.
+
+        Every chunk is held against its checksums when it is read first, which raises DamagedError (an
+        OSError) where they differ. Nothing in a store that a stranger made is run or followed out of it.
+
+        Parameters
+        ----------
+        path : path
+            What `save` or a finished run's ``store`` was given.
+        partial : bool, default False
+            Open a run that is not complete, too: `written` says what it has recorded so far, and only those
+            rows mean anything. Whoever writes it is not disturbed; load again to see what came since.
 
         Raises
         ------
@@ -142,6 +157,8 @@ class FullBatch:
             There is nothing; a FileNotFoundError.
         ResultFormatError
             It is not a saved result, or its parts do not belong together; a ValueError.
+        UnfinishedError
+            It is a run that is not complete, and ``partial`` is False; a ResultFormatError.
         StorageError
             The operating system does not let us look; an OSError.
         """
@@ -152,9 +169,17 @@ class FullBatch:
             raise ResultNotFoundError(errno.ENOENT, "there is no saved result", str(source)) from cause
         except OSError as cause:
             raise storage_error(cause, f"{source} cannot be looked at") from cause
-        saved = read_result(source)
-        outputs = saved.arrays if saved.names is None else dict(zip(saved.names, saved.arrays, strict=True))
-        return cls(outputs, saved.output_locs, saved.written, saved.store)
+        most = available_memory()
+        try:
+            saved = read_result(source, is_partial=partial, most_nbytes=most)
+        except AccumulatorError:
+            raise
+        except OSError as cause:
+            raise storage_error(cause, f"{source} cannot be read") from cause
+        store = FolderStore(source, read_only=True)
+        arrays: list[RowArray] = list(RowChecker(saved).guarded(store))
+        outputs = arrays if saved.names is None else dict(zip(saved.names, arrays, strict=True))
+        return cls(outputs, saved.output_locs, saved.written, store)
 
     def close(self) -> None:
         """Remove the temporary folder of a spilled result, whose arrays then refuse to be read.
@@ -191,15 +216,15 @@ class FullBatch:
     def _arrays(self) -> list[RowArray]:
         return list(self.outputs.values() if isinstance(self.outputs, dict) else self.outputs)
 
-    def _complete(self, store: FolderStore) -> None:
+    def _complete(self, store: FolderStore, checksums: Sequence[NDArray[np.uint64]]) -> None:
         names = list(self.outputs) if isinstance(self.outputs, dict) else None
-        complete_result(store, len(self.outputs), names, self.output_locs, self.written)
+        complete_result(store, names, self.output_locs, self.written, checksums)
 
     def _move(self, store: FolderStore, target: Path) -> bool:
         """Move a spilled result; return False where it has to be copied."""
         if store.folder is None:
             return False  # it was saved before
-        self._complete(store)
+        self._complete(store, self._checksums)
         try:
             store.move_to(target)
         except OSError as cause:
@@ -226,7 +251,7 @@ class FullBatch:
                 copy_rows(self._arrays, rows)
             finally:
                 rows.close()
-            self._complete(store)
+            self._complete(store, rows.checksums)
             store.move_to(target)
         finally:
             folder.remove()

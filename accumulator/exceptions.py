@@ -17,19 +17,23 @@ if TYPE_CHECKING:
 __all__ = [
     "AccumulatorError",
     "ClosedError",
+    "DamagedError",
     "DuplicateLocationError",
     "HeadDtypeError",
     "HeadError",
     "HeadValueError",
     "LocationError",
+    "LockedError",
     "NothingPushedError",
     "OptionError",
     "ProcessError",
     "ResultExistsError",
     "ResultFormatError",
     "ResultNotFoundError",
+    "ResumeError",
     "StorageError",
     "StorageWarning",
+    "UnfinishedError",
     "UnknownLocationError",
 ]
 
@@ -143,3 +147,29 @@ class ResultNotFoundError(AccumulatorError, FileNotFoundError):
 
 class ResultFormatError(AccumulatorError, ValueError):
     """``FullBatch.load`` from something that is not a saved result, or not a whole one."""
+
+
+class UnfinishedError(ResultFormatError):
+    """``FullBatch.load`` from a run that is not complete; ``partial=True`` looks at it all the same."""
+
+
+class DamagedError(AccumulatorError, OSError):
+    """Rows read from a stored result are not those that were written: bits flipped, or files cut or lost.
+
+    Attributes
+    ----------
+    rows : (n,) int array
+        Canonical rows that are damaged.
+    """
+
+    def __init__(self, *args: Any, rows: NDArray[Any] | None = None) -> None:
+        super().__init__(*args)
+        self.rows = np.empty(0, dtype=np.intp) if rows is None else rows
+
+
+class ResumeError(AccumulatorError, ValueError):
+    """A store that belongs to another run: other locations, heads, options or ``resume_token``."""
+
+
+class LockedError(AccumulatorError, BlockingIOError):
+    """A store that another accumulator is writing."""

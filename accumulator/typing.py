@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     import zarr
 
-__all__ = ["ArrayLike", "BatchOutput", "OnDuplicate", "RowArray", "Rows", "StrPath", "SupportsDLPack"]
+__all__ = ["ArrayLike", "BatchOutput", "Mode", "OnDuplicate", "RowArray", "Rows", "StrPath", "SupportsDLPack"]
 
 
 class SupportsDLPack(Protocol):
@@ -36,6 +36,9 @@ Rows: TypeAlias = "slice | npt.NDArray[np.intp]"
 
 OnDuplicate: TypeAlias = Literal["error", "first", "last"]
 """What a location pushed twice does: raise, keep the first prediction, or keep the last."""
+
+Mode: TypeAlias = Literal["w-", "a"]
+"""How a store is opened, in zarr's words: make a new one, or resume what is there."""
 
 StrPath: TypeAlias = str | os.PathLike[str]
 """A path of the local file system."""

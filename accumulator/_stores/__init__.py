@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from accumulator._stores._check import RowChecker, stored_layout
 from accumulator._stores._chunks import count, cut
 from accumulator._stores._disk import ZarrRows, copy_rows, read_only, storage_of
 from accumulator._stores._folder import TemporaryFolder, make_parents, remove_empty, storage_error
 from accumulator._stores._folder_store import FolderStore
-from accumulator._stores._group import complete_result, read_result
+from accumulator._stores._group import SavedResult, complete_result, read_mark, read_result
 from accumulator._stores._layout import BUFFER_NBYTES, Layout, check_options, layout
 from accumulator._stores._ram import RamRows
+from accumulator._stores._run import KeptRun
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,9 +27,12 @@ if TYPE_CHECKING:
 __all__ = [
     "BUFFER_NBYTES",
     "FolderStore",
+    "KeptRun",
     "Layout",
     "RamRows",
+    "RowChecker",
     "RowStore",
+    "SavedResult",
     "TemporaryFolder",
     "ZarrRows",
     "check_options",
@@ -37,11 +42,13 @@ __all__ = [
     "cut",
     "layout",
     "make_parents",
+    "read_mark",
     "read_only",
     "read_result",
     "remove_empty",
     "storage_error",
     "storage_of",
+    "stored_layout",
 ]
 
 

@@ -16,13 +16,15 @@ import zarr
 from zarr.storage import StorePath
 
 from accumulator._options import Storage
+from accumulator._stores import _system
 from accumulator._stores._copying import Copier
 from accumulator._stores._encoded import EncodedChunks
 from accumulator._stores._files import ChunkFiles
 from accumulator._stores._folder import storage_error
 from accumulator._stores._folder_store import FolderStore
 from accumulator._stores._head import Head
-from accumulator._stores._layout import BUFFER_NBYTES, layout
+from accumulator._stores._layout import BUFFER_NBYTES, layout, layout_as_stored
+from accumulator._stores._redo import REDO, RedoChunks
 from accumulator._stores._threads import n_cores
 from accumulator._stores._writer import Writer
 from accumulator.exceptions import StorageError
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
 N_THREADS: Final = 2  # one writes while the other takes the next; more do not make a disk faster
 OUTPUTS: Final = "outputs"
+SCRATCH: Final = "part"  # in a head's folder: rows of chunks that are not encoded yet
 
 
 class ZarrRows:
@@ -55,6 +58,11 @@ class ZarrRows:
         The heads.
     buffer_nbytes : int
         What may be in memory. With little of it blocks are few, and then small; one row at least.
+    recorded : (N,) bool array, optional
+        For a store that survives crashes: which rows its record has, as it changes. Such rows are not
+        written over before `apply_redo`.
+    is_there : bool
+        Whether the arrays are there, from an earlier run.
 
     Raises
     ------
@@ -66,26 +74,34 @@ class ZarrRows:
         Storage options that zarr refuses, or chunks too large for the memory.
     """
 
-    def __init__(
-        self, store: FolderStore, n_rows: int, specs: Sequence[HeadSpec], buffer_nbytes: int = BUFFER_NBYTES
+    def __init__(  # noqa: PLR0913  what it needs to know
+        self,
+        store: FolderStore,
+        n_rows: int,
+        specs: Sequence[HeadSpec],
+        buffer_nbytes: int = BUFFER_NBYTES,
+        *,
+        recorded: NDArray[np.bool_] | None = None,
+        is_there: bool = False,
     ) -> None:
-        self.layouts, self.open_chunks = layouts, open_chunks = layout(n_rows, specs, buffer_nbytes)
+        lay_out = layout_as_stored if is_there else layout
+        self.layouts, self.open_chunks = layouts, open_chunks = lay_out(n_rows, specs, buffer_nbytes)
         self.part_nbytes = max(1, sum(each.unit_nbytes for each in layouts))
         is_encoded = any(not each.is_raw for each in layouts)
         self._writer = Writer(max(N_THREADS, n_cores() * is_encoded), 2 * self.part_nbytes)
         self._writer.in_memory = self._rows_in_memory
         self._copier = Copier()
         self._heads: list[Head] = []
-        self._store = store
+        self._redo: list[RedoChunks] = []
+        self._store, self._recorded = store, recorded
         self._moves_out = False
         self._moving: Block | None = None
         try:
-            store.root_folder.mkdir(exist_ok=True)
-            outputs = zarr.create_group(store=store, zarr_format=3).create_group(OUTPUTS)
-            self._heads = [
-                self._make_head(each.create(outputs, str(number)), each, open_chunks)
-                for number, each in enumerate(layouts)
-            ]
+            _system.make_folder(store.root_folder)
+            outputs = zarr.open_group(store=store, mode="a", zarr_format=3).require_group(OUTPUTS)
+            for number, each in enumerate(layouts):
+                array: Any = outputs[str(number)] if is_there else each.create(outputs, str(number))
+                self._heads.append(self._make_head(array, each, open_chunks))
         except BaseException as cause:
             self.close()
             if isinstance(cause, OSError):
@@ -101,6 +117,21 @@ class ZarrRows:
     def zarr_arrays(self) -> list[zarr.Array[Any]]:
         """The same, all of them zarr's."""
         return [head.array for head in self._heads]
+
+    @property
+    def checksums(self) -> list[NDArray[np.uint64]]:
+        """Of each head's rows as they were written last; see `row_checksums`."""
+        return [head.checksums for head in self._heads]
+
+    @property
+    def heads(self) -> list[Head]:
+        """The heads, for whoever restores an earlier run's."""
+        return self._heads
+
+    @property
+    def redo(self) -> list[RedoChunks]:
+        """What waits for the record, a head; empty in a store that is not kept."""
+        return self._redo
 
     def make_room(self, nbytes: int) -> None:
         """Wait until so many bytes may be put.
@@ -166,11 +197,9 @@ class ZarrRows:
             for job in head.unfinished():
                 self._writer.make_room(job.nbytes)
                 self._writer.submit(job)
-            head.free()
-        self._wait_for_all()
-
-    def _wait_for_all(self) -> None:
         self._writer.drain()
+        for head in self._heads:
+            head.free()
 
     def close(self) -> None:
         """End all threads; what was not flushed is dropped."""
@@ -194,15 +223,21 @@ class ZarrRows:
         return np.concatenate(rows) if rows else np.empty(0, dtype=np.intp)
 
     def _make_head(self, array: zarr.Array[Any], made: Layout, open_chunks: int) -> Head:
+        dtype, folder = array.dtype.newbyteorder("<"), Path(array.store.root, array.path)
+        chunks: ChunkFiles | EncodedChunks
+        encoded = None
         if made.is_raw:
-            fill = array.fill_value
-            chunks: Chunks = ChunkFiles(
-                partial(_chunk_path, array), made.chunks, array.dtype.newbyteorder("<"), fill
-            )
+            path_of = partial(chunk_path, array)
+            chunks = ChunkFiles(path_of, made.chunks, dtype, array.fill_value, self._store.unsynced)
         else:
-            root = self._store.root
-            chunks = EncodedChunks(array, made.unit_rows, root.parent / f"{root.name}.{array.basename}.part")
-        return Head(array, chunks, made.unit_rows, open_chunks, self._writer)
+            chunks = encoded = EncodedChunks(array, made.unit_rows, folder / SCRATCH)
+        kept: Chunks = chunks
+        if self._recorded is not None and self._store.unsynced is not None:
+            shape = (made.unit_rows, *array.shape[1:])
+            redo = RedoChunks(chunks, folder / REDO, shape, dtype, self._recorded, self._store.unsynced)
+            self._redo.append(redo)
+            kept = redo
+        return Head(array, kept, made.unit_rows, open_chunks, self._writer, encoded)
 
     def _move_out(self) -> None:
         """Have the first block that is still in RAM written, one at a time; its end calls this again."""
@@ -242,7 +277,7 @@ def copy_rows(sources: Sequence[RowArray], target: ZarrRows) -> None:
         is_ours = isinstance(source, zarr.Array) and isinstance(source.store, FolderStore)
         is_plain = is_ours and unit[1:] == source.shape[1:]  # one file for each chunk of rows
         for chunk, start in enumerate(range(0, source.shape[0], unit[0])):
-            if is_plain and not _chunk_path(source, chunk).exists():
+            if is_plain and not chunk_path(source, chunk).exists():
                 continue
             block = np.ascontiguousarray(source[start : start + unit[0]])
             # Not its values: minus zero is something too.
@@ -259,7 +294,7 @@ def _unit(array: Any) -> tuple[int, ...]:
     return unit
 
 
-def _chunk_path(array: Any, chunk: int) -> Path:
+def chunk_path(array: Any, chunk: int) -> Path:
     """Return the file of a chunk of whole rows."""
     key = array.metadata.encode_chunk_key((chunk, *(0 for _ in array.shape[1:])))
     return Path(array.store.root, array.path, key)

@@ -1,15 +1,17 @@
 """Chunks that only zarr can write: compressed, sharded, or cut within a patch.
 
 Such a chunk is encoded when all its rows have come, or somebody wants to read. Rows that have to leave
-memory before wait in a scratch file.
+memory before wait in a scratch file, of which a crash may leave anything: no promise rests on it.
 """
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from accumulator._stores import _system
 from accumulator._stores._files import ChunkFiles
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ class EncodedChunks:
             none = np.zeros_like(filled)
             waiting, encoded = self.waiting.get(chunk, none), self._encoded.get(chunk, none)
             if not (filled | waiting | encoded).all():
-                self._folder.mkdir(exist_ok=True)
+                _system.make_folder(self._folder)
                 self._scratch.write(chunk, rows, filled, memory, is_there=chunk in self.waiting)
                 self.waiting[chunk] = waiting | filled
                 return
@@ -70,11 +72,21 @@ class EncodedChunks:
         rows = self.read(chunk, 0, len(self.waiting[chunk]))
         self._encode(chunk, rows, self.waiting[chunk] | self._encoded.get(chunk, False))
 
+    def tidy(self) -> None:
+        """Remove the folder for scratch files once there are none, and nothing is written."""
+        with contextlib.suppress(OSError):
+            self._folder.rmdir()
+
+    def restore(self, chunk: int, real: NDArray[np.bool_]) -> None:
+        """Take note of a chunk that zarr has from an earlier run, of which these rows are real."""
+        self._encoded[chunk] = real
+
     def read(self, chunk: int, start: int, stop: int) -> NDArray[Any]:
         """Read rows that follow each other from a chunk that was written to."""
         first = chunk * self._unit_rows
         if chunk in self._encoded:
             values = np.array(self._array[first + start : first + stop])
+            values[~self._encoded[chunk][start:stop]] = self._fill
         else:
             values = np.full((stop - start, *self._array.shape[1:]), self._fill)
         waiting = self.waiting.get(chunk)
@@ -88,4 +100,4 @@ class EncodedChunks:
         self._array[first : first + len(rows)] = rows
         self._encoded[chunk] = real
         if self.waiting.pop(chunk, None) is not None:
-            self._scratch.path_of(chunk).unlink()
+            _system.remove(self._scratch.path_of(chunk))

@@ -6,12 +6,13 @@ disk costs. Rows that come alone are written to their place, and what lies betwe
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import os
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from accumulator._stores import _system
 from accumulator._stores._chunks import spans
 from accumulator._stores._pages import padded
 
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BLOCK_NBYTES: Final = 4096  # what file systems allocate at once: a gap below it saves nothing
-_DIRECT: Final = getattr(os, "O_DIRECT", 0)
-_CLOEXEC: Final = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 class ChunkFiles:
@@ -39,6 +38,8 @@ class ChunkFiles:
         As it is in the files.
     fill_value : scalar
         What rows hold that are not written.
+    unsynced : Unsynced, optional
+        Takes note of what has to be synced.
     """
 
     def __init__(
@@ -47,14 +48,15 @@ class ChunkFiles:
         chunk_shape: tuple[int, ...],
         dtype: np.dtype[Any],
         fill_value: Any = 0,
+        unsynced: _system.Unsynced | None = None,
     ) -> None:
-        self.path_of = path_of
+        self.path_of, self._unsynced = path_of, unsynced
         self._patch_shape, self._dtype = chunk_shape[1:], dtype
         self._row_nbytes = dtype.itemsize * int(np.prod(chunk_shape[1:], dtype=np.int64))
-        self._file_nbytes = chunk_shape[0] * self._row_nbytes
+        self.file_nbytes = chunk_shape[0] * self._row_nbytes
         self._fill = np.asarray(fill_value, dtype)
         self._fill_is_hole = not any(self._fill.tobytes())
-        self._is_direct = bool(_DIRECT)
+        self._is_direct = bool(_system.DIRECT)
 
     def write(
         self,
@@ -86,8 +88,10 @@ class ChunkFiles:
             The operating system refused. A new file is removed.
         """
         path = self.path_of(chunk)
+        if self._unsynced is not None:
+            self._unsynced.add(path, is_new=not is_there)
         if is_there:
-            with path.open("r+b", buffering=0) as file:
+            with _system.opened(path, _system.CHANGE) as file:
                 self._write_spans(file, rows, filled, is_there=True)
             return
         if not self._fill_is_hole:
@@ -97,16 +101,17 @@ class ChunkFiles:
             if filled.all():
                 self._write_whole(path, rows, memory)
             else:
-                with path.open("wb", buffering=0) as file:
+                with _system.opened(path, _system.NEW) as file:
                     self._write_spans(file, rows, filled, is_there=False)
-                    file.truncate(self._file_nbytes)  # zarr wants whole chunks
+                    _system.set_size(file, self.file_nbytes)  # zarr wants whole chunks
         except BaseException:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                _system.remove(path)
             raise
 
     def read(self, chunk: int, start: int, stop: int) -> NDArray[Any]:
         """Read rows that follow each other from a chunk that has a file. Not by mmap: see decision 003."""
-        with self.path_of(chunk).open("rb", buffering=0) as file:
+        with _system.opened(self.path_of(chunk), _system.READ) as file:
             return self._read(file, start, stop)
 
     def _write_whole(self, path: Path, rows: NDArray[Any], memory: memoryview | None) -> None:
@@ -119,21 +124,18 @@ class ChunkFiles:
                 self._is_direct = False  # this file system has no such thing
             else:
                 return
-        with path.open("wb", buffering=0) as file:
-            _write_all(file.fileno(), _bytes(rows), 0)
-            file.truncate(self._file_nbytes)
+        with _system.opened(path, _system.NEW) as file:
+            _system.write_at(file, _bytes(rows), 0)
+            _system.set_size(file, self.file_nbytes)
 
     def _write_direct(self, path: Path, memory: memoryview) -> None:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _DIRECT | _CLOEXEC, 0o666)
-        try:
-            _write_all(descriptor, memory, 0)
-            if len(memory) != self._file_nbytes:
-                os.ftruncate(descriptor, self._file_nbytes)
-        finally:
-            os.close(descriptor)
+        with _system.opened(path, _system.NEW | _system.DIRECT) as file:
+            _system.write_at(file, memory, 0)
+            if len(memory) != self.file_nbytes:
+                _system.set_size(file, self.file_nbytes)
 
     def _write_spans(
-        self, file: Any, rows: NDArray[Any], filled: NDArray[np.bool_], *, is_there: bool
+        self, file: int, rows: NDArray[Any], filled: NDArray[np.bool_], *, is_there: bool
     ) -> None:
         """Write filled rows, those close to each other in one piece with what lies between them."""
         gap = BLOCK_NBYTES // self._row_nbytes
@@ -141,24 +143,13 @@ class ChunkFiles:
             between = np.flatnonzero(~filled[start:stop])
             if len(between):
                 rows[start + between] = self._read(file, start, stop)[between] if is_there else self._fill
-            _write_all(file.fileno(), _bytes(rows[start:stop]), start * self._row_nbytes)
+            _system.write_at(file, _bytes(rows[start:stop]), start * self._row_nbytes)
 
-    def _read(self, file: Any, start: int, stop: int) -> NDArray[Any]:
+    def _read(self, file: int, start: int, stop: int) -> NDArray[Any]:
         values = np.empty((stop - start, *self._patch_shape), self._dtype)
-        left = _bytes(values)
-        file.seek(start * self._row_nbytes)
-        while left and (n_read := file.readinto(left)):
-            left = left[n_read:]
-        if left:
-            raise OSError(errno.EIO, "the chunk file was cut", str(file.name))
+        _system.read_at(file, _bytes(values), start * self._row_nbytes)
         return values
 
 
 def _bytes(rows: NDArray[Any]) -> memoryview:
     return rows.reshape(-1).view(np.uint8).data
-
-
-def _write_all(descriptor: int, left: memoryview, offset: int) -> None:
-    os.lseek(descriptor, offset, os.SEEK_SET)
-    while left:
-        left = left[os.write(descriptor, left) :]

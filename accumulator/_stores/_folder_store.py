@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import attrs
 from zarr.storage import LocalStore
 
+from accumulator._stores import _system
+
 from accumulator.exceptions import ClosedError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from zarr.abc.store import ByteRequest
+    from zarr.core.buffer import Buffer, BufferPrototype
 
     from accumulator._stores._folder import TemporaryFolder
 
@@ -21,6 +28,7 @@ class _Place:
 
     root: Path
     is_closed: bool = False
+    guard: Callable[[str], None] | None = None  # called with a key before it is read; raises if it is damaged
 
 
 class FolderStore(LocalStore):
@@ -35,10 +43,19 @@ class FolderStore(LocalStore):
         The zarr group's folder, which must be there.
     folder : TemporaryFolder, optional
         The temporary folder that ``root`` lies in; None for a store that stays.
+    unsynced : Unsynced, optional
+        For a store that survives crashes: files are synced before they get their name, and folders noted.
     """
 
-    def __init__(self, root: Path, *, read_only: bool = False, folder: TemporaryFolder | None = None) -> None:
-        self.folder = folder
+    def __init__(
+        self,
+        root: Path,
+        *,
+        read_only: bool = False,
+        folder: TemporaryFolder | None = None,
+        unsynced: _system.Unsynced | None = None,
+    ) -> None:
+        self.folder, self.unsynced = folder, unsynced
         self._place = _Place(root)
         super().__init__(root, read_only=read_only)
 
@@ -102,9 +119,55 @@ class FolderStore(LocalStore):
 
     def with_read_only(self, read_only: bool = False) -> FolderStore:  # noqa: FBT001, FBT002  zarr's signature
         """Return the same store, read-only or not."""
-        store = FolderStore(self.root, read_only=read_only, folder=self.folder)
+        store = FolderStore(self.root, read_only=read_only, folder=self.folder, unsynced=self.unsynced)
         store._place = self._place
         return store
+
+    def watch(self, guard: Callable[[str], None]) -> None:
+        """Have every key looked at before it is read, by a function that raises where it is damaged."""
+        self._place.guard = guard
+
+    async def get(
+        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """Return a key's bytes, as zarr asks for them."""
+        if self._place.guard is not None:
+            await asyncio.to_thread(self._place.guard, key)
+        return await super().get(key, prototype, byte_range)
+
+    def get_sync(
+        self,
+        key: str,
+        *,
+        prototype: BufferPrototype | None = None,
+        byte_range: ByteRequest | None = None,
+    ) -> Buffer | None:
+        """Return a key's bytes, as newer versions of zarr ask for them."""
+        if self._place.guard is not None:
+            self._place.guard(key)
+        return super().get_sync(key, prototype=prototype, byte_range=byte_range)
+
+    async def _set(self, key: str, value: Buffer, exclusive: bool = False) -> None:  # noqa: FBT001, FBT002  zarr's signature
+        """Write a file as a whole: zarr calls this for every key."""
+        if exclusive:
+            await super()._set(key, value, exclusive=True)
+            return
+        await asyncio.to_thread(self.set_sync, key, value)
+
+    def set_sync(self, key: str, value: Buffer) -> None:
+        """Write a file as a whole."""
+        self._check_writable()
+        path = self.root / key
+        for folder in reversed(path.relative_to(self.root).parents[:-1]):
+            self._make_folder(self.root / folder)
+        _system.replace(path, memoryview(value.as_numpy_array()).cast("B"), is_synced=self.unsynced is not None)
+        if self.unsynced is not None:
+            self.unsynced.add_folder(path.parent)
+
+    def _make_folder(self, folder: Path) -> None:
+        _system.make_folder(folder)
+        if self.unsynced is not None:
+            self.unsynced.add_folder(folder.parent)
 
     def __str__(self) -> str:
         """Return the store as a URL, closed or not."""
@@ -112,4 +175,5 @@ class FolderStore(LocalStore):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy in another process needs: the folder stays with this one."""
-        return vars(self) | {"folder": None}
+        place = _Place(self._place.root, self._place.is_closed)
+        return vars(self) | {"folder": None, "unsynced": None, "_place": place}

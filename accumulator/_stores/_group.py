@@ -1,31 +1,81 @@
-"""A whole result as one zarr group: ``outputs/0`` and so on, ``output_locs``, ``written``.
+"""A whole result as one zarr group: ``outputs/0`` and so on, ``output_locs``, ``written``, ``checksums``.
 
-The group's attribute ``accumulator`` says which version of this layout it is and how the heads are
-called; a group without it is not a result.
+The group's attribute ``accumulator`` is the mark: which version of this layout it is, how the heads are
+called, whether the run is complete, and a hash of every array's metadata. It is trusted no further than it
+can be checked: a group may come from a stranger.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
+import os
+import stat
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 import numpy as np
 import zarr
+from zarr.codecs import Crc32cCodec
 
 from accumulator._stores._disk import OUTPUTS
 from accumulator._stores._folder import storage_error
 from accumulator._stores._folder_store import FolderStore
-from accumulator.exceptions import ResultFormatError
+from accumulator.exceptions import ResultFormatError, UnfinishedError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator, Sequence
 
-    from numpy.typing import NDArray
+    from numpy.typing import DTypeLike, NDArray
 
-    from accumulator.typing import RowArray
+MARK: Final = "accumulator"
+VERSION: Final = 2
+CREATING, RUNNING, COMPLETE = "creating", "running", "complete"
+RECORD_ROWS: Final = {"written": 2**20, "checksums": 2**16, "output_locs": 2**18}  # of a chunk
+_MOST_METADATA: Final = 16 * 2**20
+_CODECS: Final = frozenset({"bytes", "transpose", "sharding_indexed", "crc32c", "gzip", "zstd", "blosc"})
+_FIXED_NBYTES: Final = 4  # of a CRC
 
-_MARK: Final = "accumulator"
-_VERSION: Final = 1
+
+@attrs.frozen
+class Mark:
+    """What the group says of itself.
+
+    Attributes
+    ----------
+    state : {"creating", "running", "complete"}
+        How far it is.
+    names : list of str, or None
+        The heads' names.
+    n_heads, n_rows : int
+        How many there are.
+    locations : str
+        SHA-256 of the locations: see `hash_locations`.
+    resume_token : str or None
+        What the user gave.
+    arrays : dict
+        SHA-256 of each array's metadata file.
+    """
+
+    state: str = CREATING
+    names: list[str] | None = None
+    n_heads: int = 0
+    n_rows: int = 0
+    locations: str = ""
+    resume_token: str | None = None
+    arrays: dict[str, str] = attrs.field(factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as it is stored, with a hash of itself."""
+        plain = {"version": VERSION, **attrs.asdict(self)}
+        return plain | {"digest": _digest(plain)}
+
+    @property
+    def array_names(self) -> list[str]:
+        """The arrays of a group with so many heads."""
+        return [*(f"{OUTPUTS}/{head}" for head in range(self.n_heads)), *RECORD_ROWS]
 
 
 @attrs.frozen(eq=False)
@@ -33,63 +83,298 @@ class SavedResult:
     """What `read_result` finds."""
 
     store: FolderStore
-    arrays: list[RowArray]
-    names: list[str] | None
+    mark: Mark
+    arrays: list[zarr.Array[Any]]
     output_locs: NDArray[Any]
     written: NDArray[np.bool_]
+    checksums: NDArray[np.uint64]  # (N, heads)
+
+    @property
+    def names(self) -> list[str] | None:
+        """The heads' names."""
+        return self.mark.names
+
+
+def hash_locations(locs: NDArray[Any]) -> str:
+    """Return the SHA-256 of locations as little-endian int64, row by row, and of how many columns they have."""
+    plain = np.ascontiguousarray(locs, dtype="<i8")
+    return hashlib.sha256(f"{plain.shape[1]}:".encode() + plain.tobytes()).hexdigest()
+
+
+def create_parts(store: FolderStore, output_locs: NDArray[Any], n_heads: int) -> None:
+    """Add to a group the arrays that belong to all heads; no row is written yet."""
+    group = zarr.open_group(store, mode="r+")
+    n = len(output_locs)
+    _create(group, "written", (n,), np.bool_)[:] = np.zeros(n, dtype=np.bool_)
+    _create(group, "checksums", (n, n_heads), np.uint64)
+    _create(group, "output_locs", output_locs.shape, output_locs.dtype)[:] = output_locs
+
+
+def set_mark(store: FolderStore, mark: Mark) -> Mark:
+    """Write the mark, with the hashes of all arrays that are there, and return it."""
+    hashes = {name: _hash(store.root / name / "zarr.json") for name in mark.array_names}
+    mark = attrs.evolve(mark, arrays={} if mark.state == CREATING else hashes)
+    zarr.open_group(store, mode="r+").attrs[MARK] = mark.to_json()
+    return mark
+
+
+def name_heads(store: FolderStore, names: Sequence[str] | None, n_heads: int) -> None:
+    """Write each head's name to its array."""
+    outputs: Any = zarr.open_group(store, mode="r+")[OUTPUTS]
+    for head in range(n_heads):
+        outputs[str(head)].attrs["name"] = str(head) if names is None else names[head]
 
 
 def complete_result(
     store: FolderStore,
-    n_heads: int,
     names: list[str] | None,
     output_locs: NDArray[Any],
     written: NDArray[np.bool_],
+    checksums: Sequence[NDArray[np.uint64]],
 ) -> None:
-    """Add to a group of ``n_heads`` outputs all that makes it a result; the mark comes last.
+    """Add to a group of outputs all that makes it a result; the mark comes last.
 
     Raises
     ------
     StorageError
         The folder cannot be written.
     """
+    n_heads = len(checksums)
     try:
-        group = zarr.open_group(store, mode="r+")
-        for head in range(n_heads):
-            group[f"{OUTPUTS}/{head}"].attrs["name"] = str(head) if names is None else names[head]
-        group.create_array("output_locs", data=output_locs, overwrite=True)
-        group.create_array("written", data=written, overwrite=True)
-        group.attrs[_MARK] = {"version": _VERSION, "names": names, "n_heads": n_heads}
+        name_heads(store, names, n_heads)
+        create_parts(store, output_locs, n_heads)
+        group: Any = zarr.open_group(store, mode="r+")
+        group["written"][:] = written
+        if n_heads:
+            group["checksums"][:] = np.stack(checksums, axis=1)
+        mark = Mark(COMPLETE, names, n_heads, len(written), hash_locations(output_locs))
+        set_mark(store, mark)
     except OSError as cause:
         raise storage_error(cause, f"the result in {store} cannot be completed") from cause
 
 
-def read_result(path: Path) -> SavedResult:
-    """Open a saved result, read-only; the outputs stay on disk.
+def read_mark(path: Path) -> Mark:
+    """Read and check what a group says of itself, and that no file of it is anything but a file.
 
     Raises
     ------
     ResultFormatError
-        The folder is not a saved result, or its parts do not fit together.
+        It is no such group, was changed, or holds a symbolic link.
+    """
+    document = _read_json(path / "zarr.json", path)
+    plain = document.get("attributes", {}).get(MARK) if isinstance(document.get("attributes"), dict) else None
+    if not isinstance(plain, dict) or document.get("node_type") != "group":
+        raise ResultFormatError(
+            f"{path} is not a result saved by FullBatch.save, or not the folder given to it: it has no mark"
+        )
+    version = plain.get("version")
+    if version != VERSION:
+        raise ResultFormatError(
+            f"{path} has version {version!r} of the layout, this library reads {VERSION}: use the version of "
+            "the library that wrote it"
+        )
+    stated = {key: value for key, value in plain.items() if key != "digest"}
+    fields = {field.name for field in attrs.fields(Mark)}
+    if plain.get("digest") != _digest(stated) or set(stated) != fields | {"version"}:
+        raise ResultFormatError(f"{path} is damaged: its mark was changed")
+    mark = Mark(**{key: value for key, value in stated.items() if key != "version"})
+    if not _is_sound(mark):
+        raise ResultFormatError(f"{path} is damaged: its mark makes no sense")
+    return mark
+
+
+def read_result(path: Path, *, is_partial: bool = False, most_nbytes: int | None = None) -> SavedResult:
+    """Open a result for reading alone; the outputs stay on disk.
+
+    Parameters
+    ----------
+    path : Path
+        The group's folder.
+    is_partial : bool
+        Take a run that is not complete, too.
+    most_nbytes : int, optional
+        What a chunk may take in memory.
+
+    Raises
+    ------
+    ResultFormatError
+        The folder is not a result, is damaged, or its parts do not fit together.
+    UnfinishedError
+        The run is not complete.
     """
     if not path.is_dir():
         raise ResultFormatError(f"{path} is a file: a saved result is a folder")
+    mark = read_mark(path)
+    if mark.state == CREATING or (mark.state != COMPLETE and not is_partial):
+        raise UnfinishedError(
+            f"{path} is a run that is not complete: resume it with FullBatchAccumulator(..., store=, "
+            'mode="a"), or look at what there is with FullBatch.load(path, partial=True)'
+        )
+    check_tree(path)
+    for name in mark.array_names:
+        if _hash(path / name / "zarr.json") != mark.arrays.get(name):
+            raise ResultFormatError(f"{path} is damaged: the metadata of {name} was changed")
+        _check_codecs(_read_json(path / name / "zarr.json", path), path / name)
     store = FolderStore(path, read_only=True)
     try:
         group: Any = zarr.open_group(store, mode="r")
-        mark = group.attrs[_MARK]
-        version, names = mark["version"], mark["names"]
-        arrays = [group[f"{OUTPUTS}/{head}"] for head in range(mark["n_heads"])]
-        output_locs, written = group["output_locs"][:], group["written"][:]
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, AssertionError) as cause:
+        arrays = [group[f"{OUTPUTS}/{head}"] for head in range(mark.n_heads)]
+        for head, array in enumerate(arrays):
+            _check_output(array, mark, most_nbytes, f"{OUTPUTS}/{head} of {path}")
+        n = mark.n_rows
+        written = _read(group, path, "written", (n,), "b", is_whole=True)
+        checksums = _read(group, path, "checksums", (n, mark.n_heads), "u", is_whole=False)
+        locs = _read(group, path, "output_locs", (n, None), "iuf", is_whole=True)
+    except ResultFormatError:
+        raise
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, AssertionError, RuntimeError) as cause:
+        raise ResultFormatError(f"{path} is damaged: it cannot be opened ({cause!r})") from cause
+    if mark.locations != hash_locations(locs):
+        raise ResultFormatError(f"{path} is damaged: its locations were changed")
+    return SavedResult(store, mark, arrays, locs, written, checksums)
+
+
+def check_tree(path: Path) -> None:
+    """Refuse a folder that holds anything but folders and files: a link may lead out of it.
+
+    Raises
+    ------
+    ResultFormatError
+        It does.
+    """
+    for entry in _walk(path):
+        if not (entry.is_dir(follow_symlinks=False) or entry.is_file(follow_symlinks=False)):
+            kind = "a symbolic link" if entry.is_symlink() else "not a file"
+            raise ResultFormatError(f"{entry.path} is {kind}: a store holds folders and files alone")
+
+
+def _walk(path: Path) -> Iterator[os.DirEntry[str]]:
+    with os.scandir(path) as entries:
+        for entry in entries:
+            yield entry
+            if entry.is_dir(follow_symlinks=False):
+                yield from _walk(Path(entry.path))
+
+
+def _create(group: Any, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> Any:
+    return group.create_array(
+        name,
+        shape=shape,
+        chunks=_record_chunks(name, shape),
+        dtype=dtype,
+        compressors=[Crc32cCodec()],
+        filters=None,
+        fill_value=0,
+        chunk_key_encoding={"name": "default", "separator": "."},
+        config={"write_empty_chunks": True},
+        overwrite=True,
+    )
+
+
+def _record_chunks(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (max(1, min(RECORD_ROWS[name], shape[0])), *(max(1, length) for length in shape[1:]))
+
+
+def _read(
+    group: Any, path: Path, name: str, shape: tuple[int | None, ...], kinds: str, *, is_whole: bool
+) -> Any:
+    """Read a whole array of which every chunk must be there, or at least be as long as it should."""
+    array = group[name]
+    fits = array.ndim == len(shape) and all(
+        length in (None, actual) for length, actual in zip(shape, array.shape, strict=True)
+    )
+    if not fits or array.dtype.kind not in kinds or array.chunks != _record_chunks(name, array.shape):
+        raise ResultFormatError(f"{path} is damaged: {name} has shape {array.shape} and dtype {array.dtype}")
+    if [type(codec) for codec in array.compressors] != [Crc32cCodec] or array.filters or array.shards:
+        raise ResultFormatError(f"{path} is damaged: {name} is not stored as it should be")
+    nbytes = math.prod(array.chunks) * array.dtype.itemsize + _FIXED_NBYTES
+    for chunk in range(-(-array.shape[0] // array.chunks[0])):
+        key = array.metadata.encode_chunk_key((chunk, *(0 for _ in array.shape[1:])))
+        try:
+            size = (path / name / key).lstat().st_size
+        except FileNotFoundError:
+            size = None
+        if size != nbytes and (is_whole or size is not None):
+            what = "is missing" if size is None else f"has {size} bytes, not {nbytes}"
+            raise ResultFormatError(f"{path} is damaged: {name}/{key} {what}")
+    return np.array(array[...]) if array.size else np.zeros(array.shape, array.dtype)
+
+
+def _check_output(array: Any, mark: Mark, most_nbytes: int | None, what: str) -> None:
+    if not isinstance(array, zarr.Array) or array.ndim < 1 or array.shape[0] != mark.n_rows:
+        raise ResultFormatError(f"{what} is damaged: it is no array of {mark.n_rows} rows")
+    if array.dtype.kind not in "biufc":
+        raise ResultFormatError(f"{what} is damaged: its dtype is {array.dtype}")
+    unit = array.shards or array.chunks
+    nbytes = array.dtype.itemsize * max(math.prod(unit), math.prod(array.shape[1:]))
+    if most_nbytes is not None and nbytes > most_nbytes:
         raise ResultFormatError(
-            f"{path} is not a result saved by FullBatch.save, or not the folder given to it ({cause!r})"
-        ) from cause
-    if version != _VERSION:
-        raise ResultFormatError(
-            f"{path} has version {version!r} of the layout, this library reads {_VERSION}: upgrade it"
+            f"{what} has chunks or rows of {nbytes} bytes, and {most_nbytes} bytes of memory are available: "
+            "read it on a larger machine"
         )
-    lengths = {len(written), len(output_locs), *(array.shape[0] for array in arrays)}
-    if len(lengths) != 1 or written.dtype != np.bool_ or len(names or arrays) != len(arrays):
-        raise ResultFormatError(f"{path} is damaged: its arrays do not belong together")
-    return SavedResult(store, arrays, names, output_locs, written)
+
+
+def _check_codecs(document: Any, where: Path) -> None:
+    """Refuse codecs that are not zarr's own: another one is code that somebody else wrote."""
+    codecs = list(document.get("codecs", []))
+    while codecs:
+        codec = codecs.pop()
+        name = codec.get("name") if isinstance(codec, dict) else codec
+        if not isinstance(name, str) or not (name in _CODECS or name.startswith("numcodecs.")):
+            raise ResultFormatError(f"{where} uses the codec {name!r}, which is not one of zarr's own")
+        if "pickle" in name:
+            raise ResultFormatError(f"{where} uses the codec {name!r}, which can run code")
+        inner = codec.get("configuration", {}) if isinstance(codec, dict) else {}
+        codecs += [*inner.get("codecs", []), *inner.get("index_codecs", [])]
+
+
+def _read_json(file: Path, path: Path) -> dict[str, Any]:
+    try:
+        status = file.lstat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ResultFormatError(f"{file} is not a file: a store holds folders and files alone")
+        if status.st_size > _MOST_METADATA:
+            raise ResultFormatError(f"{file} has {status.st_size} bytes: no metadata is as long")
+        document = json.loads(file.read_bytes())
+    except FileNotFoundError as cause:
+        raise ResultFormatError(
+            f"{path} is not a result saved by FullBatch.save, or not the folder given to it ({cause})"
+        ) from cause
+    except OSError as cause:
+        raise storage_error(cause, f"{file} cannot be read") from cause
+    except (ValueError, RecursionError) as cause:
+        raise ResultFormatError(f"{path} is damaged: {file.name} is not JSON ({cause})") from cause
+    if not isinstance(document, dict):
+        raise ResultFormatError(f"{path} is damaged: {file.name} is not a JSON object")
+    return document
+
+
+def _is_sound(mark: Mark) -> bool:
+    def is_count(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**62
+
+    names = mark.names
+    are_names = names is None or (
+        isinstance(names, list)
+        and all(isinstance(name, str) for name in names)
+        and len(set(names)) == len(names) == mark.n_heads
+    )
+    return (
+        mark.state in (CREATING, RUNNING, COMPLETE)
+        and is_count(mark.n_heads)
+        and is_count(mark.n_rows)
+        and are_names
+        and isinstance(mark.arrays, dict)
+        and (mark.state == CREATING or set(mark.arrays) == set(mark.array_names))
+    )
+
+
+def _digest(plain: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def _hash(file: Path) -> str:
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except FileNotFoundError:
+        return ""

@@ -17,15 +17,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 import attrs
 import numpy as np
 
-from accumulator._stores._chunks import by_chunk, count
+from accumulator._stores._checksums import row_checksums
+from accumulator._stores._chunks import by_chunk, count, spans
 from accumulator._stores._copying import Piece
-from accumulator._stores._encoded import EncodedChunks
 from accumulator._stores._pages import PAGE_NBYTES, Pages
 
 if TYPE_CHECKING:
     import zarr
     from numpy.typing import NDArray
 
+    from accumulator._stores._encoded import EncodedChunks
     from accumulator._stores._writer import Writer
     from accumulator.typing import Rows
 
@@ -94,6 +95,9 @@ class Block:
             values = pages.array(values.shape, head.dtype)
             values[...] = self.values
         memory = pages.memory[start:]
+        first = self.chunk * head.chunk_rows
+        for begin, end in spans(np.flatnonzero(self.filled), 0):
+            head.checksums[first + begin : first + end] = row_checksums(values[begin:end])
         head.chunks.write(self.chunk, values, self.filled, memory, is_there=self.chunk in head.on_disk)
 
     def done(self) -> None:
@@ -148,12 +152,25 @@ class Head:
         How many blocks may be open between two pushes.
     writer : Writer
         Who writes; shared by all heads.
+    encoded : EncodedChunks, optional
+        The chunks, where zarr encodes them.
+
+    Attributes
+    ----------
+    checksums : (N,) uint64 array
+        Of each row as it was written last, or of the fill value.
     """
 
-    def __init__(
-        self, array: zarr.Array[Any], chunks: Chunks, chunk_rows: int, open_chunks: int, writer: Writer
+    def __init__(  # noqa: PLR0913, PLR0917  what it needs to know
+        self,
+        array: zarr.Array[Any],
+        chunks: Chunks,
+        chunk_rows: int,
+        open_chunks: int,
+        writer: Writer,
+        encoded: EncodedChunks | None,
     ) -> None:
-        self.array, self.chunks, self.chunk_rows = array, chunks, chunk_rows
+        self.array, self.chunks, self.chunk_rows, self._encoded = array, chunks, chunk_rows, encoded
         self.name = array.basename
         self.on_disk: dict[int, NDArray[np.bool_] | None] = {}  # chunks, and which rows; None for all
         self.lent: OrderedDict[int, Block] = OrderedDict()
@@ -162,6 +179,9 @@ class Head:
         self._fill = np.asarray(array.fill_value, self.dtype)
         self._n_rows, self._patch_shape = array.shape[0], array.shape[1:]
         self.row_nbytes = array.dtype.itemsize * int(np.prod(self._patch_shape, dtype=np.int64))
+        self.checksums = np.zeros(self._n_rows, dtype=np.uint64)
+        if self._n_rows and (blank := row_checksums(np.broadcast_to(self._fill, (1, *self._patch_shape)))[0]):
+            self.checksums[:] = blank
         self._writer, self._most_open = writer, open_chunks
         self._open: OrderedDict[int, Block] = OrderedDict()
         self._handed: dict[int, Block] = {}
@@ -238,9 +258,9 @@ class Head:
 
     def unfinished(self) -> list[Finish]:
         """Return the chunks that a reader does not find yet, once nothing is in memory."""
-        if isinstance(self.chunks, EncodedChunks):
+        if self._encoded is not None:
             self.finishing = {
-                chunk: Finish(self, chunk, self.chunks) for chunk in sorted(self.chunks.waiting)
+                chunk: Finish(self, chunk, self._encoded) for chunk in sorted(self._encoded.waiting)
             }
         return list(self.finishing.values())
 
@@ -249,9 +269,17 @@ class Head:
         blocks = [*self._open.values(), *self._handed.values(), *self.lent.values()]
         return [block.rows for block in blocks]
 
+    def restore(self, chunk: int, rows: NDArray[np.bool_]) -> None:
+        """Take note of rows of a chunk that an earlier run has written."""
+        self.on_disk[chunk] = None if rows.all() else rows.copy()
+        if self._encoded is not None:
+            self._encoded.restore(chunk, rows.copy())
+
     def free(self) -> None:
-        """Let go of memory that is kept for the next blocks."""
+        """Let go of memory that is kept for the next blocks, and of folders that are empty."""
         self._spare.clear()
+        if self._encoded is not None:
+            self._encoded.tidy()
 
     def drop(self) -> None:
         """Let go of everything in memory, once nothing is written any more."""

@@ -1,0 +1,185 @@
+"""Whether stored rows are those that were written: each is compared with its checksum."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import zarr
+from zarr.storage import StorePath
+
+from accumulator._stores._checksums import row_checksums
+from accumulator._stores._disk import OUTPUTS, chunk_path, storage_of
+from accumulator._stores._files import ChunkFiles
+from accumulator._stores._group import COMPLETE
+from accumulator._stores._layout import BUFFER_NBYTES, Layout, layout
+from accumulator._stores._threads import n_cores
+from accumulator._validation import HeadSpec
+from accumulator.exceptions import DamagedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+
+    from accumulator._stores._folder_store import FolderStore
+    from accumulator._stores._group import SavedResult
+
+
+class Unit(NamedTuple):
+    """Rows that are written at once: a chunk, or a shard, of one head."""
+
+    head: int
+    number: int
+    rows: slice
+
+
+class Findings(NamedTuple):
+    """What a unit's rows look like."""
+
+    values: NDArray[Any] | None  # None where they cannot be read
+    damaged: NDArray[np.bool_]  # recorded rows that are not what they were
+    dirty: NDArray[np.bool_]  # other rows that do not hold the fill value
+
+
+class RowChecker:
+    """Compares rows of a saved result with their checksums, a unit at a time; threads may share it.
+
+    Parameters
+    ----------
+    saved : SavedResult
+        What is checked.
+    """
+
+    def __init__(self, saved: SavedResult) -> None:
+        self.saved = saved
+        self.layouts = [layout_of(array) for array in saved.arrays]
+        self._is_complete = saved.mark.state == COMPLETE
+        self._right: set[tuple[int, int]] = set()
+        self._lock = threading.Lock()
+        self._blanks = [_blank(array) for array in saved.arrays]
+        self._keys = {f"{OUTPUTS}/{head}/": head for head in range(len(saved.arrays))}
+        self._files = [
+            ChunkFiles(partial(chunk_path, array), each.chunks, array.dtype.newbyteorder("<"))
+            if each.is_raw
+            else None
+            for array, each in zip(saved.arrays, self.layouts, strict=True)
+        ]
+
+    def units(self) -> Iterator[Unit]:
+        """Yield all units with recorded rows."""
+        for head, made in enumerate(self.layouts):
+            if made.spec.row_nbytes == 0:
+                continue
+            numbers = np.flatnonzero(self.saved.written) // made.unit_rows
+            for number in np.unique(numbers).tolist():
+                yield self._unit(head, number)
+
+    def look(self, unit: Unit) -> Findings:
+        """Read a unit, and say which rows are damaged."""
+        written = self.saved.written[unit.rows]
+        try:
+            values = self._values(unit)
+        except Exception:  # noqa: BLE001  whatever a codec raises for bytes that are none of its own
+            return Findings(None, written.copy(), np.zeros_like(written))
+        sums = row_checksums(values)
+        differ = sums != self.saved.checksums[unit.rows, unit.head]
+        return Findings(values, written & differ, ~written & (sums != self._blanks[unit.head]))
+
+    def look_at_all(self, use: Callable[[Unit, Findings], None] | None = None) -> list[NDArray[np.bool_]]:
+        """Check every unit, on all cores, and return for each head which rows are damaged.
+
+        ``use`` is called for each unit by the threads that check.
+        """
+        damaged = [np.zeros_like(self.saved.written) for _ in self.saved.arrays]
+
+        def check(unit: Unit) -> None:
+            findings = self.look(unit)
+            if use is not None:
+                use(unit, findings)
+            damaged[unit.head][unit.rows] = findings.damaged | (findings.dirty & self._is_complete)
+
+        with ThreadPoolExecutor(n_cores(), "accumulator-check") as pool:
+            for _ in pool.map(check, self.units()):
+                pass
+        return damaged
+
+    def guard(self, key: str) -> None:
+        """Raise if the file of a chunk holds damaged rows; each unit is read once.
+
+        Raises
+        ------
+        DamagedError
+            It does.
+        """
+        head = next((head for prefix, head in self._keys.items() if key.startswith(prefix + "c.")), None)
+        if head is None:
+            return
+        parts = key.rsplit("/", 1)[1].split(".")
+        number = int(parts[1])
+        with self._lock:
+            if (head, number) in self._right:
+                return
+        unit = self._unit(head, number)
+        findings = self.look(unit)
+        wrong = findings.damaged | (findings.dirty & self._is_complete)
+        if wrong.any():
+            rows = np.flatnonzero(wrong) + unit.rows.start
+            raise DamagedError(
+                errno.EIO,
+                f"head {head}: {len(rows)} of rows {unit.rows.start} to {unit.rows.stop - 1} are damaged, the "
+                f"first being row {rows[0]}: `accumulator verify` lists all, and a run resumed with "
+                'mode="a" takes them as missing',
+                str(self.saved.store.root / key),
+                rows=rows,
+            )
+        with self._lock:
+            self._right.add((head, number))
+
+    def guarded(self, store: FolderStore) -> list[zarr.Array[Any]]:
+        """Return the arrays over another store of the same files, whose every reading is checked."""
+        store.watch(self.guard)
+        return [
+            zarr.Array(zarr.AsyncArray(metadata=array.metadata, store_path=StorePath(store, array.path)))
+            for array in self.saved.arrays
+        ]
+
+    def _unit(self, head: int, number: int) -> Unit:
+        rows = self.layouts[head].unit_rows
+        return Unit(head, number, slice(number * rows, min((number + 1) * rows, len(self.saved.written))))
+
+    def _values(self, unit: Unit) -> NDArray[Any]:
+        array, files = self.saved.arrays[unit.head], self._files[unit.head]
+        if files is None:
+            return np.asarray(array[unit.rows])
+        path, n = files.path_of(unit.number), unit.rows.stop - unit.rows.start
+        try:
+            size = path.lstat().st_size
+        except FileNotFoundError:
+            return np.full((n, *array.shape[1:]), array.fill_value, array.dtype)
+        if size != files.file_nbytes:
+            raise OSError(errno.EIO, f"the file has {size} bytes, not {files.file_nbytes}")
+        return files.read(unit.number, 0, n)
+
+
+def layout_of(array: zarr.Array[Any]) -> Layout:
+    """Return how an array is laid out."""
+    storage = storage_of(array)
+    spec = HeadSpec(array.shape[1:], array.dtype.newbyteorder("<"), storage)
+    return Layout(array.shape[0], spec, (array.shards or array.chunks)[0], array.chunks, array.shards)
+
+
+def stored_layout(n_rows: int, spec: HeadSpec) -> Layout:
+    """Return how a head would be laid out once it is stored, with its options as zarr understands them."""
+    group = zarr.create_group(store={}, zarr_format=3)
+    made, _ = layout(n_rows, [spec], BUFFER_NBYTES)
+    return layout_of(made[0].create(group, "0"))
+
+
+def _blank(array: zarr.Array[Any]) -> np.uint64:
+    blank = np.full((1, *array.shape[1:]), array.fill_value, array.dtype)
+    return np.uint64(row_checksums(blank)[0])

@@ -1,0 +1,379 @@
+"""A run whose store is kept: claimed, resumed after a crash, and recorded in an order that no crash can break.
+
+What was pushed is on disk first, then the checksums, then ``written``; each step is synced before the next one.
+A row that the record has is therefore whole, and nothing else is believed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import threading
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+import numpy as np
+import zarr
+
+from accumulator._stores import _system
+from accumulator._stores._check import RowChecker, layout_of
+from accumulator._stores._checksums import row_checksums
+from accumulator._stores._disk import OUTPUTS, SCRATCH, ZarrRows
+from accumulator._stores._files import ChunkFiles
+from accumulator._stores._folder import make_parents, remove_empty, storage_error
+from accumulator._stores._folder_store import FolderStore
+from accumulator._stores._group import (
+    COMPLETE,
+    CREATING,
+    MARK,
+    RECORD_ROWS,
+    RUNNING,
+    Mark,
+    create_parts,
+    hash_locations,
+    name_heads,
+    read_mark,
+    read_result,
+    set_mark,
+)
+from accumulator._stores._lock import StoreLock
+from accumulator._stores._redo import REDO
+from accumulator._validation import head_label
+from accumulator.exceptions import ResultExistsError, ResumeError, StorageWarning
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from accumulator._stores._check import Findings, Unit
+    from accumulator._validation import HeadSpec
+
+_PARTS: Final = (OUTPUTS, *RECORD_ROWS)
+
+
+class KeptRun:
+    """The store of one run, locked until `release`.
+
+    Parameters
+    ----------
+    path : str
+        The store's folder, there or not yet.
+    mode : {"w-", "a"}
+        "w-" never touches what is there; "a" resumes it.
+    locs : (N, K) array
+        The canonical locations.
+    resume_token : str, optional
+        What else has to be the same.
+
+    Attributes
+    ----------
+    is_resumed : bool
+        Whether an earlier run's rows are there.
+    recorded : (N,) bool array
+        Which rows are on disk for good.
+
+    Raises
+    ------
+    ResultExistsError
+        Something is there, which the mode or its content forbids to touch.
+    ResultFormatError
+        What is there is damaged beyond its rows, or no store.
+    ResumeError
+        It is the store of another run.
+    LockedError
+        Somebody writes it.
+    StorageError
+        The disk refused.
+    """
+
+    def __init__(self, path: str, mode: str, locs: NDArray[Any], resume_token: str | None) -> None:
+        self.root, self._locs = Path(path), locs
+        self._mark = Mark(CREATING, None, 0, len(locs), hash_locations(locs), resume_token)
+        self.recorded = np.zeros(len(locs), dtype=bool)
+        self.is_resumed = False
+        self._unsynced = _system.Unsynced()
+        self._is_made = self._claim(mode)
+        try:
+            self._lock = StoreLock(self.root)
+        except BaseException:
+            self._unclaim()
+            raise
+        try:
+            self._look(mode)
+        except BaseException:
+            self.release()
+            raise
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the store says that the run is complete."""
+        return self._mark.state == COMPLETE
+
+    def create(
+        self, specs: Sequence[HeadSpec], names: Sequence[str] | None, buffer_nbytes: int
+    ) -> tuple[ZarrRows, FolderStore]:
+        """Make the group and its arrays; after a failure the folder is empty again.
+
+        Raises
+        ------
+        StorageError
+            The disk refused.
+        HeadDtypeError, OptionError
+            zarr refused the heads or their options.
+        """
+        store, rows = FolderStore(self.root, unsynced=self._unsynced), None
+        fresh = attrs.evolve(self._mark, names=None if names is None else list(names), n_heads=len(specs))
+        try:
+            zarr.create_group(store, zarr_format=3, attributes={MARK: fresh.to_json()})
+            rows = ZarrRows(store, len(self._locs), specs, buffer_nbytes, recorded=self.recorded)
+            name_heads(store, names, len(specs))
+            create_parts(store, self._locs, len(specs))
+            self._unsynced.sync()
+            self._mark = set_mark(store, attrs.evolve(fresh, state=RUNNING))
+            self._unsynced.add_folder(self.root.parent)
+            self._unsynced.sync()
+        except BaseException as cause:
+            if rows is not None:
+                rows.close()
+            with contextlib.suppress(OSError):
+                self._empty()
+            self._mark = attrs.evolve(self._mark, state=CREATING)
+            if isinstance(cause, OSError):
+                raise storage_error(cause, f"no store can be made in {self.root}") from cause
+            raise
+        return rows, store
+
+    def resume(self, buffer_nbytes: int, most_nbytes: int) -> tuple[ZarrRows, FolderStore, list[str] | None]:
+        """Open what an earlier run has recorded, and check every byte of it.
+
+        Damaged rows are missing from then on, with a StorageWarning. Whatever the record does not have is
+        removed.
+        """
+        saved = read_result(self.root, is_partial=True, most_nbytes=most_nbytes)
+        self._mark, self.recorded = saved.mark, saved.written.copy()
+        checker, store = RowChecker(saved), FolderStore(self.root, unsynced=self._unsynced)
+        specs = [layout_of(array).spec for array in saved.arrays]
+        rows = ZarrRows(
+            store, len(self._locs), specs, buffer_nbytes, recorded=self.recorded, is_there=True
+        )
+        try:
+            self._restore(checker, rows)
+        except OSError as cause:
+            rows.close()
+            raise storage_error(cause, f"{self.root} cannot be resumed") from cause
+        except BaseException:
+            rows.close()
+            raise
+        return rows, store, saved.mark.names
+
+    def begin(self) -> None:
+        """Let a complete store be a running one again, before its rows change."""
+        if self._mark.state == COMPLETE:
+            store = FolderStore(self.root, unsynced=self._unsynced)
+            self._mark = set_mark(store, attrs.evolve(self._mark, state=RUNNING))
+            self._unsynced.sync()
+
+    def checkpoint(self, rows: ZarrRows, written: NDArray[np.bool_]) -> None:
+        """Return when all written rows, which are in their files, are on the disk and recorded.
+
+        Raises
+        ------
+        StorageError
+            The disk refused; nothing is lost, and the next call tries again.
+        """
+        try:
+            self._checkpoint(rows, written)
+        except OSError as cause:
+            raise storage_error(cause, f"rows cannot be recorded in {self.root}") from cause
+
+    def complete(self) -> None:
+        """Say that the run is complete, after the last checkpoint.
+
+        Raises
+        ------
+        StorageError
+            The disk refused.
+        """
+        try:
+            store = FolderStore(self.root, unsynced=self._unsynced)
+            self._mark = set_mark(store, attrs.evolve(self._mark, state=COMPLETE))
+            self._unsynced.sync()
+        except OSError as cause:
+            raise storage_error(cause, f"{self.root} cannot be completed") from cause
+
+    def release(self) -> None:
+        """Let others write the store; a folder that nothing was put into is removed."""
+        if self._mark.state == CREATING and not self.is_resumed:
+            self._unclaim()
+        self._lock.release()
+
+    def _claim(self, mode: str) -> bool:
+        """Make the folder; return whether it was not there."""
+        try:
+            make_parents(self.root.parent)
+            os.mkdir(self.root)  # noqa: PTH102  all changes of files look alike
+            _system.sync(self.root.parent)
+        except FileExistsError:
+            is_folder = self.root.is_dir() and not self.root.is_symlink()
+            if not is_folder or (mode == "w-" and any(self.root.iterdir())):
+                raise ResultExistsError(
+                    errno.EEXIST,
+                    'something is there already: give another path, or resume it with mode="a"'
+                    if is_folder
+                    else "a store is a folder, and no link to one: give another path",
+                    str(self.root),
+                ) from None
+            return False
+        except OSError as cause:
+            raise storage_error(cause, f"the store {self.root} cannot be made") from cause
+        return True
+
+    def _unclaim(self) -> None:
+        if self._is_made:
+            with contextlib.suppress(OSError):
+                self.root.rmdir()
+                remove_empty(self.root.parent)
+
+    def _look(self, mode: str) -> None:
+        """Find out whose store it is, now that nobody else can change it."""
+        found = [path for path in self.root.iterdir() if not path.name.endswith(_system.PARTIAL)]
+        if not any(path.name == "zarr.json" for path in found):
+            if found:
+                raise ResultExistsError(
+                    errno.EEXIST, "the folder holds other things: give another path", str(self.root)
+                )
+            return
+        if mode == "w-":
+            raise ResultExistsError(errno.EEXIST, "another run has just made it", str(self.root))
+        mark = read_mark(self.root)
+        if mark.state == CREATING:
+            self._empty()
+            return
+        wanted, differences = self._mark, []
+        if mark.n_rows != wanted.n_rows:
+            differences.append(f"it has {mark.n_rows} locations, and {wanted.n_rows} are given")
+        elif mark.locations != wanted.locations:
+            differences.append("its locations are others, or in another order")
+        if mark.resume_token != wanted.resume_token:
+            differences.append(
+                f"its resume_token is {mark.resume_token!r}, and {wanted.resume_token!r} is given"
+            )
+        if differences:
+            raise ResumeError(
+                f"{self.root} is the store of another run: {'; '.join(differences)}. Give another path, or "
+                "what that run was given"
+            )
+        self.is_resumed = True
+
+    def _empty(self) -> None:
+        """Remove a group that was not complete enough to hold rows."""
+        for part in _PARTS:
+            if (self.root / part).exists():
+                shutil.rmtree(self.root / part)
+        _system.remove(self.root / "zarr.json")
+        for leftover in self.root.glob(f"*{_system.PARTIAL}"):
+            _system.remove(leftover)
+
+    def _checkpoint(self, rows: ZarrRows, written: NDArray[np.bool_]) -> None:
+        new = written & ~self.recorded
+        again = [redo.rows_waiting() for redo in rows.redo]
+        self._unsynced.sync()
+        changed = np.concatenate([np.flatnonzero(new), *again])
+        if len(changed) == 0:
+            return
+        self._write_record("checksums", rows.checksums, changed)
+        self._write_record("written", [written], np.flatnonzero(new))
+        self.recorded |= new
+        for redo in rows.redo:
+            redo.apply()
+
+    def _write_record(self, name: str, columns: Sequence[NDArray[Any]], rows: NDArray[np.intp]) -> None:
+        """Write those chunks of a record's array that rows lie in, each in one step; then sync."""
+        store = FolderStore(self.root, unsynced=self._unsynced)
+        array: Any = zarr.open_array(store, path=name, mode="r+")
+        step = RECORD_ROWS[name]
+        for chunk in np.unique(rows // step).tolist():
+            part = slice(chunk * step, (chunk + 1) * step)
+            values = np.stack([column[part] for column in columns], axis=1)
+            array[part] = values if array.ndim == 2 else values[:, 0]
+        self._unsynced.sync()
+
+    def _restore(self, checker: RowChecker, rows: ZarrRows) -> None:
+        """Take over the rows that are right, and let no trace of others be left."""
+        saved, lock = checker.saved, threading.Lock()
+        suspects: list[Unit] = []
+
+        def note(unit: Unit, findings: Findings) -> None:
+            if findings.values is None or findings.damaged.any() or findings.dirty.any():
+                with lock:
+                    suspects.append(unit)
+
+        for head in rows.heads:
+            self._tidy(Path(self.root, head.array.path), head.chunk_rows)
+        checker.look_at_all(note)
+        lost = np.zeros((len(rows.heads), len(self.recorded)), dtype=bool)
+        for unit in suspects:
+            lost[unit.head, unit.rows] = self._mend(unit, checker, rows)
+        self.recorded &= ~lost.any(axis=0)
+        for number, head in enumerate(rows.heads):
+            head.checksums[self.recorded] = saved.checksums[self.recorded, number]
+            if head.row_nbytes:
+                for chunk in np.unique(np.flatnonzero(self.recorded) // head.chunk_rows).tolist():
+                    first = chunk * head.chunk_rows
+                    head.restore(chunk, self.recorded[first : first + head.chunk_rows])
+        self._unsynced.sync()
+        for head in rows.heads:
+            shutil.rmtree(Path(self.root, head.array.path, REDO), ignore_errors=True)
+        gone = np.flatnonzero(saved.written & ~self.recorded)
+        if len(gone):
+            self._write_record("written", [self.recorded], gone)
+            heads = [
+                head_label(number, None if saved.names is None else tuple(saved.names))
+                for number in np.flatnonzero(lost.any(axis=1)).tolist()
+            ]
+            warnings.warn(
+                f"{len(gone)} rows of {self.root} were damaged and are missing again, the first being row "
+                f"{gone[0]}, in {', '.join(heads)}: missing_locs has them",
+                StorageWarning,
+                stacklevel=7,
+            )
+
+    def _mend(self, unit: Unit, checker: RowChecker, rows: ZarrRows) -> NDArray[np.bool_]:
+        """Take damaged rows from those that waited to be redone, blank what is not recorded; return the lost."""
+        saved, redo = checker.saved, rows.redo[unit.head]
+        files = redo.inner if isinstance(redo.inner, ChunkFiles) else None
+        path = None if files is None else files.path_of(unit.number)
+        if files is not None and path is not None and path.exists():
+            with _system.opened(path, _system.CHANGE) as file:  # one that was cut has lost its end alone
+                _system.set_size(file, files.file_nbytes)
+            self._unsynced.add(path, is_new=False)
+        values, damaged, dirty = checker.look(unit)
+        blank = np.full((len(damaged), *saved.arrays[unit.head].shape[1:]), saved.arrays[unit.head].fill_value)
+        blank = blank.astype(rows.heads[unit.head].dtype)
+        values = blank.copy() if values is None else np.array(values, dtype=blank.dtype)
+        values[damaged | dirty] = blank[damaged | dirty]
+        changed = damaged | dirty
+        if damaged.any() and (waiting := redo.restore(unit.number, len(damaged))) is not None:
+            right = damaged & (row_checksums(waiting) == saved.checksums[unit.rows, unit.head])
+            values[right] = waiting[right]
+            damaged &= ~right
+        if files is None:
+            rows.heads[unit.head].array[unit.rows] = values
+        elif path is not None:
+            files.write(unit.number, values, changed, None, is_there=path.exists())
+        return damaged
+
+    def _tidy(self, folder: Path, unit_rows: int) -> None:
+        """Remove files of rows that are not recorded, and those that never became whole."""
+        shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+        known = set(np.unique(np.flatnonzero(self.recorded) // unit_rows).tolist())
+        for path in list(folder.iterdir()):
+            parts = path.name.split(".")
+            is_chunk = parts[0] == "c" and len(parts) > 1 and parts[1].isdecimal()
+            if path.name.endswith(_system.PARTIAL) or (is_chunk and int(parts[1]) not in known):
+                _system.remove(path)
