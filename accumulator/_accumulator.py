@@ -480,9 +480,13 @@ class FullBatchAccumulator:
                 f"nothing was pushed for any of the {len(locs)} locations, so that the heads are unknown: "
                 "push at least one batch (an empty one with the right shapes will do), or close()"
             )
+        if self._store is not None:  # its checksums are on disk: it stays as it is
+            outputs = [_read_only(array) for array in outputs]
         named = outputs if canvas.names is None else dict(zip(canvas.names, outputs, strict=True))
         storage = tuple(spec.storage for spec in canvas.specs or ())
         checksums = tuple(canvas.rows.checksums) if isinstance(canvas.rows, ZarrRows) else ()
+        if canvas.zarr_store is not None:
+            canvas.zarr_store.changed.clear()
         return FullBatch(named, locs.copy(), canvas.written.copy(), canvas.zarr_store, storage, checksums)
 
     def _elsewhere(self, action: str) -> str:

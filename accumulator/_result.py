@@ -19,6 +19,7 @@ from accumulator._stores import (
     copy_rows,
     make_parents,
     read_result,
+    refresh,
     remove_empty,
     storage_error,
     storage_of,
@@ -224,6 +225,7 @@ class FullBatch:
         """Move a spilled result; return False where it has to be copied."""
         if store.folder is None:
             return False  # it was saved before
+        refresh(self._arrays, self._checksums, sorted(store.changed))  # its arrays can be written to
         self._complete(store, self._checksums)
         try:
             store.move_to(target)

@@ -16,7 +16,7 @@ from zarr.codecs import BloscCodec, ZstdCodec
 
 from accumulator import _stores
 from accumulator._options import Storage
-from accumulator._stores import _copying, _files, _head, _layout
+from accumulator._stores import _copying, _files, _head, _layout, _system
 from accumulator._validation import HeadSpec
 from accumulator.exceptions import ClosedError, HeadDtypeError, OptionError, StorageError
 
@@ -197,14 +197,14 @@ def test_chunk_that_is_encoded_late_is_encoded_once(backends, monkeypatch):
         put(store, np.array([row]), distinct(1, (4,), first=row))
     store.flush()
     assert sorted(encoded) == list(range(20))
-    assert not list(backends.folder.glob("*.part/*"))
+    assert not list(backends.folder.rglob("part"))
 
 
 @pytest.mark.parametrize("late", [False, True])
 def test_close_rows_are_written_together(backends, monkeypatch, late):
     """A checkerboard of small rows is a few writes, not one a row; what lies between is as it was."""
     pieces = []
-    real = _files._write_all
+    real = _system.write_at
 
     def spy(descriptor, left, offset):
         pieces.append(offset)
@@ -218,7 +218,7 @@ def test_close_rows_are_written_together(backends, monkeypatch, late):
         put(store, rows + 1, values[rows + 1])
         store.flush()
         expected[rows + 1] = values[rows + 1]
-    monkeypatch.setattr(_files, "_write_all", spy)
+    monkeypatch.setattr(_system, "write_at", spy)
     put(store, rows[::-1], values[rows[::-1]])
     store.flush()
     expected[rows] = values[rows]
@@ -297,7 +297,7 @@ def test_failed_write_leaves_no_half_chunk(backends, monkeypatch, kind, storage)
         store.flush()
     rows = slice(4, 8) if kind == "whole" else slice(3, 4)
     with monkeypatch.context() as patched:
-        patched.setattr(_files, "_write_all", _no_space)
+        patched.setattr(_system, "write_at", _no_space)
         patched.setattr(_stores._encoded.EncodedChunks, "_encode", _no_space)
         put(store, rows, values[rows])
         for _ in range(2):
@@ -388,7 +388,7 @@ def test_large_pushes_are_copied_by_several_threads(backends, monkeypatch):
 
 def test_no_direct_io_is_no_error(backends, monkeypatch):
     """A file system that refuses direct I/O is written in the ordinary way."""
-    monkeypatch.setattr(_files, "_DIRECT", os.O_DIRECTORY)  # refused for any file
+    monkeypatch.setattr(_system, "DIRECT", os.O_DIRECTORY)  # refused for any file
     real = os.open
 
     def refuse(path, flags, *mode):
@@ -396,7 +396,7 @@ def test_no_direct_io_is_no_error(backends, monkeypatch):
             raise OSError(22, "Invalid argument", str(path))
         return real(path, flags, *mode)
 
-    monkeypatch.setattr(_files.os, "open", refuse)
+    monkeypatch.setattr(_system.os, "open", refuse)
     store = backends.make("raw", ROW)
     put(store, slice(0, N), distinct(N, (4,)))
     store.flush()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from accumulator._stores._check import RowChecker, stored_layout
+from accumulator._stores._check import RowChecker, refresh, stored_layout
 from accumulator._stores._chunks import count, cut
 from accumulator._stores._disk import ZarrRows, copy_rows, read_only, storage_of
 from accumulator._stores._folder import TemporaryFolder, make_parents, remove_empty, storage_error
@@ -45,6 +45,7 @@ __all__ = [
     "read_mark",
     "read_only",
     "read_result",
+    "refresh",
     "remove_empty",
     "storage_error",
     "storage_of",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,7 +22,7 @@ from accumulator._validation import HeadSpec
 from accumulator.exceptions import DamagedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -60,9 +60,9 @@ class RowChecker:
         self.layouts = [layout_of(array) for array in saved.arrays]
         self._is_complete = saved.mark.state == COMPLETE
         self._right: set[tuple[int, int]] = set()
-        self._lock = threading.Lock()
+        self._tasks: dict[tuple[int, int], asyncio.Future[Findings]] = {}
         self._blanks = [_blank(array) for array in saved.arrays]
-        self._keys = {f"{OUTPUTS}/{head}/": head for head in range(len(saved.arrays))}
+        self._keys = {f"{OUTPUTS}/{head}/c.": head for head in range(len(saved.arrays))}
         self._files = [
             ChunkFiles(partial(chunk_path, array), each.chunks, array.dtype.newbyteorder("<"))
             if each.is_raw
@@ -81,14 +81,11 @@ class RowChecker:
 
     def look(self, unit: Unit) -> Findings:
         """Read a unit, and say which rows are damaged."""
-        written = self.saved.written[unit.rows]
         try:
             values = self._values(unit)
         except Exception:  # noqa: BLE001  whatever a codec raises for bytes that are none of its own
-            return Findings(None, written.copy(), np.zeros_like(written))
-        sums = row_checksums(values)
-        differ = sums != self.saved.checksums[unit.rows, unit.head]
-        return Findings(values, written & differ, ~written & (sums != self._blanks[unit.head]))
+            values = None
+        return self._compare(unit, values)
 
     def look_at_all(self, use: Callable[[Unit, Findings], None] | None = None) -> list[NDArray[np.bool_]]:
         """Check every unit, on all cores, and return for each head which rows are damaged.
@@ -108,37 +105,37 @@ class RowChecker:
                 pass
         return damaged
 
-    def guard(self, key: str) -> None:
+    async def guard(self, key: str) -> None:
         """Raise if the file of a chunk holds damaged rows; each unit is read once.
+
+        It runs on zarr's event loop and waits for nothing else there: zarr's own threads may all be taken by
+        readers that wait for this.
 
         Raises
         ------
         DamagedError
             It does.
         """
-        head = next((head for prefix, head in self._keys.items() if key.startswith(prefix + "c.")), None)
-        if head is None:
+        unit = self._unit_of(key)
+        if unit is None or unit[:2] in self._right:
             return
-        parts = key.rsplit("/", 1)[1].split(".")
-        number = int(parts[1])
-        with self._lock:
-            if (head, number) in self._right:
-                return
-        unit = self._unit(head, number)
-        findings = self.look(unit)
+        task = self._tasks.get(unit[:2])
+        if task is None:  # a unit may be in many files, which are all asked for at once
+            task = self._tasks[unit[:2]] = asyncio.ensure_future(self._check(unit))
+            task.add_done_callback(lambda _: self._tasks.pop(unit[:2]))
+        findings = await asyncio.shield(task)
         wrong = findings.damaged | (findings.dirty & self._is_complete)
         if wrong.any():
             rows = np.flatnonzero(wrong) + unit.rows.start
             raise DamagedError(
                 errno.EIO,
-                f"head {head}: {len(rows)} of rows {unit.rows.start} to {unit.rows.stop - 1} are damaged, the "
-                f"first being row {rows[0]}: `accumulator verify` lists all, and a run resumed with "
+                f"head {unit.head}: {len(rows)} of rows {unit.rows.start} to {unit.rows.stop - 1} are damaged, "
+                f"the first being row {rows[0]}: `accumulator verify` lists all, and a run resumed with "
                 'mode="a" takes them as missing',
                 str(self.saved.store.root / key),
                 rows=rows,
             )
-        with self._lock:
-            self._right.add((head, number))
+        self._right.add(unit[:2])
 
     def guarded(self, store: FolderStore) -> list[zarr.Array[Any]]:
         """Return the arrays over another store of the same files, whose every reading is checked."""
@@ -147,6 +144,32 @@ class RowChecker:
             zarr.Array(zarr.AsyncArray(metadata=array.metadata, store_path=StorePath(store, array.path)))
             for array in self.saved.arrays
         ]
+
+    async def _check(self, unit: Unit) -> Findings:
+        if self._files[unit.head] is not None:
+            return await asyncio.to_thread(self.look, unit)
+        array = self.saved.arrays[unit.head]
+        reader = zarr.AsyncArray(metadata=array.metadata, store_path=array.store_path)
+        try:
+            values = np.asarray(await reader.getitem(unit.rows))
+        except Exception:  # noqa: BLE001  as in `look`
+            return self._compare(unit, None)
+        return await asyncio.to_thread(self._compare, unit, values)
+
+    def _compare(self, unit: Unit, values: NDArray[Any] | None) -> Findings:
+        written = self.saved.written[unit.rows]
+        if values is None:
+            return Findings(None, written.copy(), np.zeros_like(written))
+        sums = row_checksums(values)
+        differ = sums != self.saved.checksums[unit.rows, unit.head]
+        return Findings(values, written & differ, ~written & differ & (sums != self._blanks[unit.head]))
+
+    def _unit_of(self, key: str) -> Unit | None:
+        """Return the unit that a key's file belongs to; None for metadata."""
+        for prefix, head in self._keys.items():
+            if key.startswith(prefix):
+                return self._unit(head, int(key.removeprefix(prefix).split(".")[0]))
+        return None
 
     def _unit(self, head: int, number: int) -> Unit:
         rows = self.layouts[head].unit_rows
@@ -164,6 +187,17 @@ class RowChecker:
         if size != files.file_nbytes:
             raise OSError(errno.EIO, f"the file has {size} bytes, not {files.file_nbytes}")
         return files.read(unit.number, 0, n)
+
+
+def refresh(
+    arrays: Sequence[zarr.Array[Any]], checksums: Sequence[NDArray[np.uint64]], changed: Sequence[str]
+) -> None:
+    """Make checksums again for chunks that the user wrote to, whose keys are given."""
+    for head, (array, sums) in enumerate(zip(arrays, checksums, strict=True)):
+        prefix, rows = f"{OUTPUTS}/{head}/c.", layout_of(array).unit_rows
+        for number in {int(key.split("/")[-1].split(".")[1]) for key in changed if key.startswith(prefix)}:
+            part = slice(number * rows, (number + 1) * rows)
+            sums[part] = row_checksums(np.asarray(array[part]))
 
 
 def layout_of(array: zarr.Array[Any]) -> Layout:

@@ -98,9 +98,11 @@ class ZarrRows:
         self._moving: Block | None = None
         try:
             _system.make_folder(store.root_folder)
-            outputs = zarr.open_group(store=store, mode="a", zarr_format=3).require_group(OUTPUTS)
+            group = zarr.create_group(store=store) if recorded is None else zarr.open_group(store, mode="r+")
+            outputs = group.require_group(OUTPUTS)
             for number, each in enumerate(layouts):
-                array: Any = outputs[str(number)] if is_there else each.create(outputs, str(number))
+                made: Any = outputs[str(number)] if is_there else each.create(outputs, str(number))
+                array = write_all(made) if is_there else made
                 self._heads.append(self._make_head(array, each, open_chunks))
         except BaseException as cause:
             self.close()
@@ -197,9 +199,12 @@ class ZarrRows:
             for job in head.unfinished():
                 self._writer.make_room(job.nbytes)
                 self._writer.submit(job)
-        self._writer.drain()
+        self._wait_for_all()
         for head in self._heads:
             head.free()
+
+    def _wait_for_all(self) -> None:
+        self._writer.drain()
 
     def close(self) -> None:
         """End all threads; what was not flushed is dropped."""
@@ -254,6 +259,14 @@ def read_only(array: zarr.Array[Any]) -> zarr.Array[Any]:
     """Return the same array for reading alone."""
     store = array.store.with_read_only(read_only=True)
     return zarr.Array(zarr.AsyncArray(metadata=array.metadata, store_path=StorePath(store, array.path)))
+
+
+def write_all(array: zarr.Array[Any]) -> zarr.Array[Any]:
+    """Return the same array, that writes chunks of the fill value like all others instead of removing them."""
+    config: Any = {"write_empty_chunks": True}
+    return zarr.Array(
+        zarr.AsyncArray(metadata=array.metadata, store_path=array.store_path, config=config)
+    )
 
 
 def storage_of(array: RowArray) -> Storage:

@@ -13,7 +13,7 @@ from accumulator._stores import _system
 from accumulator.exceptions import ClosedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from zarr.abc.store import ByteRequest
@@ -28,7 +28,8 @@ class _Place:
 
     root: Path
     is_closed: bool = False
-    guard: Callable[[str], None] | None = None  # called with a key before it is read; raises if it is damaged
+    guard: Callable[[str], Awaitable[None]] | None = None  # called with a key before it is read; raises if it is damaged
+    changed: set[str] = attrs.field(factory=set)  # keys written through zarr
 
 
 class FolderStore(LocalStore):
@@ -123,7 +124,17 @@ class FolderStore(LocalStore):
         store._place = self._place
         return store
 
-    def watch(self, guard: Callable[[str], None]) -> None:
+    @property
+    def changed(self) -> set[str]:
+        """Keys that were written through zarr, by whoever; to be cleared by whoever wants to know."""
+        return self._place.changed
+
+    async def delete(self, key: str) -> None:
+        """Remove a key, as zarr does with a chunk that is made empty."""
+        self._place.changed.add(key)
+        await super().delete(key)
+
+    def watch(self, guard: Callable[[str], Awaitable[None]]) -> None:
         """Have every key looked at before it is read, by a function that raises where it is damaged."""
         self._place.guard = guard
 
@@ -132,20 +143,8 @@ class FolderStore(LocalStore):
     ) -> Buffer | None:
         """Return a key's bytes, as zarr asks for them."""
         if self._place.guard is not None:
-            await asyncio.to_thread(self._place.guard, key)
+            await self._place.guard(key)
         return await super().get(key, prototype, byte_range)
-
-    def get_sync(
-        self,
-        key: str,
-        *,
-        prototype: BufferPrototype | None = None,
-        byte_range: ByteRequest | None = None,
-    ) -> Buffer | None:
-        """Return a key's bytes, as newer versions of zarr ask for them."""
-        if self._place.guard is not None:
-            self._place.guard(key)
-        return super().get_sync(key, prototype=prototype, byte_range=byte_range)
 
     async def _set(self, key: str, value: Buffer, exclusive: bool = False) -> None:  # noqa: FBT001, FBT002  zarr's signature
         """Write a file as a whole: zarr calls this for every key."""
@@ -157,6 +156,7 @@ class FolderStore(LocalStore):
     def set_sync(self, key: str, value: Buffer) -> None:
         """Write a file as a whole."""
         self._check_writable()
+        self._place.changed.add(key)
         path = self.root / key
         for folder in reversed(path.relative_to(self.root).parents[:-1]):
             self._make_folder(self.root / folder)

@@ -20,7 +20,7 @@ import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec
 
-from accumulator._stores._disk import OUTPUTS
+from accumulator._stores._disk import OUTPUTS, write_all
 from accumulator._stores._folder import storage_error
 from accumulator._stores._folder_store import FolderStore
 from accumulator.exceptions import ResultFormatError, UnfinishedError
@@ -110,6 +110,12 @@ def create_parts(store: FolderStore, output_locs: NDArray[Any], n_heads: int) ->
     _create(group, "output_locs", output_locs.shape, output_locs.dtype)[:] = output_locs
 
 
+def open_record(store: FolderStore) -> dict[str, Any]:
+    """Return the arrays that belong to all heads, of which every chunk is written, empty or not."""
+    group: Any = zarr.open_group(store, mode="r+")
+    return {name: write_all(group[name]) for name in RECORD_ROWS}
+
+
 def set_mark(store: FolderStore, mark: Mark) -> Mark:
     """Write the mark, with the hashes of all arrays that are there, and return it."""
     hashes = {name: _hash(store.root / name / "zarr.json") for name in mark.array_names}
@@ -143,10 +149,10 @@ def complete_result(
     try:
         name_heads(store, names, n_heads)
         create_parts(store, output_locs, n_heads)
-        group: Any = zarr.open_group(store, mode="r+")
-        group["written"][:] = written
+        record = open_record(store)
+        record["written"][:] = written
         if n_heads:
-            group["checksums"][:] = np.stack(checksums, axis=1)
+            record["checksums"][:] = np.stack(checksums, axis=1)
         mark = Mark(COMPLETE, names, n_heads, len(written), hash_locations(output_locs))
         set_mark(store, mark)
     except OSError as cause:

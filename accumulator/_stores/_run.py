@@ -36,6 +36,7 @@ from accumulator._stores._group import (
     create_parts,
     hash_locations,
     name_heads,
+    open_record,
     read_mark,
     read_result,
     set_mark,
@@ -294,8 +295,7 @@ class KeptRun:
 
     def _write_record(self, name: str, columns: Sequence[NDArray[Any]], rows: NDArray[np.intp]) -> None:
         """Write those chunks of a record's array that rows lie in, each in one step; then sync."""
-        store = FolderStore(self.root, unsynced=self._unsynced)
-        array: Any = zarr.open_array(store, path=name, mode="r+")
+        array = open_record(FolderStore(self.root, unsynced=self._unsynced))[name]
         step = RECORD_ROWS[name]
         for chunk in np.unique(rows // step).tolist():
             part = slice(chunk * step, (chunk + 1) * step)
@@ -332,6 +332,7 @@ class KeptRun:
         gone = np.flatnonzero(saved.written & ~self.recorded)
         if len(gone):
             self._write_record("written", [self.recorded], gone)
+            self._write_record("checksums", rows.checksums, gone)
             heads = [
                 head_label(number, None if saved.names is None else tuple(saved.names))
                 for number in np.flatnonzero(lost.any(axis=1)).tolist()
