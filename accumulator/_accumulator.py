@@ -28,7 +28,7 @@ from accumulator._full_batch import prepare_multitask_full_batch
 from accumulator._locations import LocationIndex
 from accumulator._options import StorageOptions
 from accumulator._result import FullBatch
-from accumulator._stores import KeptRun, ZarrRows, read_only
+from accumulator._stores import KeptRun, read_only
 from accumulator._validation import as_heads
 from accumulator.exceptions import ClosedError, NothingPushedError, OptionError, ProcessError, StorageError
 
@@ -399,7 +399,8 @@ class FullBatchAccumulator:
         Raises
         ------
         StorageError
-            Rows could not be recorded in ``store``, and have to be predicted again. It is closed all the same.
+            Rows could not be recorded in ``store``, and have to be predicted again. It is closed
+            all the same.
         """
         with self._lock:
             if self._result is not None or self._is_closed:
@@ -484,10 +485,7 @@ class FullBatchAccumulator:
             outputs = [_read_only(array) for array in outputs]
         named = outputs if canvas.names is None else dict(zip(canvas.names, outputs, strict=True))
         storage = tuple(spec.storage for spec in canvas.specs or ())
-        checksums = tuple(canvas.rows.checksums) if isinstance(canvas.rows, ZarrRows) else ()
-        if canvas.zarr_store is not None:
-            canvas.zarr_store.changed.clear()
-        return FullBatch(named, locs.copy(), canvas.written.copy(), canvas.zarr_store, storage, checksums)
+        return FullBatch(named, locs.copy(), canvas.written.copy(), canvas.zarr_store, storage)
 
     def _elsewhere(self, action: str) -> str:
         return (

@@ -203,8 +203,7 @@ class Canvas:
             rows = _as_numbers(rows)[~seen]
             arrays = tuple(head[~seen] for head in arrays)
             repeats = False
-        if self._next_checkpoint == -math.inf:  # the last one failed: nothing more before that is mended
-            self.flush()
+        self._retry_checkpoint()
         try:
             if is_first:
                 self._open(specs, heads.names, arrays, count(rows))
@@ -218,9 +217,7 @@ class Canvas:
                 self.close()
                 self.written[:], self._n_written, self.n_consumed = False, 0, 0
             raise
-        if time.monotonic() >= self._next_checkpoint:
-            with contextlib.suppress(StorageError):  # the batch was taken: the next call tries again, and tells
-                self.flush()
+        self._checkpoint_if_due()
 
     def flush(self) -> None:
         """Make `arrays` show every row that was placed, and no other; record them in a run that is kept."""
@@ -234,6 +231,17 @@ class Canvas:
         self.run.checkpoint(self.rows, self.written)
         now = time.monotonic()
         self._next_checkpoint = now + max(self.checkpoint_interval, _CHECKPOINT_SHARE * (now - start))
+
+    def _retry_checkpoint(self) -> None:
+        """Have the last checkpoint succeed, if it failed, before anything else is taken."""
+        if self._next_checkpoint == -math.inf:
+            self.flush()
+
+    def _checkpoint_if_due(self) -> None:
+        if time.monotonic() >= self._next_checkpoint:
+            # The batch was taken: it is the next call that tries again, and tells.
+            with contextlib.suppress(StorageError):
+                self.flush()
 
     def complete(self) -> None:
         """Say in a run that is kept that it is complete, after `flush`."""

@@ -7,23 +7,30 @@ without what it needs.
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TextIO
 
 from accumulator import __version__
+from accumulator._inspect import Info, Missing, Verdict, info, missing, printable, verify
 from accumulator.exceptions import AccumulatorError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 _DESCRIPTION: Final = """\
 Streaming, memory-aware accumulation of patch-wise model output: complete, in canonical order, in RAM or zarr.
 
-The library is used from Python; this command shows it at work:
+The library is used from Python; these commands show it at work, and look at what it keeps:
 
   accumulator demo            real tissue, a real network, one picture and one table
-  accumulator demo --help     what it fetches, and what can be changed
+  accumulator info PATH       what a store holds, how far it is, and whether somebody is writing it
+  accumulator verify PATH     whether every byte of it is right
+  accumulator missing PATH    the locations that no prediction has come for
+
+PATH is what FullBatch.save or FullBatchAccumulator(store=...) was given. Each command has its own --help.
 """
 
 _DEMO: Final = """\
@@ -50,6 +57,55 @@ examples:
 exit codes: 0 done, 1 an error or a comparison that failed, 2 wrong arguments
 """
 
+_INFO: Final = """\
+Says what a store is: its state, heads, coverage and size. Nothing is changed.
+
+The state is "creating" until the first push has come, "running" until the run is finalized, then "complete".
+A running store that nobody is writing is one whose process has ended: resume it from Python with
+FullBatchAccumulator(locations, store=PATH, mode="a"), or look at it with FullBatch.load(PATH, partial=True).
+"""
+
+_INFO_EXAMPLES: Final = """\
+examples:
+  accumulator info run.zarr                          for people
+  accumulator info run.zarr --json | jq .n_missing   for programs
+
+exit codes: 0 done, 1 no store, or one that cannot be read, 2 wrong arguments
+"""
+
+_VERIFY: Final = """\
+Reads every row of a store and compares it with the checksum that was recorded when it was written.
+
+Damaged rows are bits that flipped, or files that were cut, swapped or lost. FullBatch.load refuses to return
+them, and a run resumed with mode="a" takes them as missing, so that they are predicted again. In a complete
+store rows that never came must hold the fill value; in a running one they may hold what a crash left.
+A store that is being written is not disturbed: what it had recorded at the start is checked.
+"""
+
+_VERIFY_EXAMPLES: Final = """\
+examples:
+  accumulator verify run.zarr && echo right
+  accumulator verify run.zarr --json | jq '.heads[] | {name, damaged_rows}'    all rows, not the first few
+
+exit codes: 0 every byte is right, 1 damaged, or no store, or one that cannot be read, 2 wrong arguments
+"""
+
+_MISSING: Final = """\
+Prints the locations that no prediction has come for, one a line, its numbers separated by spaces.
+
+They come in canonical order; where nothing is missing nothing is printed. With --json there is one object:
+"n", how many, "rows", their places in the list of locations, and "locations".
+"""
+
+_MISSING_EXAMPLES: Final = """\
+examples:
+  accumulator missing run.zarr | wc -l                              how many
+  accumulator missing run.zarr | while read x y rest; do ... done   one by one
+
+exit codes: 0 done, whether something is missing or not, 1 no store, or one that cannot be read,
+2 wrong arguments
+"""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code.
@@ -61,9 +117,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser().parse_args(argv)
     try:
-        return _demo(arguments)
+        return int(arguments.run(arguments))
+    except BrokenPipeError:  # whoever reads has seen enough: Python shall not complain of it at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (AccumulatorError, OSError) as error:
-        print(f"accumulator: error: {error}", file=sys.stderr)
+        print(_encodable(f"accumulator: error: {printable(str(error))}", sys.stderr), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("accumulator: interrupted", file=sys.stderr)
@@ -87,10 +146,27 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     )
+    looks: tuple[tuple[str, Callable[[argparse.Namespace], int], str, str, str], ...] = (
+        ("info", _info, "say what a store holds, and how far it is", _INFO, _INFO_EXAMPLES),
+        ("verify", _verify, "check every byte of a store", _VERIFY, _VERIFY_EXAMPLES),
+        ("missing", _missing, "print the locations that have not come", _MISSING, _MISSING_EXAMPLES),
+    )
+    for name, run, short, description, epilog in looks:
+        look = commands.add_parser(
+            name,
+            help=short,
+            description=description,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        look.add_argument("path", type=Path, metavar="PATH", help="the store's folder")
+        look.add_argument("--json", action="store_true", help="print JSON instead of text")
+        look.set_defaults(run=run)
     return parser
 
 
 def _add_demo(demo: argparse.ArgumentParser) -> None:
+    demo.set_defaults(run=_demo)
     where = demo.add_mutually_exclusive_group()
     where.add_argument(
         "--memory-threshold",
@@ -147,6 +223,37 @@ def _demo(arguments: argparse.Namespace) -> int:
         batch_size=arguments.batch_size,
     )
     return 0 if demo.run_demo(options) else 1
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    _show(info(arguments.path), is_json=arguments.json)
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    verdict = verify(arguments.path)
+    _show(verdict, is_json=arguments.json)
+    return 0 if verdict.is_right else 1
+
+
+def _missing(arguments: argparse.Namespace) -> int:
+    _show(missing(arguments.path), is_json=arguments.json)
+    return 0
+
+
+def _show(found: Info | Verdict | Missing, *, is_json: bool) -> None:
+    if is_json:
+        print(json.dumps(found.as_json()))
+    else:
+        for line in found.lines():
+            print(_encodable(line, sys.stdout))
+    sys.stdout.flush()  # while errors are still caught
+
+
+def _encodable(text: str, stream: TextIO) -> str:
+    """Return text with escapes for what a stream's encoding does not have."""
+    encoding = stream.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _percent(text: str) -> float:

@@ -17,9 +17,9 @@ from accumulator._stores import (
     ZarrRows,
     complete_result,
     copy_rows,
+    make_checksums,
     make_parents,
-    read_result,
-    refresh,
+    open_result,
     remove_empty,
     storage_error,
     storage_of,
@@ -30,7 +30,6 @@ from accumulator.exceptions import (
     ClosedError,
     OptionError,
     ResultExistsError,
-    ResultNotFoundError,
     StorageError,
 )
 
@@ -81,7 +80,6 @@ class FullBatch:
     written: NDArray[np.bool_]
     _store: FolderStore | None = None  # None in RAM
     _storage: tuple[Storage, ...] = ()  # how heads in RAM are to be saved, where that was said
-    _checksums: tuple[NDArray[np.uint64], ...] = ()  # of each head's rows, where they were spilled
 
     @property
     def missing_locs(self) -> NDArray[Any]:
@@ -101,8 +99,8 @@ class FullBatch:
     def save(self, path: StrPath) -> None:
         """Keep the result as a zarr group at ``path``.
 
-        A spilled result is moved there when it is the same file system, and its arrays serve from
-        there; otherwise it is copied. What is at ``path`` is whole or not there at all.
+        A spilled result is read once, for its checksums, and moved there when it is the same file system, and
+        its arrays serve from there; otherwise it is copied. What is at ``path`` is whole or not there at all.
 
         Raises
         ------
@@ -164,19 +162,7 @@ class FullBatch:
             The operating system does not let us look; an OSError.
         """
         source = Path(as_path(path, "path")).absolute()
-        try:
-            source.stat()
-        except FileNotFoundError as cause:
-            raise ResultNotFoundError(errno.ENOENT, "there is no saved result", str(source)) from cause
-        except OSError as cause:
-            raise storage_error(cause, f"{source} cannot be looked at") from cause
-        most = available_memory()
-        try:
-            saved = read_result(source, is_partial=partial, most_nbytes=most)
-        except AccumulatorError:
-            raise
-        except OSError as cause:
-            raise storage_error(cause, f"{source} cannot be read") from cause
+        saved = open_result(source, is_partial=partial, most_nbytes=available_memory())
         store = FolderStore(source, read_only=True)
         arrays: list[RowArray] = list(RowChecker(saved).guarded(store))
         outputs = arrays if saved.names is None else dict(zip(saved.names, arrays, strict=True))
@@ -225,8 +211,7 @@ class FullBatch:
         """Move a spilled result; return False where it has to be copied."""
         if store.folder is None:
             return False  # it was saved before
-        refresh(self._arrays, self._checksums, sorted(store.changed))  # its arrays can be written to
-        self._complete(store, self._checksums)
+        self._complete(store, make_checksums(self._arrays))
         try:
             store.move_to(target)
         except OSError as cause:
@@ -248,7 +233,7 @@ class FullBatch:
                 HeadSpec(array.shape[1:], array.dtype, each)
                 for array, each in zip(self._arrays, storage, strict=True)
             ]
-            rows = ZarrRows(store, len(self.written), specs)
+            rows = ZarrRows(store, len(self.written), specs, has_checksums=True)
             try:
                 copy_rows(self._arrays, rows)
             finally:

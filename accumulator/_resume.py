@@ -55,14 +55,14 @@ def check_resumed(
             ]
     if differences:
         raise ResumeError(
-            f"the store is that of another run: {'; '.join(differences)}. Push what that run pushed, with its "
-            "options, or give another path"
+            f"the store is that of another run: {'; '.join(differences)}. Push what that run pushed, "
+            "with its options, or give another path"
         )
     return list(pushed)
 
 
 def _differences(n_rows: int, old: HeadSpec, new: HeadSpec) -> list[tuple[str, Any, Any]]:
-    found = []
+    found: list[tuple[str, Any, Any]] = []
     if old.patch_shape != new.patch_shape:
         found.append(("patch shape", old.patch_shape, new.patch_shape))
     if old.dtype != new.dtype.newbyteorder("<"):
@@ -74,7 +74,9 @@ def _differences(n_rows: int, old: HeadSpec, new: HeadSpec) -> list[tuple[str, A
         found.append(("fill_value", was[()], now[()]))
     made = stored_layout(n_rows, new)
     if new.storage.is_chosen and (made.chunks, made.shards) != (old.storage.chunks, old.storage.shards):
-        found.append(("chunks and shards", (old.storage.chunks, old.storage.shards), (made.chunks, made.shards)))
+        found.append(
+            ("chunks and shards", (old.storage.chunks, old.storage.shards), (made.chunks, made.shards))
+        )
     if made.spec.storage.compressors != old.storage.compressors:
         found.append(("compressors", old.storage.compressors, made.spec.storage.compressors))
     return found

@@ -25,6 +25,7 @@ _KNOTS: Final = 6  # of the smooth noise, along each side of a patch
 HEADS: Final[Mapping[str, tuple[tuple[tuple[int, ...], str], ...]]] = {
     "none": (),
     "small": (((4, 4, 1), "float32"),) * 3,
+    "kilobyte": (((256,), "float32"),),
     "large": (((164, 164, 4), "float32"),) * 3,
     "wide": (((256, 256, 8), "float32"),),
 }

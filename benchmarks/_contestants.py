@@ -16,6 +16,7 @@ CONTESTANTS: Final[Mapping[str, Contestant]] = {
     for each in (
         _own.accumulator,
         _own.leaving_ram,
+        _own.resume,
         _own.index_build,
         _own.dict_build,
         _own.index_match,

@@ -54,6 +54,45 @@ def disk(*, is_smoke: bool = False) -> Workload:
     )
 
 
+def durable(*, is_smoke: bool = False) -> Workload:
+    n_locs = _SMALL if is_smoke else 3_200
+    kept, eager, plain = "kept in a store", "kept, a checkpoint a second", "temporary"
+    sizes = {"small": 1_000 if is_smoke else 1_000_000, "kilobyte": 1_000 if is_smoke else 1_000_000}
+    rows = {"small": "three heads of (4, 4, 1) float32", "kilobyte": "one head of 1,024 bytes"}
+    resumed = {text: f"resume, N = {sizes[heads]:,}, {text}" for heads, text in rows.items()}
+    return Workload(
+        "durable",
+        f"{n_locs:,} rows of {_LARGE}, {_gb(n_locs)}, batches of 32 in order, on disk; `os.sync` at the end "
+        "is timed too. Kept in a store every row is recorded behind checksums in the end, with the default "
+        "interval between checkpoints (30 s, which is longer than the run) and with one of a second. A "
+        "resumed run reads and checks every byte before it tells what is missing.",
+        {
+            plain: _run("accumulator", n_locs, place="zarr"),
+            kept: _run("accumulator", n_locs, place="store"),
+            eager: _run("accumulator", n_locs, place="store", checkpoint_interval=1),
+            "raw write": _run("raw_write", n_locs),
+            "raw write, O_DIRECT": _run("direct_write", n_locs),
+        }
+        | {
+            resumed[text]: Run("resume", CaseSpec(sizes[heads], heads), spare=0)
+            for heads, text in rows.items()
+        },
+        [
+            Question(f"time: {plain} / {kept}", (plain, "seconds"), (kept, "seconds"), at_least=0.9),
+            Question(f"time: {plain} / {eager}", (plain, "seconds"), (eager, "seconds"), at_least=0.9),
+            Question(
+                f"time: better raw write / {kept}",
+                ("raw write", "raw write, O_DIRECT", "seconds"),
+                (kept, "seconds"),
+            ),
+            Question(f"CPU seconds per GB, {plain}", (plain, "gb_cpu_seconds")),
+            Question(f"CPU seconds per GB, {kept}", (kept, "gb_cpu_seconds")),
+            Question(f"peak memory, {kept}", (kept, "peak_nbytes"), at_most=_PEAK),
+            *(Question(name, (name, "resume_s"), at_most=2) for name in resumed.values()),
+        ],
+    )
+
+
 def orders(*, is_smoke: bool = False) -> Workload:
     n_locs = _SMALL if is_smoke else 1_600
     names = ("in order", "shuffled batches", "shuffled rows")

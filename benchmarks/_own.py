@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 
 
 def accumulator(case: Case, folder: Path, *, place: str, **options: Any) -> Work:
-    """Run this library from construction to `finalize`; ``place`` is "RAM" or "zarr"."""
+    """Run this library from construction to `finalize`; ``place`` is "RAM", "zarr" or "store"."""
 
     def work() -> Outcome:
         threshold = 100 if place == "RAM" else 0
+        if place == "store":
+            options["store"] = folder / "kept.zarr"
         with FullBatchAccumulator(
             case.locs, save_path=str(folder / "spill"), memory_threshold=threshold, **options
         ) as full:
@@ -38,6 +40,29 @@ def accumulator(case: Case, folder: Path, *, place: str, **options: Any) -> Work
         if (result.path is None) != (place == "RAM"):
             raise RuntimeError(f"the result is not in {place}: there is too little memory for this benchmark")
         return Outcome(list(result.outputs), {"push_us": 1e6 * pushing / len(case.batches)})
+
+    return work
+
+
+def resume(case: Case, folder: Path) -> Work:
+    """Open a run that died, of which all batches but every tenth were recorded, and tell what is missing."""
+    store = folder / "run.zarr"
+    died = FullBatchAccumulator(case.locs, store=store)
+    n_pushed = 0
+    for number, batch in enumerate(case.batches):
+        if number % 10:
+            died.push(batch.heads, batch.locs)
+            n_pushed += len(batch.locs)
+    died.close()
+
+    def work() -> Outcome:
+        start = time.perf_counter()
+        with FullBatchAccumulator(case.locs, store=store, mode="a") as full:
+            missing = full.missing_locs
+            seconds = time.perf_counter() - start
+            if len(missing) != len(case.locs) - n_pushed:
+                raise RuntimeError(f"{len(missing)} rows are said to be missing, of {len(case.locs)}")
+        return Outcome([missing], {"resume_s": seconds})
 
     return work
 

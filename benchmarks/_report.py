@@ -57,6 +57,7 @@ _UNITS: Final[Mapping[str, Callable[[float], str]]] = {
     "loop_s": _seconds,
     "longest_push_s": _seconds,
     "finalize_s": _seconds,
+    "resume_s": _seconds,
     "push_us": lambda value: f"{value:.1f} µs",
     "match_us": lambda value: f"{value:.1f} µs",
     "location_ns": lambda value: f"{value:.0f} ns/location",

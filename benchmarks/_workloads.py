@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from benchmarks._cases import CaseSpec
-from benchmarks._disk_workloads import codecs, container, disk, leaving_ram, model, orders, sparse
+from benchmarks._disk_workloads import codecs, container, disk, durable, leaving_ram, model, orders, sparse
 from benchmarks._measure import Run
 from benchmarks._questions import Exponent, Question, Workload, never_behind
 
@@ -152,6 +152,7 @@ WORKLOADS: Mapping[str, Callable[..., Workload]] = {
     each.__name__: each
     for each in (
         disk,
+        durable,
         orders,
         container,
         model,

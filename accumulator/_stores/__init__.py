@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from accumulator._stores._check import RowChecker, refresh, stored_layout
+from accumulator._stores._check import RowChecker, make_checksums, stored_layout
 from accumulator._stores._chunks import count, cut
 from accumulator._stores._disk import ZarrRows, copy_rows, read_only, storage_of
 from accumulator._stores._folder import TemporaryFolder, make_parents, remove_empty, storage_error
 from accumulator._stores._folder_store import FolderStore
-from accumulator._stores._group import SavedResult, complete_result, read_mark, read_result
+from accumulator._stores._group import CREATING, SavedResult, complete_result
 from accumulator._stores._layout import BUFFER_NBYTES, Layout, check_options, layout
+from accumulator._stores._lock import is_locked
+from accumulator._stores._look import disk_nbytes, head_details, open_mark, open_result
 from accumulator._stores._ram import RamRows
 from accumulator._stores._run import KeptRun
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BUFFER_NBYTES",
+    "CREATING",
     "FolderStore",
     "KeptRun",
     "Layout",
@@ -40,12 +43,15 @@ __all__ = [
     "copy_rows",
     "count",
     "cut",
+    "disk_nbytes",
+    "head_details",
+    "is_locked",
     "layout",
+    "make_checksums",
     "make_parents",
-    "read_mark",
+    "open_mark",
+    "open_result",
     "read_only",
-    "read_result",
-    "refresh",
     "remove_empty",
     "storage_error",
     "storage_of",

@@ -129,8 +129,8 @@ class RowChecker:
             rows = np.flatnonzero(wrong) + unit.rows.start
             raise DamagedError(
                 errno.EIO,
-                f"head {unit.head}: {len(rows)} of rows {unit.rows.start} to {unit.rows.stop - 1} are damaged, "
-                f"the first being row {rows[0]}: `accumulator verify` lists all, and a run resumed with "
+                f"head {unit.head}: {len(rows)} of rows {unit.rows.start} to {unit.rows.stop - 1} are damaged"
+                f", the first being row {rows[0]}: `accumulator verify` lists all, and a run resumed with "
                 'mode="a" takes them as missing',
                 str(self.saved.store.root / key),
                 rows=rows,
@@ -189,15 +189,24 @@ class RowChecker:
         return files.read(unit.number, 0, n)
 
 
-def refresh(
-    arrays: Sequence[zarr.Array[Any]], checksums: Sequence[NDArray[np.uint64]], changed: Sequence[str]
-) -> None:
-    """Make checksums again for chunks that the user wrote to, whose keys are given."""
-    for head, (array, sums) in enumerate(zip(arrays, checksums, strict=True)):
-        prefix, rows = f"{OUTPUTS}/{head}/c.", layout_of(array).unit_rows
-        for number in {int(key.split("/")[-1].split(".")[1]) for key in changed if key.startswith(prefix)}:
-            part = slice(number * rows, (number + 1) * rows)
-            sums[part] = row_checksums(np.asarray(array[part]))
+def make_checksums(arrays: Sequence[Any]) -> list[NDArray[np.uint64]]:
+    """Read all rows that have a file, on all cores, and return the checksums of all."""
+    made = [np.full(array.shape[0], _blank(array), dtype=np.uint64) for array in arrays]
+
+    def fill(head: int, start: int, stop: int) -> None:
+        made[head][start:stop] = row_checksums(np.asarray(arrays[head][start:stop]))
+
+    with ThreadPoolExecutor(n_cores(), "accumulator-check") as pool:
+        tasks = []
+        for head, array in enumerate(arrays):
+            rows = layout_of(array).unit_rows
+            is_raw = layout_of(array).is_raw
+            for number, start in enumerate(range(0, array.shape[0], rows)):
+                if array.size and not (is_raw and not chunk_path(array, number).exists()):
+                    tasks.append(pool.submit(fill, head, start, min(start + rows, array.shape[0])))
+        for task in tasks:
+            task.result()
+    return made
 
 
 def layout_of(array: zarr.Array[Any]) -> Layout:

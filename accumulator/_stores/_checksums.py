@@ -1,8 +1,8 @@
 """A checksum for each row, by which a damaged one is found wherever it lies and however it is stored.
 
 A row's bytes, little-endian as in the files, are 32-bit words. Its checksum is the sum of word times
-multiplier modulo 2**64, with odd multipliers that look random (decision 011). One changed word always shows; any
-other damage stays unseen once in 2**33 times at most. NumPy does all rows at once, at memory's speed and
+multiplier modulo 2**64, with odd multipliers that look random (decision 011). One changed word always shows;
+any other damage stays unseen once in 2**33 times at most. NumPy does all rows at once, at memory's speed and
 without the GIL; a CRC would be a call for each.
 """
 

@@ -63,6 +63,8 @@ class ZarrRows:
         written over before `apply_redo`.
     is_there : bool
         Whether the arrays are there, from an earlier run.
+    has_checksums : bool
+        Whether to make checksums of all rows; a fifth of a processor second per GB.
 
     Raises
     ------
@@ -83,6 +85,7 @@ class ZarrRows:
         *,
         recorded: NDArray[np.bool_] | None = None,
         is_there: bool = False,
+        has_checksums: bool = False,
     ) -> None:
         lay_out = layout_as_stored if is_there else layout
         self.layouts, self.open_chunks = layouts, open_chunks = lay_out(n_rows, specs, buffer_nbytes)
@@ -93,7 +96,7 @@ class ZarrRows:
         self._copier = Copier()
         self._heads: list[Head] = []
         self._redo: list[RedoChunks] = []
-        self._store, self._recorded = store, recorded
+        self._store, self._recorded, self._has_checksums = store, recorded, has_checksums
         self._moves_out = False
         self._moving: Block | None = None
         try:
@@ -122,8 +125,8 @@ class ZarrRows:
 
     @property
     def checksums(self) -> list[NDArray[np.uint64]]:
-        """Of each head's rows as they were written last; see `row_checksums`."""
-        return [head.checksums for head in self._heads]
+        """Of each head's rows as they were written last, where they are made; see `row_checksums`."""
+        return [head.checksums for head in self._heads if head.checksums is not None]
 
     @property
     def heads(self) -> list[Head]:
@@ -228,7 +231,7 @@ class ZarrRows:
         return np.concatenate(rows) if rows else np.empty(0, dtype=np.intp)
 
     def _make_head(self, array: zarr.Array[Any], made: Layout, open_chunks: int) -> Head:
-        dtype, folder = array.dtype.newbyteorder("<"), Path(array.store.root, array.path)
+        dtype, folder = array.dtype.newbyteorder("<"), self._store.root / array.path
         chunks: ChunkFiles | EncodedChunks
         encoded = None
         if made.is_raw:
@@ -242,7 +245,15 @@ class ZarrRows:
             redo = RedoChunks(chunks, folder / REDO, shape, dtype, self._recorded, self._store.unsynced)
             self._redo.append(redo)
             kept = redo
-        return Head(array, kept, made.unit_rows, open_chunks, self._writer, encoded)
+        return Head(
+            array,
+            kept,
+            made.unit_rows,
+            open_chunks,
+            self._writer,
+            encoded,
+            has_checksums=self._has_checksums,
+        )
 
     def _move_out(self) -> None:
         """Have the first block that is still in RAM written, one at a time; its end calls this again."""
@@ -262,11 +273,9 @@ def read_only(array: zarr.Array[Any]) -> zarr.Array[Any]:
 
 
 def write_all(array: zarr.Array[Any]) -> zarr.Array[Any]:
-    """Return the same array, that writes chunks of the fill value like all others instead of removing them."""
+    """Return the same array, that writes chunks of the fill value like all others: zarr would remove them."""
     config: Any = {"write_empty_chunks": True}
-    return zarr.Array(
-        zarr.AsyncArray(metadata=array.metadata, store_path=array.store_path, config=config)
-    )
+    return zarr.Array(zarr.AsyncArray(metadata=array.metadata, store_path=array.store_path, config=config))
 
 
 def storage_of(array: RowArray) -> Storage:

@@ -9,7 +9,6 @@ import attrs
 from zarr.storage import LocalStore
 
 from accumulator._stores import _system
-
 from accumulator.exceptions import ClosedError
 
 if TYPE_CHECKING:
@@ -28,8 +27,9 @@ class _Place:
 
     root: Path
     is_closed: bool = False
-    guard: Callable[[str], Awaitable[None]] | None = None  # called with a key before it is read; raises if it is damaged
-    changed: set[str] = attrs.field(factory=set)  # keys written through zarr
+    guard: Callable[[str], Awaitable[None]] | None = (
+        None  # called with a key before it is read; raises if it is damaged
+    )
 
 
 class FolderStore(LocalStore):
@@ -124,16 +124,6 @@ class FolderStore(LocalStore):
         store._place = self._place
         return store
 
-    @property
-    def changed(self) -> set[str]:
-        """Keys that were written through zarr, by whoever; to be cleared by whoever wants to know."""
-        return self._place.changed
-
-    async def delete(self, key: str) -> None:
-        """Remove a key, as zarr does with a chunk that is made empty."""
-        self._place.changed.add(key)
-        await super().delete(key)
-
     def watch(self, guard: Callable[[str], Awaitable[None]]) -> None:
         """Have every key looked at before it is read, by a function that raises where it is damaged."""
         self._place.guard = guard
@@ -156,11 +146,12 @@ class FolderStore(LocalStore):
     def set_sync(self, key: str, value: Buffer) -> None:
         """Write a file as a whole."""
         self._check_writable()
-        self._place.changed.add(key)
         path = self.root / key
         for folder in reversed(path.relative_to(self.root).parents[:-1]):
             self._make_folder(self.root / folder)
-        _system.replace(path, memoryview(value.as_numpy_array()).cast("B"), is_synced=self.unsynced is not None)
+        _system.replace(
+            path, memoryview(value.as_buffer_like()).cast("B"), is_synced=self.unsynced is not None
+        )
         if self.unsynced is not None:
             self.unsynced.add_folder(path.parent)
 

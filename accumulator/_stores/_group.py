@@ -12,7 +12,6 @@ import json
 import math
 import os
 import stat
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -27,6 +26,7 @@ from accumulator.exceptions import ResultFormatError, UnfinishedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from numpy.typing import DTypeLike, NDArray
 
@@ -96,7 +96,7 @@ class SavedResult:
 
 
 def hash_locations(locs: NDArray[Any]) -> str:
-    """Return the SHA-256 of locations as little-endian int64, row by row, and of how many columns they have."""
+    """Return the SHA-256 of how many columns locations have, and of their rows as little-endian int64."""
     plain = np.ascontiguousarray(locs, dtype="<i8")
     return hashlib.sha256(f"{plain.shape[1]}:".encode() + plain.tobytes()).hexdigest()
 
@@ -248,18 +248,21 @@ def check_tree(path: Path) -> None:
     ResultFormatError
         It does.
     """
-    for entry in _walk(path):
+    for entry in walk(path):
         if not (entry.is_dir(follow_symlinks=False) or entry.is_file(follow_symlinks=False)):
             kind = "a symbolic link" if entry.is_symlink() else "not a file"
             raise ResultFormatError(f"{entry.path} is {kind}: a store holds folders and files alone")
 
 
-def _walk(path: Path) -> Iterator[os.DirEntry[str]]:
-    with os.scandir(path) as entries:
-        for entry in entries:
-            yield entry
-            if entry.is_dir(follow_symlinks=False):
-                yield from _walk(Path(entry.path))
+def walk(path: Path) -> Iterator[os.DirEntry[str]]:
+    """Yield whatever is below a folder, however deep, following no link."""
+    folders = [os.fspath(path)]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                yield entry
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
 
 
 def _create(group: Any, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> Any:
@@ -281,7 +284,7 @@ def _record_chunks(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     return (max(1, min(RECORD_ROWS[name], shape[0])), *(max(1, length) for length in shape[1:]))
 
 
-def _read(
+def _read(  # noqa: PLR0913  what is demanded of it
     group: Any, path: Path, name: str, shape: tuple[int | None, ...], kinds: str, *, is_whole: bool
 ) -> Any:
     """Read a whole array of which every chunk must be there, or at least be as long as it should."""

@@ -95,9 +95,10 @@ class Block:
             values = pages.array(values.shape, head.dtype)
             values[...] = self.values
         memory = pages.memory[start:]
-        first = self.chunk * head.chunk_rows
-        for begin, end in spans(np.flatnonzero(self.filled), 0):
-            head.checksums[first + begin : first + end] = row_checksums(values[begin:end])
+        if head.checksums is not None:
+            first = self.chunk * head.chunk_rows
+            for begin, end in spans(np.flatnonzero(self.filled), 0):
+                head.checksums[first + begin : first + end] = row_checksums(values[begin:end])
         head.chunks.write(self.chunk, values, self.filled, memory, is_there=self.chunk in head.on_disk)
 
     def done(self) -> None:
@@ -157,8 +158,8 @@ class Head:
 
     Attributes
     ----------
-    checksums : (N,) uint64 array
-        Of each row as it was written last, or of the fill value.
+    checksums : (N,) uint64 array, or None
+        Of each row as it was written last, or of the fill value; None in a store that is not kept.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917  what it needs to know
@@ -169,6 +170,8 @@ class Head:
         open_chunks: int,
         writer: Writer,
         encoded: EncodedChunks | None,
+        *,
+        has_checksums: bool,
     ) -> None:
         self.array, self.chunks, self.chunk_rows, self._encoded = array, chunks, chunk_rows, encoded
         self.name = array.basename
@@ -179,9 +182,11 @@ class Head:
         self._fill = np.asarray(array.fill_value, self.dtype)
         self._n_rows, self._patch_shape = array.shape[0], array.shape[1:]
         self.row_nbytes = array.dtype.itemsize * int(np.prod(self._patch_shape, dtype=np.int64))
-        self.checksums = np.zeros(self._n_rows, dtype=np.uint64)
-        if self._n_rows and (blank := row_checksums(np.broadcast_to(self._fill, (1, *self._patch_shape)))[0]):
-            self.checksums[:] = blank
+        self.checksums: NDArray[np.uint64] | None = None
+        if has_checksums:
+            self.checksums = np.zeros(self._n_rows, dtype=np.uint64)
+            if blank := row_checksums(np.broadcast_to(self._fill, (1, *self._patch_shape)))[0]:
+                self.checksums[:] = blank
         self._writer, self._most_open = writer, open_chunks
         self._open: OrderedDict[int, Block] = OrderedDict()
         self._handed: dict[int, Block] = {}

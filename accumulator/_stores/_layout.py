@@ -119,10 +119,8 @@ def layout(n_rows: int, specs: Sequence[HeadSpec], buffer_nbytes: int) -> tuple[
     return layouts, 1 if chosen else open_chunks
 
 
-def layout_as_stored(
-    n_rows: int, specs: Sequence[HeadSpec], buffer_nbytes: int
-) -> tuple[list[Layout], int]:
-    """Lay out heads that are stored already, with all their chunks known; return also how many may be open."""
+def layout_as_stored(n_rows: int, specs: Sequence[HeadSpec], buffer_nbytes: int) -> tuple[list[Layout], int]:
+    """Lay out heads that are stored already, with all chunks known; return also how many may be open."""
     layouts = []
     for spec in specs:
         chunks, shards = spec.storage.chunks, spec.storage.shards

@@ -6,8 +6,9 @@ import contextlib
 import errno
 import os
 import sys
+import time
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from accumulator._stores._folder import storage_error
 from accumulator.exceptions import LockedError
@@ -18,6 +19,8 @@ if sys.platform != "win32":
 if TYPE_CHECKING:
     from pathlib import Path
 
+_ATTEMPTS: Final = 3  # who only looks whether it is locked holds it for microseconds
+_PAUSE_SECONDS: Final = 0.02
 _HELD: weakref.WeakSet[StoreLock] = weakref.WeakSet()
 
 
@@ -40,7 +43,7 @@ class StoreLock:
         except OSError as cause:
             raise storage_error(cause, f"{folder} cannot be opened") from cause
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._take(self._descriptor)
         except OSError as cause:
             self.release()
             if isinstance(cause, BlockingIOError):
@@ -53,6 +56,14 @@ class StoreLock:
             raise storage_error(cause, f"{folder} cannot be locked") from cause
         _HELD.add(self)
 
+    def _take(self, descriptor: int) -> None:
+        for _ in range(_ATTEMPTS - 1):
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            time.sleep(_PAUSE_SECONDS)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
     def release(self) -> None:
         """Let go of the lock; a second call does nothing."""
         descriptor, self._descriptor = self._descriptor, None
@@ -63,6 +74,26 @@ class StoreLock:
     def __del__(self) -> None:
         """Let go of it with the last user."""
         self.release()
+
+
+def is_locked(folder: Path) -> bool | None:
+    """Whether somebody holds the lock of a folder; None where the system does not tell.
+
+    Whoever takes the lock at the very moment of looking tries again, and so is not disturbed.
+    """
+    if sys.platform == "win32":
+        return None
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        finally:
+            os.close(descriptor)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    return False
 
 
 def _forget() -> None:

@@ -1,7 +1,7 @@
 """Predictions that replace recorded ones, and so must not be written over them before they are recorded too.
 
-They wait in files of their own. Once those are on disk and the record says their checksums, they are written to
-their place. After a crash in between, a row's checksum tells which of its two places is right.
+They wait in files of their own. Once those are on disk and the record says their checksums, they are written
+to their place. After a crash in between, a row's checksum tells which of its two places is right.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class RedoChunks:
         *,
         is_there: bool,
     ) -> None:
-        """Write those rows of a chunk that are filled; parameters and errors are those of `ChunkFiles.write`."""
+        """Write those rows of a chunk that are filled, as `ChunkFiles.write` does."""
         first = chunk * self._chunk_rows
         again = filled & self._recorded[first : first + len(rows)]
         if not again.any():

@@ -1,6 +1,6 @@
-"""A run whose store is kept: claimed, resumed after a crash, and recorded in an order that no crash can break.
+"""A run whose store is kept: claimed, resumed after a crash, and recorded in an order that no crash breaks.
 
-What was pushed is on disk first, then the checksums, then ``written``; each step is synced before the next one.
+What was pushed is on disk first, then the checksums, then ``written``; each step is synced before the next.
 A row that the record has is therefore whole, and nothing else is believed.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import shutil
 import threading
 import warnings
@@ -130,8 +129,11 @@ class KeptRun:
         store, rows = FolderStore(self.root, unsynced=self._unsynced), None
         fresh = attrs.evolve(self._mark, names=None if names is None else list(names), n_heads=len(specs))
         try:
+            self._empty()  # a first push may have failed after this
             zarr.create_group(store, zarr_format=3, attributes={MARK: fresh.to_json()})
-            rows = ZarrRows(store, len(self._locs), specs, buffer_nbytes, recorded=self.recorded)
+            rows = ZarrRows(
+                store, len(self._locs), specs, buffer_nbytes, recorded=self.recorded, has_checksums=True
+            )
             name_heads(store, names, len(specs))
             create_parts(store, self._locs, len(specs))
             self._unsynced.sync()
@@ -160,7 +162,13 @@ class KeptRun:
         checker, store = RowChecker(saved), FolderStore(self.root, unsynced=self._unsynced)
         specs = [layout_of(array).spec for array in saved.arrays]
         rows = ZarrRows(
-            store, len(self._locs), specs, buffer_nbytes, recorded=self.recorded, is_there=True
+            store,
+            len(self._locs),
+            specs,
+            buffer_nbytes,
+            recorded=self.recorded,
+            is_there=True,
+            has_checksums=True,
         )
         try:
             self._restore(checker, rows)
@@ -173,11 +181,15 @@ class KeptRun:
         return rows, store, saved.mark.names
 
     def begin(self) -> None:
-        """Let a complete store be a running one again, before its rows change."""
+        """Let a complete store be a running one again, before its rows change.
+
+        Raises
+        ------
+        StorageError
+            The disk refused.
+        """
         if self._mark.state == COMPLETE:
-            store = FolderStore(self.root, unsynced=self._unsynced)
-            self._mark = set_mark(store, attrs.evolve(self._mark, state=RUNNING))
-            self._unsynced.sync()
+            self._set_state(RUNNING)
 
     def checkpoint(self, rows: ZarrRows, written: NDArray[np.bool_]) -> None:
         """Return when all written rows, which are in their files, are on the disk and recorded.
@@ -200,12 +212,7 @@ class KeptRun:
         StorageError
             The disk refused.
         """
-        try:
-            store = FolderStore(self.root, unsynced=self._unsynced)
-            self._mark = set_mark(store, attrs.evolve(self._mark, state=COMPLETE))
-            self._unsynced.sync()
-        except OSError as cause:
-            raise storage_error(cause, f"{self.root} cannot be completed") from cause
+        self._set_state(COMPLETE)
 
     def release(self) -> None:
         """Let others write the store; a folder that nothing was put into is removed."""
@@ -213,11 +220,20 @@ class KeptRun:
             self._unclaim()
         self._lock.release()
 
+    def _set_state(self, state: str) -> None:
+        try:
+            store = FolderStore(self.root, unsynced=self._unsynced)
+            mark = set_mark(store, attrs.evolve(self._mark, state=state))
+            self._unsynced.sync()
+        except OSError as cause:
+            raise storage_error(cause, f"{self.root} cannot be marked as {state}") from cause
+        self._mark = mark
+
     def _claim(self, mode: str) -> bool:
         """Make the folder; return whether it was not there."""
         try:
             make_parents(self.root.parent)
-            os.mkdir(self.root)  # noqa: PTH102  all changes of files look alike
+            self.root.mkdir()
             _system.sync(self.root.parent)
         except FileExistsError:
             is_folder = self.root.is_dir() and not self.root.is_symlink()
@@ -320,8 +336,8 @@ class KeptRun:
         for unit in suspects:
             lost[unit.head, unit.rows] = self._mend(unit, checker, rows)
         self.recorded &= ~lost.any(axis=0)
-        for number, head in enumerate(rows.heads):
-            head.checksums[self.recorded] = saved.checksums[self.recorded, number]
+        for number, (head, checksums) in enumerate(zip(rows.heads, rows.checksums, strict=True)):
+            checksums[self.recorded] = saved.checksums[self.recorded, number]
             if head.row_nbytes:
                 for chunk in np.unique(np.flatnonzero(self.recorded) // head.chunk_rows).tolist():
                     first = chunk * head.chunk_rows
@@ -345,7 +361,7 @@ class KeptRun:
             )
 
     def _mend(self, unit: Unit, checker: RowChecker, rows: ZarrRows) -> NDArray[np.bool_]:
-        """Take damaged rows from those that waited to be redone, blank what is not recorded; return the lost."""
+        """Take damaged rows from those that wait to be redone, blank the unrecorded; return which are lost."""
         saved, redo = checker.saved, rows.redo[unit.head]
         files = redo.inner if isinstance(redo.inner, ChunkFiles) else None
         path = None if files is None else files.path_of(unit.number)
@@ -354,7 +370,9 @@ class KeptRun:
                 _system.set_size(file, files.file_nbytes)
             self._unsynced.add(path, is_new=False)
         values, damaged, dirty = checker.look(unit)
-        blank = np.full((len(damaged), *saved.arrays[unit.head].shape[1:]), saved.arrays[unit.head].fill_value)
+        blank = np.full(
+            (len(damaged), *saved.arrays[unit.head].shape[1:]), saved.arrays[unit.head].fill_value
+        )
         blank = blank.astype(rows.heads[unit.head].dtype)
         values = blank.copy() if values is None else np.array(values, dtype=blank.dtype)
         values[damaged | dirty] = blank[damaged | dirty]
