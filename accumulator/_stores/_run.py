@@ -361,7 +361,7 @@ class KeptRun:
             )
 
     def _mend(self, unit: Unit, checker: RowChecker, rows: ZarrRows) -> NDArray[np.bool_]:
-        """Take damaged rows from those that wait to be redone, blank the unrecorded; return which are lost."""
+        """Take damaged rows from those that wait to be redone, blank the unrecorded; return the lost."""
         saved, redo = checker.saved, rows.redo[unit.head]
         files = redo.inner if isinstance(redo.inner, ChunkFiles) else None
         path = None if files is None else files.path_of(unit.number)
