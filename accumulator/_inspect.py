@@ -90,12 +90,7 @@ class Info:
         for label, value in rows.items():
             yield f"{label:18}  {value}"
         for head in self.heads:
-            shards = "" if head["shards"] is None else f", shards {_shape(head['shards'])}"
-            yield (
-                f"head {printable(head['name'])}: {_shape(head['shape'])} {head['dtype']}, {head['nbytes']:,} "
-                f"bytes, fill value {head['fill_value']}, chunks {_shape(head['chunks'])}{shards}, codecs "
-                f"{' '.join(map(printable, head['codecs']))}"
-            )
+            yield f"head {printable(head['name'])}: {', '.join(_described(head))}"
 
 
 @attrs.frozen
@@ -115,8 +110,9 @@ class Verdict:
     names : list of str
         The heads.
     damaged, dirty : list of int arrays
-        For each head: recorded rows that are not what was written, and others that do not hold the fill value.
-        In a running store the latter are what a crash left; resuming removes them, and they are no damage.
+        For each head: recorded rows that are not what was written, and others that do not hold the fill
+        value. In a running store the latter are what a crash left; resuming removes them, and they are no
+        damage.
     """
 
     path: str
@@ -158,15 +154,14 @@ class Verdict:
             if len(damaged):
                 yield f"head {printable(name)}: {len(damaged)} damaged rows: {_rows(damaged)}"
             if len(dirty):
+                remedy = "" if self.state == "complete" else " (a crash left them: resuming removes them)"
                 yield (
-                    f"head {printable(name)}: {len(dirty)} rows that never came and do not hold the fill value: "
-                    f"{_rows(dirty)}" + ("" if self.state == "complete" else " (resuming removes them)")
+                    f"head {printable(name)}: {len(dirty)} rows that never came do not hold the fill value: "
+                    f"{_rows(dirty)}{remedy}"
                 )
         verdict = "right" if self.is_right else "DAMAGED"
-        yield (
-            f"{printable(self.path)}: {verdict}: {self.n_written} of {self.n} rows of {len(self.names)} heads, "
-            f"{self.state}"
-        )
+        rows = f"{self.n_written} of {self.n} rows of {len(self.names)} heads"
+        yield f"{printable(self.path)}: {verdict}: {rows}, {self.state}"
 
 
 @attrs.frozen
@@ -227,7 +222,8 @@ def verify(path: Path) -> Verdict:
         There is no store, or it cannot be read.
     """
     root = path.absolute()
-    is_written = open_mark(root) and is_locked(root)
+    open_mark(root)
+    is_written = is_locked(root)
     saved = _open(root)
     damaged, dirty = _check(saved)
     if is_written and any(rows.any() for rows in damaged):
@@ -256,7 +252,7 @@ def missing(path: Path) -> Missing:
     """
     saved = _open(path.absolute())
     rows = np.flatnonzero(~saved.written)
-    return Missing(rows, saved.output_locs[rows])
+    return Missing(rows, saved.output_locs[rows].astype(np.int64))
 
 
 def printable(text: str) -> str:
@@ -282,6 +278,16 @@ def _check(saved: SavedResult) -> tuple[list[NDArray[np.bool_]], list[NDArray[np
 
 def _names(saved: SavedResult) -> list[str]:
     return [str(head) for head in range(len(saved.arrays))] if saved.names is None else saved.names
+
+
+def _described(head: dict[str, Any]) -> Iterator[str]:
+    yield f"{_shape(head['shape'])} {head['dtype']}"
+    yield f"{head['nbytes']:,} bytes"
+    yield f"fill value {head['fill_value']}"
+    yield f"chunks {_shape(head['chunks'])}"
+    if head["shards"] is not None:
+        yield f"shards {_shape(head['shards'])}"
+    yield f"codecs {' '.join(map(printable, head['codecs']))}"
 
 
 def _shape(shape: list[int]) -> str:

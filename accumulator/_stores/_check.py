@@ -71,11 +71,12 @@ class RowChecker:
         ]
 
     def units(self) -> Iterator[Unit]:
-        """Yield all units with recorded rows."""
+        """Yield all units with recorded rows; in a complete result also the others, which must be empty."""
         for head, made in enumerate(self.layouts):
             if made.spec.row_nbytes == 0:
                 continue
-            numbers = np.flatnonzero(self.saved.written) // made.unit_rows
+            known = np.ones_like(self.saved.written) if self._is_complete else self.saved.written
+            numbers = np.flatnonzero(known) // made.unit_rows
             for number in np.unique(numbers).tolist():
                 yield self._unit(head, number)
 

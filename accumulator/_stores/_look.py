@@ -12,7 +12,6 @@ from accumulator._stores._group import read_mark, read_result, walk
 from accumulator.exceptions import AccumulatorError, ResultFormatError, ResultNotFoundError, StorageError
 
 if TYPE_CHECKING:
-    import os
     from pathlib import Path
 
     import zarr
@@ -86,5 +85,5 @@ def disk_nbytes(root: Path) -> int:
     return nbytes
 
 
-def _unreadable(cause: OSError, source: os.PathLike[str]) -> StorageError:
+def _unreadable(cause: OSError, source: Path) -> StorageError:
     return storage_error(cause, f"{source} cannot be read")
