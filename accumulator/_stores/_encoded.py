@@ -6,7 +6,6 @@ memory before wait in a scratch file, of which a crash may leave anything: no pr
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -74,8 +73,7 @@ class EncodedChunks:
 
     def tidy(self) -> None:
         """Remove the folder for scratch files once there are none, and nothing is written."""
-        with contextlib.suppress(OSError):
-            self._folder.rmdir()
+        _system.remove_folder(self._folder)
 
     def restore(self, chunk: int, real: NDArray[np.bool_]) -> None:
         """Take note of a chunk that zarr has from an earlier run, of which these rows are real."""

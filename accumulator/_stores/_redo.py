@@ -110,3 +110,4 @@ class RedoChunks:
         for chunk in list(self._waiting):
             _system.remove(self._files.path_of(chunk))
             del self._waiting[chunk]
+        _system.remove_folder(self._folder)

@@ -106,6 +106,12 @@ def make_folder(path: Path) -> None:
         os.mkdir(path)
 
 
+def remove_folder(path: Path) -> None:
+    """Remove a folder, if it is there and nothing is in it."""
+    with contextlib.suppress(OSError):
+        os.rmdir(path)
+
+
 class Unsynced:
     """Files and folders that were changed since they were synced last; threads may add to it."""
 
