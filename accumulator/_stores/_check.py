@@ -125,7 +125,8 @@ class RowChecker:
             task = self._tasks[unit[:2]] = asyncio.ensure_future(self._check(unit))
             task.add_done_callback(lambda _: self._tasks.pop(unit[:2]))
         findings = await asyncio.shield(task)
-        wrong = findings.damaged | (findings.dirty & self._is_complete)
+        is_all = self._is_complete or findings.values is None
+        wrong = findings.damaged | (findings.dirty & is_all)
         if wrong.any():
             rows = np.flatnonzero(wrong) + unit.rows.start
             raise DamagedError(
@@ -160,7 +161,7 @@ class RowChecker:
     def _compare(self, unit: Unit, values: NDArray[Any] | None) -> Findings:
         written = self.saved.written[unit.rows]
         if values is None:
-            return Findings(None, written.copy(), np.zeros_like(written))
+            return Findings(None, written.copy(), ~written)
         sums = row_checksums(values)
         differ = sums != self.saved.checksums[unit.rows, unit.head]
         return Findings(values, written & differ, ~written & differ & (sums != self._blanks[unit.head]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import zarr
@@ -101,8 +101,11 @@ class ZarrRows:
         self._moving: Block | None = None
         try:
             _system.make_folder(store.root_folder)
-            group = zarr.create_group(store=store) if recorded is None else zarr.open_group(store, mode="r+")
-            outputs = group.require_group(OUTPUTS)
+            if is_there:
+                outputs = open_group(store, OUTPUTS)
+            else:
+                group = zarr.create_group(store=store) if recorded is None else open_group(store)
+                outputs = group.require_group(OUTPUTS)
             for number, each in enumerate(layouts):
                 made: Any = outputs[str(number)] if is_there else each.create(outputs, str(number))
                 array = write_all(made) if is_there else made
@@ -268,6 +271,11 @@ class ZarrRows:
 
 def read_only(array: zarr.Array[Any]) -> zarr.Array[Any]:
     """Return the same array for reading alone."""
+def open_group(store: FolderStore, path: str = "", *, mode: Literal["r", "r+"] = "r+") -> zarr.Group:
+    """Open a group as it is now: not in zarr's older format, nor by copies of its arrays' metadata."""
+    return zarr.open_group(store, path=path, mode=mode, zarr_format=3, use_consolidated=False)
+
+
     store = array.store.with_read_only(read_only=True)
     return zarr.Array(zarr.AsyncArray(metadata=array.metadata, store_path=StorePath(store, array.path)))
 

@@ -19,10 +19,10 @@ import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec
 
-from accumulator._stores._disk import OUTPUTS, write_all
+from accumulator._stores._disk import OUTPUTS, open_group, write_all
 from accumulator._stores._folder import storage_error
 from accumulator._stores._folder_store import FolderStore
-from accumulator.exceptions import ResultFormatError, UnfinishedError
+from accumulator.exceptions import AccumulatorError, ResultFormatError, UnfinishedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,8 +35,18 @@ VERSION: Final = 2
 CREATING, RUNNING, COMPLETE = "creating", "running", "complete"
 RECORD_ROWS: Final = {"written": 2**20, "checksums": 2**16, "output_locs": 2**18}  # of a chunk
 _MOST_METADATA: Final = 16 * 2**20
-_CODECS: Final = frozenset({"bytes", "transpose", "sharding_indexed", "crc32c", "gzip", "zstd", "blosc"})
+_SHARDS: Final = "sharding_indexed"
+_NUMCODECS: Final = (
+    "adler32 blosc bz2 crc32 crc32c fletcher32 gzip jenkins_lookup3 lz4 lzma shuffle zlib zstd"
+)
+_COMPRESSORS: Final = frozenset(
+    {"crc32c", "gzip", "zstd", "blosc", *(f"numcodecs.{name}" for name in _NUMCODECS.split())}
+)
+_KEYS: Final = {"name": "default", "configuration": {"separator": "."}}
+_FEW_PIECES: Final = 2**16  # of a row: more are believed only where as many files are there
+_INDEX_NBYTES: Final = 16  # of a piece, in a shard's index
 _FIXED_NBYTES: Final = 4  # of a CRC
+_MOST_LOCATION: Final = 2**63
 
 
 @attrs.frozen
@@ -103,7 +113,7 @@ def hash_locations(locs: NDArray[Any]) -> str:
 
 def create_parts(store: FolderStore, output_locs: NDArray[Any], n_heads: int) -> None:
     """Add to a group the arrays that belong to all heads; no row is written yet."""
-    group = zarr.open_group(store, mode="r+")
+    group = open_group(store)
     n = len(output_locs)
     _create(group, "written", (n,), np.bool_)[:] = np.zeros(n, dtype=np.bool_)
     _create(group, "checksums", (n, n_heads), np.uint64)
@@ -112,7 +122,7 @@ def create_parts(store: FolderStore, output_locs: NDArray[Any], n_heads: int) ->
 
 def open_record(store: FolderStore) -> dict[str, Any]:
     """Return the arrays that belong to all heads, of which every chunk is written, empty or not."""
-    group: Any = zarr.open_group(store, mode="r+")
+    group: Any = open_group(store)
     return {name: write_all(group[name]) for name in RECORD_ROWS}
 
 
@@ -120,13 +130,13 @@ def set_mark(store: FolderStore, mark: Mark) -> Mark:
     """Write the mark, with the hashes of all arrays that are there, and return it."""
     hashes = {name: _hash(store.root / name / "zarr.json") for name in mark.array_names}
     mark = attrs.evolve(mark, arrays={} if mark.state == CREATING else hashes)
-    zarr.open_group(store, mode="r+").attrs[MARK] = mark.to_json()
+    open_group(store).attrs[MARK] = mark.to_json()
     return mark
 
 
 def name_heads(store: FolderStore, names: Sequence[str] | None, n_heads: int) -> None:
     """Write each head's name to its array."""
-    outputs: Any = zarr.open_group(store, mode="r+")[OUTPUTS]
+    outputs: Any = open_group(store, OUTPUTS)
     for head in range(n_heads):
         outputs[str(head)].attrs["name"] = str(head) if names is None else names[head]
 
@@ -181,7 +191,11 @@ def read_mark(path: Path) -> Mark:
         )
     stated = {key: value for key, value in plain.items() if key != "digest"}
     fields = {field.name for field in attrs.fields(Mark)}
-    if plain.get("digest") != _digest(stated) or set(stated) != fields | {"version"}:
+    try:
+        is_whole = plain.get("digest") == _digest(stated) and set(stated) == fields | {"version"}
+    except RecursionError:
+        is_whole = False
+    if not is_whole:
         raise ResultFormatError(f"{path} is damaged: its mark was changed")
     mark = Mark(**{key: value for key, value in stated.items() if key != "version"})
     if not _is_sound(mark):
@@ -217,24 +231,29 @@ def read_result(path: Path, *, is_partial: bool = False, most_nbytes: int | None
             'mode="a"), or look at what there is with FullBatch.load(path, partial=True)'
         )
     check_tree(path)
-    for name in mark.array_names:
-        if _hash(path / name / "zarr.json") != mark.arrays.get(name):
-            raise ResultFormatError(f"{path} is damaged: the metadata of {name} was changed")
-        _check_codecs(_read_json(path / name / "zarr.json", path), path / name)
     store = FolderStore(path, read_only=True)
+    for name in mark.array_names:
+        file = path / name / "zarr.json"
+        document = _read_json(file, path)
+        if _hash(file) != mark.arrays.get(name):
+            raise ResultFormatError(f"{path} is damaged: the metadata of {name} was changed")
+        _check_codecs(document, path / name)
     try:
-        group: Any = zarr.open_group(store, mode="r")
-        arrays = [group[f"{OUTPUTS}/{head}"] for head in range(mark.n_heads)]
+        group: Any = open_group(store, mode="r")
+        outputs: Any = open_group(store, OUTPUTS, mode="r")
+        arrays = [outputs[str(head)] for head in range(mark.n_heads)]
         for head, array in enumerate(arrays):
-            _check_output(array, mark, most_nbytes, f"{OUTPUTS}/{head} of {path}")
+            _check_output(array, mark, most_nbytes, path / OUTPUTS / str(head))
         n = mark.n_rows
-        written = _read(group, path, "written", (n,), "b", is_whole=True)
-        checksums = _read(group, path, "checksums", (n, mark.n_heads), "u", is_whole=False)
-        locs = _read(group, path, "output_locs", (n, None), "iuf", is_whole=True)
-    except ResultFormatError:
+        written = _read(group, path, "written", (n,), "b", most_nbytes).view(np.uint8) != 0
+        checksums = _read(group, path, "checksums", (n, mark.n_heads), "u", most_nbytes, written)
+        locs = _read(group, path, "output_locs", (n, None), "iuf", most_nbytes)
+    except AccumulatorError:
         raise
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, AssertionError, RuntimeError) as cause:
+    except Exception as cause:  # whatever zarr and its codecs raise for what is none of their own
         raise ResultFormatError(f"{path} is damaged: it cannot be opened ({cause!r})") from cause
+    if locs.dtype.kind == "f" and not (np.abs(locs) < _MOST_LOCATION).all():
+        raise ResultFormatError(f"{path} is damaged: its locations are no whole numbers")
     if mark.locations != hash_locations(locs):
         raise ResultFormatError(f"{path} is damaged: its locations were changed")
     return SavedResult(store, mark, arrays, locs, written, checksums)
@@ -284,57 +303,96 @@ def _record_chunks(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     return (max(1, min(RECORD_ROWS[name], shape[0])), *(max(1, length) for length in shape[1:]))
 
 
-def _read(  # noqa: PLR0913  what is demanded of it
-    group: Any, path: Path, name: str, shape: tuple[int | None, ...], kinds: str, *, is_whole: bool
+def _read(  # noqa: PLR0913, PLR0917  what is demanded of it
+    group: Any,
+    path: Path,
+    name: str,
+    shape: tuple[int | None, ...],
+    kinds: str,
+    most_nbytes: int | None,
+    needed: NDArray[np.bool_] | None = None,
 ) -> Any:
-    """Read a whole array of which every chunk must be there, or at least be as long as it should."""
+    """Read a whole array, of which every chunk must be there, or every one with needed rows."""
     array = group[name]
     fits = array.ndim == len(shape) and all(
         length in (None, actual) for length, actual in zip(shape, array.shape, strict=True)
     )
     if not fits or array.dtype.kind not in kinds or array.chunks != _record_chunks(name, array.shape):
         raise ResultFormatError(f"{path} is damaged: {name} has shape {array.shape} and dtype {array.dtype}")
-    if [type(codec) for codec in array.compressors] != [Crc32cCodec] or array.filters or array.shards:
+    if [type(codec) for codec in array.compressors] != [Crc32cCodec] or array.shards:
         raise ResultFormatError(f"{path} is damaged: {name} is not stored as it should be")
-    nbytes = math.prod(array.chunks) * array.dtype.itemsize + _FIXED_NBYTES
-    for chunk in range(-(-array.shape[0] // array.chunks[0])):
+    step, nbytes = array.chunks[0], math.prod(array.chunks) * array.dtype.itemsize + _FIXED_NBYTES
+    if most_nbytes is not None and max(nbytes, array.nbytes) > most_nbytes:
+        raise ResultFormatError(f"{path} has {array.nbytes} bytes of {name}: there is not as much memory")
+    for chunk in range(-(-array.shape[0] // step) if array.size else 0):
         key = array.metadata.encode_chunk_key((chunk, *(0 for _ in array.shape[1:])))
         try:
             size = (path / name / key).lstat().st_size
         except FileNotFoundError:
             size = None
-        if size != nbytes and (is_whole or size is not None):
+        may_miss = needed is not None and not needed[chunk * step : (chunk + 1) * step].any()
+        if size != nbytes and not (may_miss and size is None):
             what = "is missing" if size is None else f"has {size} bytes, not {nbytes}"
             raise ResultFormatError(f"{path} is damaged: {name}/{key} {what}")
     return np.array(array[...]) if array.size else np.zeros(array.shape, array.dtype)
 
 
-def _check_output(array: Any, mark: Mark, most_nbytes: int | None, what: str) -> None:
+def _check_output(array: Any, mark: Mark, most_nbytes: int | None, where: Path) -> None:
+    """Refuse a head that is no array of the rows, or that no memory and no patience would do for."""
     if not isinstance(array, zarr.Array) or array.ndim < 1 or array.shape[0] != mark.n_rows:
-        raise ResultFormatError(f"{what} is damaged: it is no array of {mark.n_rows} rows")
-    if array.dtype.kind not in "biufc":
-        raise ResultFormatError(f"{what} is damaged: its dtype is {array.dtype}")
+        raise ResultFormatError(f"{where} is damaged: it is no array of {mark.n_rows} rows")
+    if array.dtype.kind not in "biufc" or min(array.chunks) < 1:
+        raise ResultFormatError(f"{where} is damaged: it has dtype {array.dtype} and chunks {array.chunks}")
     unit = array.shards or array.chunks
     nbytes = array.dtype.itemsize * max(math.prod(unit), math.prod(array.shape[1:]))
     if most_nbytes is not None and nbytes > most_nbytes:
         raise ResultFormatError(
-            f"{what} has chunks or rows of {nbytes} bytes, and {most_nbytes} bytes of memory are available: "
+            f"{where} has chunks or rows of {nbytes} bytes, and {most_nbytes} bytes of memory are available: "
             "read it on a larger machine"
         )
+    n_files = math.prod(-(-length // size) for length, size in zip(array.shape[1:], unit[1:], strict=True))
+    n_pieces = math.prod(unit) // math.prod(array.chunks)
+    if max(n_files, n_pieces) > _FEW_PIECES:
+        sizes = [entry.stat(follow_symlinks=False).st_size for entry in walk(where)]
+        if n_files > len(sizes) or n_pieces > max(sizes) // _INDEX_NBYTES:
+            raise ResultFormatError(f"{where} is damaged: its rows are in {n_files * n_pieces} pieces")
 
 
 def _check_codecs(document: Any, where: Path) -> None:
-    """Refuse codecs that are not zarr's own: another one is code that somebody else wrote."""
-    codecs = list(document.get("codecs", []))
-    while codecs:
-        codec = codecs.pop()
-        name = codec.get("name") if isinstance(codec, dict) else codec
-        if not isinstance(name, str) or not (name in _CODECS or name.startswith("numcodecs.")):
-            raise ResultFormatError(f"{where} uses the codec {name!r}, which is not one of zarr's own")
-        if "pickle" in name:
-            raise ResultFormatError(f"{where} uses the codec {name!r}, which can run code")
-        inner = codec.get("configuration", {}) if isinstance(codec, dict) else {}
-        codecs += [*inner.get("codecs", []), *inner.get("index_codecs", [])]
+    """Refuse what no result is stored with: another codec is code that somebody else wrote."""
+    if document.get("chunk_key_encoding") != _KEYS:
+        raise ResultFormatError(f"{where} is damaged: its chunks have other names")
+    codecs = _codecs(document.get("codecs"), where)
+    if [name for name, _ in codecs] == [_SHARDS]:
+        for key in ("codecs", "index_codecs"):
+            _check_chain(_codecs(codecs[0][1].get(key), where), where)
+    else:
+        _check_chain(codecs, where)
+
+
+def _check_chain(codecs: list[tuple[str, dict[str, Any]]], where: Path) -> None:
+    """Refuse anything but bytes as they are, and compressors behind them."""
+    for position, (name, configuration) in enumerate(codecs):
+        is_fitting = name in _COMPRESSORS
+        if position == 0:  # rows are checked as they lie in their file: it must have them as they are
+            is_fitting = name == "bytes" and configuration.get("endian", "little") == "little"
+        if not is_fitting:
+            raise ResultFormatError(f"{where} uses the codec {name!r}, which no result is stored with")
+
+
+def _codecs(plain: Any, where: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Return the names and settings of codecs."""
+    found = []
+    for codec in plain if isinstance(plain, list) else []:
+        named = {"name": codec} if isinstance(codec, str) else codec
+        name = named.get("name") if isinstance(named, dict) else None
+        configuration = named.get("configuration", {}) if isinstance(named, dict) else None
+        if not isinstance(name, str) or not isinstance(configuration, dict):
+            raise ResultFormatError(f"{where} is damaged: it has codecs that are none")
+        found.append((name, configuration))
+    if not found:
+        raise ResultFormatError(f"{where} is damaged: it has no codecs")
+    return found
 
 
 def _read_json(file: Path, path: Path) -> dict[str, Any]:
@@ -345,7 +403,7 @@ def _read_json(file: Path, path: Path) -> dict[str, Any]:
         if status.st_size > _MOST_METADATA:
             raise ResultFormatError(f"{file} has {status.st_size} bytes: no metadata is as long")
         document = json.loads(file.read_bytes())
-    except FileNotFoundError as cause:
+    except (FileNotFoundError, NotADirectoryError) as cause:
         raise ResultFormatError(
             f"{path} is not a result saved by FullBatch.save, or not the folder given to it ({cause})"
         ) from cause
@@ -373,8 +431,16 @@ def _is_sound(mark: Mark) -> bool:
         and is_count(mark.n_heads)
         and is_count(mark.n_rows)
         and are_names
+        and isinstance(mark.locations, str)
+        and isinstance(mark.resume_token, str | None)
         and isinstance(mark.arrays, dict)
-        and (mark.state == CREATING or set(mark.arrays) == set(mark.array_names))
+        and (
+            mark.state == CREATING
+            or (
+                len(mark.arrays) == mark.n_heads + len(RECORD_ROWS)  # before so many names are made
+                and set(mark.arrays) == set(mark.array_names)
+            )
+        )
     )
 
 
