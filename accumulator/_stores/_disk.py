@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from accumulator.typing import RowArray, Rows
 
 N_THREADS: Final = 2  # one writes while the other takes the next; more do not make a disk faster
+KEPT_THREADS: Final = 4  # some of which make checksums
 OUTPUTS: Final = "outputs"
 SCRATCH: Final = "part"  # in a head's folder: rows of chunks that are not encoded yet
 
@@ -64,7 +65,7 @@ class ZarrRows:
     is_there : bool
         Whether the arrays are there, from an earlier run.
     has_checksums : bool
-        Whether to make checksums of all rows; a fifth of a processor second per GB.
+        Whether to make checksums of all rows, which takes 0.15 processor seconds per GB.
 
     Raises
     ------
@@ -91,7 +92,8 @@ class ZarrRows:
         self.layouts, self.open_chunks = layouts, open_chunks = lay_out(n_rows, specs, buffer_nbytes)
         self.part_nbytes = max(1, sum(each.unit_nbytes for each in layouts))
         is_encoded = any(not each.is_raw for each in layouts)
-        self._writer = Writer(max(N_THREADS, n_cores() * is_encoded), 2 * self.part_nbytes)
+        n_threads = KEPT_THREADS if has_checksums else N_THREADS
+        self._writer = Writer(max(n_threads, n_cores() * is_encoded), 2 * self.part_nbytes)
         self._writer.in_memory = self._rows_in_memory
         self._copier = Copier()
         self._heads: list[Head] = []
@@ -269,13 +271,13 @@ class ZarrRows:
                 self._moving.head.move_out(self._moving)
 
 
-def read_only(array: zarr.Array[Any]) -> zarr.Array[Any]:
-    """Return the same array for reading alone."""
 def open_group(store: FolderStore, path: str = "", *, mode: Literal["r", "r+"] = "r+") -> zarr.Group:
     """Open a group as it is now: not in zarr's older format, nor by copies of its arrays' metadata."""
     return zarr.open_group(store, path=path, mode=mode, zarr_format=3, use_consolidated=False)
 
 
+def read_only(array: zarr.Array[Any]) -> zarr.Array[Any]:
+    """Return the same array for reading alone."""
     store = array.store.with_read_only(read_only=True)
     return zarr.Array(zarr.AsyncArray(metadata=array.metadata, store_path=StorePath(store, array.path)))
 

@@ -19,6 +19,7 @@ import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec
 
+from accumulator._stores._checksums import spoil
 from accumulator._stores._disk import OUTPUTS, open_group, write_all
 from accumulator._stores._folder import storage_error
 from accumulator._stores._folder_store import FolderStore
@@ -162,7 +163,9 @@ def complete_result(
         record = open_record(store)
         record["written"][:] = written
         if n_heads:
-            record["checksums"][:] = np.stack(checksums, axis=1)
+            sums = np.stack(checksums, axis=1)
+            spoil(sums, written)
+            record["checksums"][:] = sums
         mark = Mark(COMPLETE, names, n_heads, len(written), hash_locations(output_locs))
         set_mark(store, mark)
     except OSError as cause:
@@ -259,8 +262,11 @@ def read_result(path: Path, *, is_partial: bool = False, most_nbytes: int | None
     return SavedResult(store, mark, arrays, locs, written, checksums)
 
 
-def check_tree(path: Path) -> None:
+def check_tree(path: Path, *, is_written: bool = False) -> None:
     """Refuse a folder that holds anything but folders and files: a link may lead out of it.
+
+    ``is_written`` says that files will be changed in their place: one that has another name elsewhere, as in
+    a copy made of hard links, would change there too.
 
     Raises
     ------
@@ -268,9 +274,15 @@ def check_tree(path: Path) -> None:
         It does.
     """
     for entry in walk(path):
-        if not (entry.is_dir(follow_symlinks=False) or entry.is_file(follow_symlinks=False)):
+        is_file = entry.is_file(follow_symlinks=False)
+        if not (entry.is_dir(follow_symlinks=False) or is_file):
             kind = "a symbolic link" if entry.is_symlink() else "not a file"
             raise ResultFormatError(f"{entry.path} is {kind}: a store holds folders and files alone")
+        if is_written and is_file and entry.stat(follow_symlinks=False).st_nlink > 1:
+            raise ResultFormatError(
+                f"{entry.path} has another name (a hard link), where it would be changed too: resume a copy of "
+                "the store"
+            )
 
 
 def walk(path: Path) -> Iterator[os.DirEntry[str]]:

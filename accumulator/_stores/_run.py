@@ -20,7 +20,7 @@ import zarr
 
 from accumulator._stores import _system
 from accumulator._stores._check import RowChecker, layout_of
-from accumulator._stores._checksums import row_checksums
+from accumulator._stores._checksums import row_checksums, spoil
 from accumulator._stores._disk import OUTPUTS, SCRATCH, ZarrRows
 from accumulator._stores._files import ChunkFiles
 from accumulator._stores._folder import make_parents, remove_empty, storage_error
@@ -32,15 +32,16 @@ from accumulator._stores._group import (
     RECORD_ROWS,
     RUNNING,
     Mark,
+    check_tree,
     create_parts,
     hash_locations,
     name_heads,
     open_record,
     read_mark,
-    read_result,
     set_mark,
 )
 from accumulator._stores._lock import StoreLock
+from accumulator._stores._look import open_result
 from accumulator._stores._redo import REDO
 from accumulator._validation import head_label
 from accumulator.exceptions import ResultExistsError, ResumeError, StorageWarning
@@ -157,7 +158,8 @@ class KeptRun:
         Damaged rows are missing from then on, with a StorageWarning. Whatever the record does not have is
         removed.
         """
-        saved = read_result(self.root, is_partial=True, most_nbytes=most_nbytes)
+        saved = open_result(self.root, is_partial=True, most_nbytes=most_nbytes)
+        check_tree(self.root, is_written=True)
         self._mark, self.recorded = saved.mark, saved.written.copy()
         checker, store = RowChecker(saved), FolderStore(self.root, unsynced=self._unsynced)
         specs = [layout_of(array).spec for array in saved.arrays]
@@ -269,7 +271,11 @@ class KeptRun:
             raise ResultExistsError(errno.EEXIST, "another run has just made it", str(self.root))
         mark = read_mark(self.root)
         if mark.state == CREATING:
-            self._empty()
+            check_tree(self.root)
+            try:
+                self._empty()
+            except OSError as cause:
+                raise storage_error(cause, f"{self.root} cannot be made anew") from cause
             return
         wanted, differences = self._mark, []
         if mark.n_rows != wanted.n_rows:
@@ -303,19 +309,30 @@ class KeptRun:
         changed = np.concatenate([np.flatnonzero(new), *again])
         if len(changed) == 0:
             return
-        self._write_record("checksums", rows.checksums, changed)
+        self._write_record("checksums", rows.checksums, changed, self.recorded | new)
         self._write_record("written", [written], np.flatnonzero(new))
         self.recorded |= new
         for redo in rows.redo:
             redo.apply()
 
-    def _write_record(self, name: str, columns: Sequence[NDArray[Any]], rows: NDArray[np.intp]) -> None:
-        """Write those chunks of a record's array that rows lie in, each in one step; then sync."""
+    def _write_record(
+        self,
+        name: str,
+        columns: Sequence[NDArray[Any]],
+        rows: NDArray[np.intp],
+        known: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Write those chunks of a record's array that rows lie in, each in one step; then sync.
+
+        Checksums of rows that are not known are those of no row: see `spoil`.
+        """
         array = open_record(FolderStore(self.root, unsynced=self._unsynced))[name]
         step = RECORD_ROWS[name]
         for chunk in np.unique(rows // step).tolist():
             part = slice(chunk * step, (chunk + 1) * step)
             values = np.stack([column[part] for column in columns], axis=1)
+            if known is not None:
+                spoil(values, known[part])
             array[part] = values if array.ndim == 2 else values[:, 0]
         self._unsynced.sync()
 
@@ -348,7 +365,7 @@ class KeptRun:
         gone = np.flatnonzero(saved.written & ~self.recorded)
         if len(gone):
             self._write_record("written", [self.recorded], gone)
-            self._write_record("checksums", rows.checksums, gone)
+            self._write_record("checksums", rows.checksums, gone, self.recorded)
             heads = [
                 head_label(number, None if saved.names is None else tuple(saved.names))
                 for number in np.flatnonzero(lost.any(axis=1)).tolist()
@@ -370,6 +387,12 @@ class KeptRun:
                 _system.set_size(file, files.file_nbytes)
             self._unsynced.add(path, is_new=False)
         values, damaged, dirty = checker.look(unit)
+        if (
+            values is None and files is None
+        ):  # zarr would read it before it writes what is left of a last unit
+            folder = Path(self.root, rows.heads[unit.head].array.path)
+            for piece in folder.glob(f"c.{unit.number}.*"):
+                _system.remove(piece)
         blank = np.full(
             (len(damaged), *saved.arrays[unit.head].shape[1:]), saved.arrays[unit.head].fill_value
         )

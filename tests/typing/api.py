@@ -33,6 +33,10 @@ FullBatchAccumulator(
     save_path=Path("spill"),
     memory_threshold=12.5,
     memory_limit="8 GiB",
+    store="run.zarr",
+    mode="a",
+    resume_token="1",
+    checkpoint_interval=60.0,
     on_duplicate="first",
 )
 FullBatchAccumulator(locs, on_duplicate="never")  # type: ignore[arg-type]
@@ -45,6 +49,7 @@ if isinstance(batch.outputs, dict):
     assert_type(batch.outputs["a"], "npt.NDArray[Any] | zarr.Array[Any]")
 batch.save("result.zarr")
 assert_type(FullBatch.load("result.zarr"), FullBatch)
+assert_type(FullBatch.load("result.zarr", partial=True), FullBatch)
 
 outputs, remaining, consumed = prepare_multitask_full_batch(
     (patches,), locs, locs, None, [None], "spill", 80, is_last=True
