@@ -6,12 +6,13 @@ import asyncio
 import errno
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import zarr
 from zarr.storage import StorePath
 
+from accumulator._stores._bounded import bounded, file_nbytes
 from accumulator._stores._checksums import row_checksums
 from accumulator._stores._disk import OUTPUTS, chunk_path, storage_of
 from accumulator._stores._files import ChunkFiles
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
     from accumulator._stores._folder_store import FolderStore
     from accumulator._stores._group import SavedResult
+
+
+_MOST_METADATA: Final = 16 * 2**20
 
 
 class Unit(NamedTuple):
@@ -62,6 +66,8 @@ class RowChecker:
         self._right: set[tuple[int, int]] = set()
         self._tasks: dict[tuple[int, int], asyncio.Future[Findings]] = {}
         self._blanks = [_blank(array) for array in saved.arrays]
+        self._readers = [bounded(array) for array in saved.arrays]
+        saved.store.limit(max([_MOST_METADATA, *(file_nbytes(array) for array in saved.arrays)]))
         self._keys = {f"{OUTPUTS}/{head}/c.": head for head in range(len(saved.arrays))}
         self._files = [
             ChunkFiles(partial(chunk_path, array), each.chunks, array.dtype.newbyteorder("<"))
@@ -150,10 +156,8 @@ class RowChecker:
     async def _check(self, unit: Unit) -> Findings:
         if self._files[unit.head] is not None:
             return await asyncio.to_thread(self.look, unit)
-        array = self.saved.arrays[unit.head]
-        reader = zarr.AsyncArray(metadata=array.metadata, store_path=array.store_path)
         try:
-            values = np.asarray(await reader.getitem(unit.rows))
+            values = np.asarray(await self._readers[unit.head].getitem(unit.rows))
         except Exception:  # noqa: BLE001  as in `look`
             return self._compare(unit, None)
         return await asyncio.to_thread(self._compare, unit, values)
@@ -164,7 +168,10 @@ class RowChecker:
             return Findings(None, written.copy(), ~written)
         sums = row_checksums(values)
         differ = sums != self.saved.checksums[unit.rows, unit.head]
-        return Findings(values, written & differ, ~written & differ & (sums != self._blanks[unit.head]))
+        dirty = ~written & (sums != self._blanks[unit.head])
+        if self._is_complete:  # else a crash may have left the checksum of a row that is not recorded
+            dirty &= differ
+        return Findings(values, written & differ, dirty)
 
     def _unit_of(self, key: str) -> Unit | None:
         """Return the unit that a key's file belongs to; None for metadata."""
@@ -180,7 +187,7 @@ class RowChecker:
     def _values(self, unit: Unit) -> NDArray[Any]:
         array, files = self.saved.arrays[unit.head], self._files[unit.head]
         if files is None:
-            return np.asarray(array[unit.rows])
+            return np.asarray(zarr.Array(self._readers[unit.head])[unit.rows])
         path, n = files.path_of(unit.number), unit.rows.stop - unit.rows.start
         try:
             size = path.lstat().st_size

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -27,6 +29,7 @@ class _Place:
 
     root: Path
     is_closed: bool = False
+    most_nbytes: int | None = None  # of a file that is read
     guard: Callable[[str], Awaitable[None]] | None = (
         None  # called with a key before it is read; raises if it is damaged
     )
@@ -124,6 +127,10 @@ class FolderStore(LocalStore):
         store._place = self._place
         return store
 
+    def limit(self, nbytes: int) -> None:
+        """Refuse to read longer files from now on, which may be holes that no memory has room for."""
+        self._place.most_nbytes = nbytes
+
     def watch(self, guard: Callable[[str], Awaitable[None]]) -> None:
         """Have every key looked at before it is read, by a function that raises where it is damaged."""
         self._place.guard = guard
@@ -134,6 +141,11 @@ class FolderStore(LocalStore):
         """Return a key's bytes, as zarr asks for them."""
         if self._place.guard is not None:
             await self._place.guard(key)
+        if self._place.most_nbytes is not None:
+            with contextlib.suppress(FileNotFoundError):
+                size = (self.root / key).lstat().st_size
+                if size > self._place.most_nbytes:
+                    raise OSError(errno.EFBIG, f"{key} has {size} bytes: no file of this store is as long")
         return await super().get(key, prototype, byte_range)
 
     async def _set(self, key: str, value: Buffer, exclusive: bool = False) -> None:  # noqa: FBT001, FBT002  zarr's signature

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import stat
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -19,7 +20,6 @@ import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec
 
-from accumulator._stores._checksums import spoil
 from accumulator._stores._disk import OUTPUTS, open_group, write_all
 from accumulator._stores._folder import storage_error
 from accumulator._stores._folder_store import FolderStore
@@ -27,7 +27,6 @@ from accumulator.exceptions import AccumulatorError, ResultFormatError, Unfinish
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from numpy.typing import DTypeLike, NDArray
 
@@ -47,6 +46,7 @@ _KEYS: Final = {"name": "default", "configuration": {"separator": "."}}
 _FEW_PIECES: Final = 2**16  # of a row: more are believed only where as many files are there
 _INDEX_NBYTES: Final = 16  # of a piece, in a shard's index
 _FIXED_NBYTES: Final = 4  # of a CRC
+_MOST_DEPTH: Final = 8  # of folders: half of it is used
 _MOST_LOCATION: Final = 2**63
 
 
@@ -163,9 +163,7 @@ def complete_result(
         record = open_record(store)
         record["written"][:] = written
         if n_heads:
-            sums = np.stack(checksums, axis=1)
-            spoil(sums, written)
-            record["checksums"][:] = sums
+            record["checksums"][:] = np.stack(checksums, axis=1)
         mark = Mark(COMPLETE, names, n_heads, len(written), hash_locations(output_locs))
         set_mark(store, mark)
     except OSError as cause:
@@ -273,15 +271,18 @@ def check_tree(path: Path, *, is_written: bool = False) -> None:
     ResultFormatError
         It does.
     """
+    root = len(path.parts)
     for entry in walk(path):
+        if len(Path(entry.path).parts) - root > _MOST_DEPTH:
+            raise ResultFormatError(f"{path} is damaged: it holds folders in folders without end")
         is_file = entry.is_file(follow_symlinks=False)
         if not (entry.is_dir(follow_symlinks=False) or is_file):
             kind = "a symbolic link" if entry.is_symlink() else "not a file"
             raise ResultFormatError(f"{entry.path} is {kind}: a store holds folders and files alone")
         if is_written and is_file and entry.stat(follow_symlinks=False).st_nlink > 1:
             raise ResultFormatError(
-                f"{entry.path} has another name (a hard link), where it would be changed too: resume a copy of "
-                "the store"
+                f"{entry.path} has another name (a hard link), and would be changed there too: resume a copy "
+                "of the store"
             )
 
 
