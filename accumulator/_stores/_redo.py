@@ -106,6 +106,8 @@ class RedoChunks:
             self.inner.write(chunk, rows, mask, None, is_there=True)
             if isinstance(self.inner, EncodedChunks) and chunk in self.inner.waiting:
                 self.inner.finish(chunk)
+        if isinstance(self.inner, EncodedChunks):
+            self.inner.tidy()
         self._unsynced.sync()
         for chunk in list(self._waiting):
             _system.remove(self._files.path_of(chunk))

@@ -299,7 +299,12 @@ class KeptRun:
             if (self.root / part).exists():
                 shutil.rmtree(self.root / part)
         _system.remove(self.root / "zarr.json")
-        for leftover in self.root.glob(f"*{_system.PARTIAL}"):
+        self._remove_partial(self.root)
+
+    @staticmethod
+    def _remove_partial(folder: Path) -> None:
+        """Remove files that a crash kept from becoming whole."""
+        for leftover in folder.glob(f"*{_system.PARTIAL}"):
             _system.remove(leftover)
 
     def _checkpoint(self, rows: ZarrRows, written: NDArray[np.bool_]) -> None:
@@ -346,6 +351,8 @@ class KeptRun:
                 with lock:
                     suspects.append(unit)
 
+        for part in ("", OUTPUTS, *RECORD_ROWS):
+            self._remove_partial(self.root / part)
         for head in rows.heads:
             self._tidy(Path(self.root, head.array.path), head.chunk_rows)
         checker.look_at_all(note)
