@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from zarr.core.buffer import Buffer
 
 _SLACK: Final = 2**16  # of codecs behind each other, which may lengthen
+_HEADER_NBYTES: Final = 9  # no frame of Zstandard is shorter than this, the end of its header included
 _STREAMS: Final[dict[str, Callable[[], Any]]] = {
     "gzip": lambda: zlib.decompressobj(31),
     "zlib": zlib.decompressobj,
@@ -103,7 +104,7 @@ def _bound(codec: Any, most: int) -> Any:
 
 def _zstd_nbytes(data: bytes, most: int) -> int:
     """Return what the first frame says of its size; the decoder makes room for that, and no more fits in."""
-    if data[:4] != b"\x28\xb5\x2f\xfd":
+    if data[:4] != b"\x28\xb5\x2f\xfd" or len(data) < _HEADER_NBYTES:
         raise ValueError("a chunk is not compressed as it should be")
     flags = data[4]
     is_single, kind = flags & 32, flags >> 6
