@@ -6,11 +6,14 @@ thousand deaths are affordable.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
 import sys
+import threading
 import traceback
+from pathlib import Path
 
 import numpy as np
 from oracle import grid
@@ -19,6 +22,7 @@ N = 60
 LOCS = grid(N)
 SIZES = {"map": ((32, 32), "f4"), "score": ((3, 5), "i4")}  # rows of whole pages, and small ones
 MISSING = -1  # the version of a row that has not come
+NOTHING = [MISSING] * N
 
 
 AUTO = {"compressors": "auto", "chunks": 5}  # zstd
@@ -61,6 +65,41 @@ def values(head, versions):
     return (first[:, None] + np.arange(size)).astype(dtype).reshape(N, *shape)
 
 
+def start(store, name, **options):
+    """Begin or resume a run; it records what flush() records, and no more."""
+    from accumulator import FullBatchAccumulator  # noqa: PLC0415  this may be what is killed
+
+    options = {"checkpoint_interval": 1e9} | CONFIGURATIONS[name] | options
+    return FullBatchAccumulator(LOCS, store=store, mode="a", **options)
+
+
+def batches(name, versions, chance):
+    """Yield rows and the versions to push, until all have their last one; the caller notes what was taken."""
+    goal = last_versions(name)
+    while len(rows := np.flatnonzero(versions < goal)):
+        if "order" not in name:
+            chance.shuffle(rows)
+        rows, new = rows[: chance.randint(1, 12)], versions.copy()
+        new[rows] = [chance.randint(versions[row] + 1, goal[row]) for row in rows]
+        yield rows, new
+
+
+def push(accumulator, rows, versions):
+    """Push some rows."""
+    accumulator.push({head: values(head, versions)[rows] for head in SIZES}, LOCS[rows])
+
+
+def complete(store, name, acknowledged=None, seed=0):
+    """Resume a run, check what it has, and go on to its end without a fault."""
+    accumulator = start(store, name)
+    versions = check(accumulator, name, NOTHING if acknowledged is None else acknowledged)
+    with accumulator:
+        for rows, new in batches(name, versions, random.Random(seed)):  # noqa: S311  no secret
+            push(accumulator, rows, new)
+            versions[:] = new
+        check(accumulator, name, versions)
+
+
 def live(store, name, seed, acknowledged):
     """Resume a run, check what it has, and go on until it is complete; lines say how far it is.
 
@@ -75,28 +114,20 @@ def live(store, name, seed, acknowledged):
     acknowledged : list of int
         The versions of rows that earlier lives said were on disk.
     """
-    from accumulator import FullBatchAccumulator  # noqa: PLC0415  this may be what is killed
-
     say("start")
-    chance, options = random.Random(seed), CONFIGURATIONS[name]  # noqa: S311  no secret
-    goal, fill = last_versions(name), options.get("fill_value", 0)
-    accumulator = FullBatchAccumulator(
-        LOCS,
-        store=store,
-        mode="a",
+    chance = random.Random(seed)  # noqa: S311  no secret
+    accumulator = start(
+        store,
+        name,
         checkpoint_interval=chance.choice([0, 0.01, 1e9]),
         memory_limit=chance.choice(["200 KiB", "1 MiB", None]),
-        **options,
     )
-    versions = check(accumulator, np.array(acknowledged), goal, fill)
+    versions = check(accumulator, name, acknowledged)
     say("made")
     with accumulator:
-        while len(rows := np.flatnonzero(versions < goal)):
-            if "order" not in name:
-                chance.shuffle(rows)
-            rows = rows[: chance.randint(1, 12)]
-            versions[rows] = [chance.randint(versions[row] + 1, goal[row]) for row in rows]
-            accumulator.push({head: values(head, versions)[rows] for head in SIZES}, LOCS[rows])
+        for rows, new in batches(name, versions, chance):
+            push(accumulator, rows, new)
+            versions[:] = new
             if chance.random() < 0.3:
                 say("flush")
                 accumulator.flush()
@@ -105,9 +136,9 @@ def live(store, name, seed, acknowledged):
     say("end")
 
 
-def check(accumulator, acknowledged, goal, fill):
-    """Return the version of each row that a resumed run has, after checking every value of every row."""
-    written = accumulator.written
+def check(accumulator, name, acknowledged):
+    """Return the version of each row that a run has, after checking every value of every row."""
+    written, acknowledged, goal = accumulator.written, np.array(acknowledged), last_versions(name)
     missing = np.flatnonzero(~written)
     assert accumulator.missing_rows().tolist() == accumulator.missing_rows(LOCS).tolist() == missing.tolist()
     assert accumulator.missing_locs.tolist() == LOCS[missing].tolist()
@@ -122,11 +153,33 @@ def check(accumulator, acknowledged, goal, fill):
     versions[written] = ((first // stored["map"][0].size - np.arange(N)) // N)[written]
     for head, array in stored.items():
         wanted = values(head, versions)
-        wanted[~written] = fill
+        wanted[~written] = CONFIGURATIONS[name].get("fill_value", 0)
         np.testing.assert_array_equal(array, wanted)
     assert (versions >= acknowledged).all(), ("older", acknowledged.tolist(), versions.tolist())
     assert (versions <= goal).all(), (versions.tolist(), goal.tolist())
     return versions
+
+
+def check_complete(store, name, wanted=None):
+    """Check all values of a complete run, that nothing else is there, and return the SHA-256 of its files."""
+    from accumulator import FullBatch  # noqa: PLC0415  as in `start`
+    from accumulator._stores._lock import is_locked  # noqa: PLC0415  the same
+
+    versions, store = last_versions(name), Path(store)
+    with FullBatch.load(store) as result:
+        assert result.written.tolist() == (versions != MISSING).tolist()
+        for head, array in zip(SIZES, result.outputs.values(), strict=True):
+            right = values(head, versions)
+            right[~result.written] = CONFIGURATIONS[name].get("fill_value", 0)
+            np.testing.assert_array_equal(array[:], right)
+    paths = list(store.rglob("*"))
+    assert not [path for path in paths if path.name in {"part", "redo"} or path.suffix == ".partial"]
+    assert is_locked(store) is False
+    assert [each.name for each in threading.enumerate() if each.name.startswith("accumulator")] == []
+    files = {path.relative_to(store).as_posix(): path.read_bytes() for path in paths if path.is_file()}
+    found = {path: hashlib.sha256(content).hexdigest() for path, content in files.items()}
+    assert wanted is None or found == wanted
+    return found
 
 
 def say(line):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import random
@@ -15,17 +14,13 @@ import time
 from pathlib import Path
 
 import mortal
-import numpy as np
 import pytest
-from conftest import tree
 
-from accumulator import FullBatch
 from accumulator._stores._lock import is_locked
 
 KILLS = int(os.environ.get("ACCUMULATOR_KILLS", "100"))
 SCRIPT = str(Path(mortal.__file__))
 TIMEOUT = 300  # seconds; only what hangs takes them
-NOTHING = [mortal.MISSING] * mortal.N
 
 
 class Process:
@@ -127,26 +122,6 @@ def killer(tmp_path, request):
     killer.parent.end(0)
 
 
-def digest(store):
-    """Return the SHA-256 of every file of a store, by its name."""
-    return {name: hashlib.sha256(content).hexdigest() for name, content in tree(store).items()}
-
-
-def check_complete(store, name):
-    """Check every value of a run that is complete, and that nothing but the result is there."""
-    versions = mortal.last_versions(name)
-    with FullBatch.load(store) as result:
-        assert result.written.tolist() == (versions != mortal.MISSING).tolist()
-        for head, array in zip(mortal.SIZES, result.outputs.values(), strict=True):
-            wanted = mortal.values(head, versions)
-            wanted[~result.written] = mortal.CONFIGURATIONS[name].get("fill_value", 0)
-            np.testing.assert_array_equal(array[:], wanted)
-    names = {path.name for path in store.rglob("*")}
-    assert not names & {"part", "redo"}
-    assert not [each for each in names if each.endswith(".partial")]
-    assert is_locked(store) is False
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(mortal.CONFIGURATIONS)), ids=mortal.CONFIGURATIONS)
 def test_killed_runs_end_with_the_same_bytes(tmp_path, killer, number):
@@ -154,15 +129,13 @@ def test_killed_runs_end_with_the_same_bytes(tmp_path, killer, number):
     name = list(mortal.CONFIGURATIONS)[number]
     n_kills = (KILLS + number) // len(mortal.CONFIGURATIONS)  # the sum of all is KILLS
     whole, store = tmp_path / "whole.zarr", tmp_path / "run.zarr"
-    assert killer.life(whole, name, NOTHING, is_spared=True)[1] is False
-    check_complete(whole, name)
-    wanted, done = digest(whole), 0
+    assert killer.life(whole, name, mortal.NOTHING, is_spared=True)[1] is False
+    wanted, done = mortal.check_complete(whole, name), 0
     while done < n_kills:
-        acknowledged, is_killed = NOTHING, True
+        acknowledged, is_killed = mortal.NOTHING, True
         while is_killed:
             acknowledged, is_killed = killer.life(store, name, acknowledged, is_spared=done >= n_kills)
             done += is_killed
             assert not is_killed or is_locked(store) in {False, None}, "the lock outlived its process"
-        check_complete(store, name)
-        assert digest(store) == wanted
+        mortal.check_complete(store, name, wanted)
         shutil.rmtree(store)
