@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from accumulator._stores._check import Findings, Unit
+    from accumulator._stores._group import SavedResult
     from accumulator._validation import HeadSpec
 
 _PARTS: Final = (OUTPUTS, *RECORD_ROWS)
@@ -132,6 +133,7 @@ class KeptRun:
         try:
             self._empty()  # a first push may have failed after this
             zarr.create_group(store, zarr_format=3, attributes={MARK: fresh.to_json()})
+            self._unsynced.sync()  # what comes next is known to be ours by this mark
             rows = ZarrRows(
                 store, len(self._locs), specs, buffer_nbytes, recorded=self.recorded, has_checksums=True
             )
@@ -174,6 +176,10 @@ class KeptRun:
         )
         try:
             self._restore(checker, rows)
+        except MemoryError as cause:
+            rows.close()
+            no_memory = OSError(errno.ENOMEM, "there is not enough memory for its chunks")
+            raise storage_error(no_memory, f"{self.root} cannot be resumed") from cause
         except OSError as cause:
             rows.close()
             raise storage_error(cause, f"{self.root} cannot be resumed") from cause
@@ -234,9 +240,11 @@ class KeptRun:
     def _claim(self, mode: str) -> bool:
         """Make the folder; return whether it was not there."""
         try:
+            made = [self.root, *(folder for folder in self.root.parents if not folder.exists())]
             make_parents(self.root.parent)
             self.root.mkdir()
-            _system.sync(self.root.parent)
+            for folder in made:
+                _system.sync(folder.parent)
         except FileExistsError:
             is_folder = self.root.is_dir() and not self.root.is_symlink()
             if not is_folder or (mode == "w-" and any(self.root.iterdir())):
@@ -369,20 +377,25 @@ class KeptRun:
         self._unsynced.sync()
         for head in rows.heads:
             shutil.rmtree(Path(self.root, head.array.path, REDO), ignore_errors=True)
+        self._tell_lost(saved, rows, lost)
+
+    def _tell_lost(self, saved: SavedResult, rows: ZarrRows, lost: NDArray[np.bool_]) -> None:
+        """Record and warn that rows are missing again, ``(heads, N)``."""
         gone = np.flatnonzero(saved.written & ~self.recorded)
-        if len(gone):
-            self._write_record("written", [self.recorded], gone)
-            self._write_record("checksums", rows.checksums, gone, self.recorded)
-            heads = [
-                head_label(number, None if saved.names is None else tuple(saved.names))
-                for number in np.flatnonzero(lost.any(axis=1)).tolist()
-            ]
-            warnings.warn(
-                f"{len(gone)} rows of {self.root} were damaged and are missing again, the first being row "
-                f"{gone[0]}, in {', '.join(heads)}: missing_locs has them",
-                StorageWarning,
-                stacklevel=7,
-            )
+        if len(gone) == 0:
+            return
+        self._write_record("written", [self.recorded], gone)
+        self._write_record("checksums", rows.checksums, gone, self.recorded)
+        heads = [
+            head_label(number, None if saved.names is None else tuple(saved.names))
+            for number in np.flatnonzero(lost.any(axis=1)).tolist()
+        ]
+        warnings.warn(
+            f"{len(gone)} rows of {self.root} were damaged and are missing again, the first being row "
+            f"{gone[0]}, in {', '.join(heads)}: missing_locs has them",
+            StorageWarning,
+            stacklevel=8,
+        )
 
     def _mend(self, unit: Unit, checker: RowChecker, rows: ZarrRows) -> NDArray[np.bool_]:
         """Take damaged rows from those that wait to be redone, blank the unrecorded; return the lost."""

@@ -1,0 +1,159 @@
+"""A file system that crashes: what was asked of it is logged, and given back as a crash may leave it.
+
+The model is the strictest that POSIX allows. The bytes of a file are safe once it was synced; of those written since,
+any may be there, and one write may be there in part. A name is safe once its folder was synced; of changes of
+names since, any may have happened. A renaming happens or it does not.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+CREATE, WRITE, SIZE, SYNC_FILE, SYNC_FOLDER, RENAME, REMOVE, FOLDER, NOTE = range(9)
+
+
+class Log:
+    """Stands for the module ``os``, below one folder, and remembers every change."""
+
+    def __init__(self, base):
+        self.base, self.entries = Path(base), []
+        self._lock, self._names, self._open, self._next = threading.RLock(), {}, {}, 0
+
+    def __getattr__(self, name):
+        return getattr(os, name)
+
+    def note(self, fact):
+        """Remember something that is no change of a file."""
+        with self._lock:
+            self.entries.append((NOTE, fact))
+
+    def _name(self, path):
+        return str(Path(path).relative_to(self.base))
+
+    def open(self, path, flags, mode=0o777):
+        """Open a file or a folder."""
+        with self._lock:
+            there = os.path.lexists(path)
+            descriptor = os.open(path, flags, mode)
+            name = self._name(path)
+            if os.path.isdir(path):
+                self._open[descriptor] = name
+                return descriptor
+            if not there:
+                self._next += 1
+                self._names[name] = self._next
+                self.entries.append((CREATE, name, self._next))
+            elif flags & os.O_TRUNC:
+                self.entries.append((SIZE, self._names[name], 0))
+            self._open[descriptor] = self._names[name]
+            return descriptor
+
+    def write(self, descriptor, content):
+        """Write to a file."""
+        with self._lock:
+            at = os.lseek(descriptor, 0, os.SEEK_CUR)
+            n = os.write(descriptor, content)
+            self.entries.append((WRITE, self._open[descriptor], at, bytes(content[:n])))
+            return n
+
+    def ftruncate(self, descriptor, size):
+        """Set a file's size."""
+        with self._lock:
+            os.ftruncate(descriptor, size)
+            self.entries.append((SIZE, self._open[descriptor], size))
+
+    def fsync(self, descriptor):
+        """Sync a file or a folder; there is no need to wait for a real disk."""
+        with self._lock:
+            what = self._open[descriptor]
+            self.entries.append((SYNC_FOLDER if isinstance(what, str) else SYNC_FILE, what))
+
+    def replace(self, source, target):
+        """Rename a file."""
+        with self._lock:
+            os.replace(source, target)
+            a, b = self._name(source), self._name(target)
+            self._names[b] = self._names.pop(a)
+            self.entries.append((RENAME, a, b, self._names[b]))
+
+    def unlink(self, path):
+        """Remove a file."""
+        with self._lock:
+            os.unlink(path)
+            self._names.pop(self._name(path), None)
+            self.entries.append((REMOVE, self._name(path)))
+
+    def rmdir(self, path):
+        """Remove a folder."""
+        with self._lock:
+            os.rmdir(path)
+            self.entries.append((REMOVE, self._name(path)))
+
+    def mkdir(self, path, mode=0o777):
+        """Make a folder."""
+        with self._lock:
+            os.mkdir(path, mode)
+            self.entries.append((FOLDER, self._name(path)))
+
+
+def crash(entries, root, keeps_bytes, keeps_name):
+    """Return what a crash behind these entries leaves: names with bytes, None for a folder.
+
+    Parameters
+    ----------
+    entries : list
+        Of a log, up to the crash.
+    root : str
+        The folder that was there before.
+    keeps_bytes : callable
+        From a write that was not synced to how many of its bytes are there; None for no sign of it.
+    keeps_name : callable
+        Whether a change of names that was not synced has happened.
+    """
+    synced_files, synced_folders = {}, {}
+    for number, (kind, what, *_) in enumerate(entries):
+        if kind == SYNC_FILE:
+            synced_files[what] = number
+        elif kind == SYNC_FOLDER:
+            synced_folders[what] = number
+    files, names = {}, {root: None}
+    for number, (kind, what, *more) in enumerate(entries):
+        if kind in {WRITE, SIZE}:
+            _change(files.setdefault(what, bytearray()), kind, more, number < synced_files.get(what, -1), keeps_bytes)
+        elif kind in {CREATE, RENAME, REMOVE, FOLDER}:
+            is_synced = number < synced_folders.get(str(Path(what).parent), -1)
+            if is_synced or keeps_name():
+                if kind in {REMOVE, RENAME}:
+                    names.pop(what, None)
+                if kind == RENAME:
+                    names[more[0]] = more[1]
+                elif kind != REMOVE:
+                    names[what] = more[0] if kind == CREATE else None
+    return {name: None if file is None else bytes(files.get(file, b"")) for name, file in names.items()}
+
+
+def _change(content, kind, more, is_synced, keeps_bytes):
+    if kind == SIZE:
+        size = more[0]
+        if is_synced or keeps_bytes(1):
+            del content[size:]
+            content.extend(bytes(size - len(content)))
+        return
+    at, new = more
+    n = len(new) if is_synced else keeps_bytes(len(new))
+    if n:
+        content.extend(bytes(max(0, at + n - len(content))))
+        content[at : at + n] = new[:n]
+
+
+def lay_out(tree, folder):
+    """Make the files; what lies in a folder that is not there is lost."""
+    for name in sorted(tree):
+        path = folder / name
+        if path.parent.is_dir():
+            if tree[name] is None:
+                path.mkdir()
+            else:
+                path.write_bytes(tree[name])
