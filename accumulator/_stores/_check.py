@@ -16,6 +16,7 @@ from accumulator._stores._bounded import bounded, file_nbytes
 from accumulator._stores._checksums import row_checksums
 from accumulator._stores._disk import OUTPUTS, chunk_path, storage_of
 from accumulator._stores._files import ChunkFiles
+from accumulator._stores._folder import is_refusal, storage_error
 from accumulator._stores._group import COMPLETE
 from accumulator._stores._layout import BUFFER_NBYTES, Layout, layout
 from accumulator._stores._threads import n_cores
@@ -90,7 +91,9 @@ class RowChecker:
         """Read a unit, and say which rows are damaged."""
         try:
             values = self._values(unit)
-        except Exception:  # noqa: BLE001  whatever a codec raises for bytes that are none of its own
+        except Exception as cause:  # whatever a codec raises for bytes that are none of its own
+            if is_refusal(cause):
+                raise storage_error(cause, f"head {unit.head} cannot be read") from cause
             values = None
         return self._compare(unit, values)
 
@@ -158,7 +161,9 @@ class RowChecker:
             return await asyncio.to_thread(self.look, unit)
         try:
             values = np.asarray(await self._readers[unit.head].getitem(unit.rows))
-        except Exception:  # noqa: BLE001  as in `look`
+        except Exception as cause:  # as in `look`
+            if is_refusal(cause):
+                raise storage_error(cause, f"head {unit.head} cannot be read") from cause
             return self._compare(unit, None)
         return await asyncio.to_thread(self._compare, unit, values)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import multiprocessing.util
 import os
 import shutil
@@ -10,12 +11,15 @@ import tempfile
 import threading
 import weakref
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeGuard
 
 from accumulator.exceptions import StorageError
 
 _PREFIX: Final = "full_batch_"
 _ATTEMPTS: Final = 10
+_REFUSALS: Final = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM, errno.ESTALE, errno.ETIMEDOUT}
+)
 _LOCK: Final = threading.RLock()  # a folder's last user may go in any thread
 _MADE: Final[dict[Path, tuple[int, int]]] = {}  # parents this process made: device and inode of each
 
@@ -72,6 +76,14 @@ class TemporaryFolder:
 def storage_error(cause: OSError, what: str, filename: str | None = None) -> StorageError:
     """Return the typed error for one of the operating system's, with its errno and file name."""
     return StorageError(cause.errno, f"{what} ({cause.strerror or cause})", filename or cause.filename)
+
+
+def is_refusal(cause: BaseException) -> TypeGuard[OSError]:
+    """Whether an error says nothing of what is in a file: at another time, or for another user, it is whole.
+
+    What was said to be on disk must not be taken for damaged by it.
+    """
+    return isinstance(cause, OSError) and cause.errno in _REFUSALS
 
 
 def make_parents(folder: Path) -> None:

@@ -21,7 +21,7 @@ import zarr
 from zarr.codecs import Crc32cCodec
 
 from accumulator._stores._disk import OUTPUTS, open_group, write_all
-from accumulator._stores._folder import storage_error
+from accumulator._stores._folder import is_refusal, storage_error
 from accumulator._stores._folder_store import FolderStore
 from accumulator.exceptions import AccumulatorError, ResultFormatError, UnfinishedError
 
@@ -249,9 +249,9 @@ def read_result(path: Path, *, is_partial: bool = False, most_nbytes: int | None
         written = _read(group, path, "written", (n,), "b", most_nbytes).view(np.uint8) != 0
         checksums = _read(group, path, "checksums", (n, mark.n_heads), "u", most_nbytes, written)
         locs = _read(group, path, "output_locs", (n, None), "iuf", most_nbytes)
-    except AccumulatorError:
-        raise
     except Exception as cause:  # whatever zarr and its codecs raise for what is none of their own
+        if isinstance(cause, AccumulatorError) or is_refusal(cause):
+            raise
         raise ResultFormatError(f"{path} is damaged: it cannot be opened ({cause!r})") from cause
     if locs.dtype.kind == "f" and not (np.abs(locs) < _MOST_LOCATION).all():
         raise ResultFormatError(f"{path} is damaged: its locations are no whole numbers")

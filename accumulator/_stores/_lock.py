@@ -38,8 +38,9 @@ class StoreLock:
     def __init__(self, folder: Path) -> None:
         if sys.platform == "win32":
             raise LockedError(errno.ENOTSUP, "a kept store needs POSIX locks", str(folder))
+        self._descriptor: int | None = None
         try:
-            self._descriptor: int | None = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            self._descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except OSError as cause:
             raise storage_error(cause, f"{folder} cannot be opened") from cause
         try:
