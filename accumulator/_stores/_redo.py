@@ -68,16 +68,19 @@ class RedoChunks:
         if not again.any():
             self.inner.write(chunk, rows, filled, memory, is_there=is_there)
             return
-        values, new = rows[again].copy(), filled & ~again
-        if new.any():
-            self.inner.write(chunk, rows, new, memory, is_there=is_there)
-            rows[again] = values
-        if not self._waiting:
-            _system.make_folder(self._folder)
-            self._unsynced.add_folder(self._folder.parent)
-        waiting = self._waiting.get(chunk, np.zeros_like(again))
-        self._files.write(chunk, rows, again, None, is_there=chunk in self._waiting)
-        self._waiting[chunk] = waiting | again
+        values, new = rows[filled].copy(), filled & ~again
+        try:
+            if new.any():
+                self.inner.write(chunk, rows, new, memory, is_there=is_there)
+                rows[filled] = values
+            if not self._waiting:
+                _system.make_folder(self._folder)
+                self._unsynced.add_folder(self._folder.parent)
+            waiting = self._waiting.get(chunk, np.zeros_like(again))
+            self._files.write(chunk, rows, again, None, is_there=chunk in self._waiting)
+            self._waiting[chunk] = waiting | again
+        finally:
+            rows[filled] = values  # both change the other's rows, and what fails is written again
 
     def read(self, chunk: int, start: int, stop: int) -> NDArray[Any]:
         """Read rows of a chunk that was written to."""
