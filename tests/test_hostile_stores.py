@@ -30,7 +30,13 @@ from oracle import distinct, grid
 from accumulator import FullBatch, FullBatchAccumulator
 from accumulator._cli import main
 from accumulator._stores import _bounded
-from accumulator.exceptions import DamagedError, ResultExistsError, ResultFormatError, StorageWarning
+from accumulator.exceptions import (
+    DamagedError,
+    ResultExistsError,
+    ResultFormatError,
+    StorageError,
+    StorageWarning,
+)
 
 COUNT = int(os.environ.get("ACCUMULATOR_HOSTILE_STORES", "300"))
 SEED = os.environ.get("ACCUMULATOR_HOSTILE_SEED")
@@ -271,6 +277,31 @@ def test_spilled_result_is_private_and_follows_no_planted_link():
     for link in links:
         assert link.is_symlink()
         link.unlink()
+
+
+@pytest.mark.parametrize("name", ["raw", "zstd"])
+def test_memory_that_is_short_is_no_damage(monkeypatch, name):
+    """Rows that there is no room for are not taken as damaged, nor as missing when the run is resumed."""
+
+    def refuse(*_):
+        raise MemoryError
+
+    build("run.zarr", name)
+    before = tree(Path("run.zarr"))
+    with monkeypatch.context() as patch:
+        patch.setattr("accumulator._stores._check.RowChecker._values", refuse)
+        patch.setattr("accumulator._stores._bounded._Bounded._decode_single", refuse)
+        result = FullBatch.load("run.zarr", partial=True)
+        with pytest.raises(StorageError, match="not enough memory"):
+            result.outputs["map"][0]
+        with pytest.raises(StorageError, match="not enough memory"):
+            open_run("run.zarr", name, mode="a")
+    with monkeypatch.context() as patch:
+        patch.setattr("accumulator._stores._run.KeptRun._restore", refuse)
+        with pytest.raises(StorageError, match="not enough memory"):
+            open_run("run.zarr", name, mode="a")
+    assert tree(Path("run.zarr")) == before
+    open_run("run.zarr", name, mode="a").close()
 
 
 COMPRESSORS = {

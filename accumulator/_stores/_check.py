@@ -21,7 +21,7 @@ from accumulator._stores._group import COMPLETE
 from accumulator._stores._layout import BUFFER_NBYTES, Layout, layout
 from accumulator._stores._threads import n_cores
 from accumulator._validation import HeadSpec
-from accumulator.exceptions import DamagedError
+from accumulator.exceptions import DamagedError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -88,14 +88,25 @@ class RowChecker:
                 yield self._unit(head, number)
 
     def look(self, unit: Unit) -> Findings:
-        """Read a unit, and say which rows are damaged."""
+        """Read a unit, and say which rows are damaged.
+
+        Raises
+        ------
+        StorageError
+            There is not enough memory: nothing is known of the rows.
+        """
         try:
-            values = self._values(unit)
-        except Exception as cause:  # whatever a codec raises for bytes that are none of its own
-            if is_refusal(cause):
-                raise storage_error(cause, f"head {unit.head} cannot be read") from cause
-            values = None
-        return self._compare(unit, values)
+            try:
+                values = self._values(unit)
+            except MemoryError:
+                raise
+            except Exception as cause:  # whatever a codec raises for bytes that are none of its own
+                if is_refusal(cause):
+                    raise storage_error(cause, f"head {unit.head} cannot be read") from cause
+                values = None
+            return self._compare(unit, values)
+        except MemoryError as cause:
+            raise self._no_memory(unit) from cause
 
     def look_at_all(self, use: Callable[[Unit, Findings], None] | None = None) -> list[NDArray[np.bool_]]:
         """Check every unit, on all cores, and return for each head which rows are damaged.
@@ -161,11 +172,20 @@ class RowChecker:
             return await asyncio.to_thread(self.look, unit)
         try:
             values = np.asarray(await self._readers[unit.head].getitem(unit.rows))
+        except MemoryError as cause:
+            raise self._no_memory(unit) from cause
         except Exception as cause:  # as in `look`
             if is_refusal(cause):
                 raise storage_error(cause, f"head {unit.head} cannot be read") from cause
             return self._compare(unit, None)
-        return await asyncio.to_thread(self._compare, unit, values)
+        try:
+            return await asyncio.to_thread(self._compare, unit, values)
+        except MemoryError as cause:
+            raise self._no_memory(unit) from cause
+
+    def _no_memory(self, unit: Unit) -> StorageError:
+        rows = f"rows {unit.rows.start} to {unit.rows.stop - 1} of head {unit.head}"
+        return StorageError(errno.ENOMEM, f"there is not enough memory to read {rows}", str(self.saved.store))
 
     def _compare(self, unit: Unit, values: NDArray[Any] | None) -> Findings:
         written = self.saved.written[unit.rows]
