@@ -121,7 +121,13 @@ def crash(entries, root, keeps_bytes, keeps_name):
     files, names = {}, {root: None}
     for number, (kind, what, *more) in enumerate(entries):
         if kind in {WRITE, SIZE}:
-            _change(files.setdefault(what, bytearray()), kind, more, number < synced_files.get(what, -1), keeps_bytes)
+            _change(
+                files.setdefault(what, bytearray()),
+                kind,
+                more,
+                number < synced_files.get(what, -1),
+                keeps_bytes,
+            )
         elif kind in {CREATE, RENAME, REMOVE, FOLDER}:
             is_synced = number < synced_folders.get(str(Path(what).parent), -1)
             if is_synced or keeps_name():

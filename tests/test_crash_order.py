@@ -129,7 +129,9 @@ def check(entries, tree, folder, *, goes_on):
         compare(accumulator.finalize(), kept, possible)
     finally:
         accumulator.close()
-    leftovers = [p for p in (folder / "run.zarr").rglob("*") if p.name in {"redo", "part"} or "partial" in p.name]
+    leftovers = [
+        p for p in (folder / "run.zarr").rglob("*") if p.name in {"redo", "part"} or "partial" in p.name
+    ]
     assert not leftovers
 
 
@@ -193,11 +195,15 @@ def mutate(monkeypatch, owner, name, old, new):
     source = textwrap.dedent(inspect.getsource(method))
     assert source.count(old) == 1, (name, old)
     names = dict(vars(inspect.getmodule(method)))
-    exec(compile("from __future__ import annotations\n" + source.replace(old, new), name, "exec"), names)  # noqa: S102
-    monkeypatch.setattr(owner, name, names[name])
+    made = {}
+    text = "from __future__ import annotations\n" + source.replace(old, new)
+    exec(compile(text, name, "exec"), names, made)  # noqa: S102  our own method
+    monkeypatch.setattr(owner, name, made[name])
 
 
 RUN, REDO, FILES, UNSYNCED = _run.KeptRun, _redo.RedoChunks, _files.ChunkFiles, _system.Unsynced
+_CHECKSUMS = 'self._write_record("checksums", rows.checksums, changed, self.recorded | new)'
+_WRITTEN = 'self._write_record("written", [written], np.flatnonzero(new))'
 STEPS = {
     "files are synced": (UNSYNCED, "sync", "(self._files, self._folders)", "(self._folders,)"),
     "folders are synced": (UNSYNCED, "sync", "(self._files, self._folders)", "(self._files,)"),
@@ -211,8 +217,8 @@ STEPS = {
     "checksums come before written": (
         RUN,
         "_checkpoint",
-        'self._write_record("checksums", rows.checksums, changed, self.recorded | new)',
-        'self._write_record("written", [written], np.flatnonzero(new))',
+        _CHECKSUMS + "\n    " + _WRITTEN,
+        _WRITTEN + "\n    " + _CHECKSUMS,
     ),
     "the record is synced": (RUN, "_write_record", "self._unsynced.sync()", "pass"),
     "rows are redone after the record": (
@@ -253,7 +259,9 @@ def test_no_step_can_be_left_out(step, tmp_path, monkeypatch):
         mutate(monkeypatch, *STEPS[step])
     else:
         real = _system.replace
-        monkeypatch.setattr(_system, "replace", lambda path, content, **_: real(path, content, is_synced=False))
+        monkeypatch.setattr(
+            _system, "replace", lambda path, content, **_: real(path, content, is_synced=False)
+        )
     found = None
     logs = []
     for number, workload in enumerate(("again", "gaps filled after the end", "late, sparse")):

@@ -97,5 +97,6 @@ class EncodedChunks:
         first = chunk * self._unit_rows
         self._array[first : first + len(rows)] = rows
         self._encoded[chunk] = real
-        if self.waiting.pop(chunk, None) is not None:
+        if chunk in self.waiting:
             _system.remove(self._scratch.path_of(chunk))
+            del self.waiting[chunk]

@@ -302,7 +302,9 @@ class KeptRun:
         self.is_resumed = True
 
     def _empty(self) -> None:
-        """Remove a group that was not complete enough to hold rows."""
+        """Remove a group that holds no rows."""
+        if (self.root / "zarr.json").exists() and read_mark(self.root).state != CREATING:
+            self._set_state(CREATING)  # else what is left by a crash in here would look damaged
         for part in _PARTS:
             if (self.root / part).exists():
                 shutil.rmtree(self.root / part)
@@ -374,10 +376,26 @@ class KeptRun:
                 for chunk in np.unique(np.flatnonzero(self.recorded) // head.chunk_rows).tolist():
                     first = chunk * head.chunk_rows
                     head.restore(chunk, self.recorded[first : first + head.chunk_rows])
+        self._blank(rows, np.flatnonzero(saved.written & ~self.recorded))
         self._unsynced.sync()
         for head in rows.heads:
             shutil.rmtree(Path(self.root, head.array.path, REDO), ignore_errors=True)
         self._tell_lost(saved, rows, lost)
+
+    def _blank(self, rows: ZarrRows, lost: NDArray[np.intp]) -> None:
+        """Put the fill value in rows that are lost in one head: they are none in the others, too."""
+        if len(lost) == 0:
+            return
+        step = max(1, rows.part_nbytes // max(1, sum(head.row_nbytes for head in rows.heads)))
+        blanks = [
+            np.full((1, *head.array.shape[1:]), head.array.fill_value, head.dtype) for head in rows.heads
+        ]
+        for start in range(0, len(lost), step):
+            some = lost[start : start + step]
+            rows.make_room(len(some) * sum(head.row_nbytes for head in rows.heads))
+            rows.put(some, [np.broadcast_to(blank, (len(some), *blank.shape[1:])) for blank in blanks])
+            rows.commit()
+        rows.flush()
 
     def _tell_lost(self, saved: SavedResult, rows: ZarrRows, lost: NDArray[np.bool_]) -> None:
         """Record and warn that rows are missing again, ``(heads, N)``."""
