@@ -1,8 +1,8 @@
 """A file system that crashes: what was asked of it is logged, and given back as a crash may leave it.
 
-The model is the strictest that POSIX allows. The bytes of a file are safe once it was synced; of those written since,
-any may be there, and one write may be there in part. A name is safe once its folder was synced; of changes of
-names since, any may have happened. A renaming happens or it does not.
+The model is the strictest that POSIX allows. The bytes of a file are safe once it was synced; of those
+written since, any may be there, and one write may be there in part. A name is safe once its folder was synced; of
+changes of names since, any may have happened. A renaming happens or it does not.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def crash(entries, root, keeps_bytes, keeps_name):
             synced_files[what] = number
         elif kind == SYNC_FOLDER:
             synced_folders[what] = number
-    files, names = {}, {root: None}
+    files, names = {}, {root: None}  # bytes of each file, and which file has a name
     for number, (kind, what, *more) in enumerate(entries):
         if kind in {WRITE, SIZE}:
             _change(
@@ -131,13 +131,17 @@ def crash(entries, root, keeps_bytes, keeps_name):
         elif kind in {CREATE, RENAME, REMOVE, FOLDER}:
             is_synced = number < synced_folders.get(str(Path(what).parent), -1)
             if is_synced or keeps_name():
-                if kind in {REMOVE, RENAME}:
-                    names.pop(what, None)
-                if kind == RENAME:
-                    names[more[0]] = more[1]
-                elif kind != REMOVE:
-                    names[what] = more[0] if kind == CREATE else None
+                _change_name(names, kind, what, more)
     return {name: None if file is None else bytes(files.get(file, b"")) for name, file in names.items()}
+
+
+def _change_name(names, kind, what, more):
+    if kind in {REMOVE, RENAME}:
+        names.pop(what, None)
+    if kind == RENAME:
+        names[more[0]] = more[1]
+    elif kind != REMOVE:
+        names[what] = more[0] if kind == CREATE else None
 
 
 def _change(content, kind, more, is_synced, keeps_bytes):

@@ -34,7 +34,7 @@ def push(accumulator, rows=ROWS):
 @pytest.fixture
 def complete():
     """Make a complete store."""
-    with FullBatchAccumulator(LOCS, store="run.zarr", chunks=2, resume_token="model 7") as accumulator:  # noqa: S106  no secret
+    with FullBatchAccumulator(LOCS, store="run.zarr", chunks=2, resume_token="model 7") as accumulator:
         push(accumulator)
     accumulator.finalize().close()
     return Path("run.zarr")

@@ -152,7 +152,7 @@ class Machine(RuleBasedStateMachine):
         self.keep_if_flushed()
 
     def keep_if_flushed(self):
-        """Looking at the canvas records, too."""
+        """Take note that looking at the canvas records, too."""
         self.keep()
 
     @precondition(is_open)
@@ -221,7 +221,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.is_open() and self.oracle.rows)
     @rule()
     def strangers_are_refused(self):
-        """A second writer, and runs that differ, change nothing."""
+        """Open it a second time, and as other runs: all are refused and change nothing."""
         with pytest.raises(LockedError):
             self.open()
         self.accumulator.close()

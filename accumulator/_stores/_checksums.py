@@ -2,8 +2,9 @@
 
 A row's bytes, little-endian as in the files and padded with zeros, are 64-bit words. The upper half of each
 is mixed into the lower one, and the checksum is the sum of word times multiplier modulo 2**64, with odd
-multipliers that look random (decision 011). One changed word always shows; any other damage stays unseen once in
-2**32 times at most. NumPy does all rows at once, at memory's speed and without the GIL; a CRC would be a call for each.
+multipliers that look random (decision 011). One changed word always shows; any other damage stays unseen once
+in 2**32 times at most. NumPy does all rows at once, at memory's speed and without the GIL; a CRC would be a
+call for each.
 """
 
 from __future__ import annotations
