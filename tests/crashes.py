@@ -1,8 +1,8 @@
 """A file system that crashes: what was asked of it is logged, and given back as a crash may leave it.
 
 The model is the strictest that POSIX allows. The bytes of a file are safe once it was synced; of those
-written since, any may be there, and one write may be there in part. A name is safe once its folder was synced; of
-changes of names since, any may have happened. A renaming happens or it does not.
+written since, any may be there, and one write may be there in part. A name is safe once its folder was
+synced; of changes of names since, any may have happened. A renaming happens or it does not.
 """
 
 from __future__ import annotations

@@ -168,10 +168,13 @@ class Machine(RuleBasedStateMachine):
         """End as SIGKILL ends it, maybe with flipped bits; what was kept and not hit is there."""
         self.count += 1
         path = self.folder / f"{self.count}.zarr"
+        rows = self.accumulator._canvas.rows
+        if rows is not None:
+            rows._writer.drain()  # what it has begun: otherwise every run would leave something else
         shutil.copytree(self.path, path)
         self.accumulator.close()
         rng = np.random.default_rng(seed)
-        chunks = sorted(path.glob("outputs/*/c.*"))
+        chunks = sorted(file for file in path.glob("outputs/*/c.*") if file.stat().st_size)
         hit = chunks if flips else []
         for _ in range(flips if chunks else 0):
             file = chunks[rng.integers(len(chunks))]
