@@ -117,7 +117,7 @@ class ChunkFiles:
     def _write_whole(self, path: Path, rows: NDArray[Any], memory: memoryview | None) -> None:
         if memory is not None and self._is_direct:
             try:
-                self._write_direct(path, memory[: padded(rows.nbytes)])
+                self._write_direct(path, memory[: padded(rows.nbytes)], rows.nbytes)
             except OSError as refusal:
                 if refusal.errno != errno.EINVAL:
                     raise
@@ -128,10 +128,12 @@ class ChunkFiles:
             _system.write_at(file, _bytes(rows), 0)
             _system.set_size(file, self.file_nbytes)
 
-    def _write_direct(self, path: Path, memory: memoryview) -> None:
+    def _write_direct(self, path: Path, memory: memoryview, nbytes: int) -> None:
         with _system.opened(path, _system.NEW | _system.DIRECT) as file:
             _system.write_at(file, memory, 0)
-            if len(memory) != self.file_nbytes:
+            if len(memory) != nbytes:  # what follows the rows in memory is something else
+                _system.set_size(file, nbytes)
+            if nbytes != self.file_nbytes:
                 _system.set_size(file, self.file_nbytes)
 
     def _write_spans(
