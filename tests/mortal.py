@@ -178,7 +178,8 @@ def check_complete(store, name, wanted=None):
     assert [each.name for each in threading.enumerate() if each.name.startswith("accumulator")] == []
     files = {path.relative_to(store).as_posix(): path.read_bytes() for path in paths if path.is_file()}
     found = {path: hashlib.sha256(content).hexdigest() for path, content in files.items()}
-    assert wanted is None or sorted(set(wanted.items()) ^ set(found.items())) == []
+    other = set(found.items()) ^ set((found if wanted is None else wanted).items())
+    assert not other, sorted(other)
     return found
 
 

@@ -879,3 +879,14 @@ def test_checkpoint_of_a_push_that_fails(tmp_path, monkeypatch, whole, name):
             push(accumulator, rows, new)
             versions[:] = new
     check_complete(store, name, whole(name))
+
+
+def test_nothing_lies_behind_the_last_row(tmp_path):
+    """A last chunk that has fewer rows ends in zeros, not in what the memory was used for before."""
+    with start(tmp_path / "run.zarr", "shuffled") as accumulator:
+        for rows in (range(7), range(56, N)):
+            push(accumulator, list(rows), ZERO)
+            accumulator._canvas.rows._writer.drain()
+    content = (tmp_path / "run.zarr" / "outputs" / "1" / "c.8.0.0").read_bytes()
+    assert len(content) == 7 * 60
+    assert not any(content[4 * 60 :])
