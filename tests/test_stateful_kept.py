@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from oracle import Oracle, distinct, grid
 from zarr.codecs import ZstdCodec
 
-from accumulator import FullBatch, FullBatchAccumulator
+from accumulator import FullBatch, FullBatchAccumulator, _canvas
 from accumulator._stores import RowChecker, _system
 from accumulator._stores._group import read_result
 from accumulator.exceptions import (
@@ -52,6 +52,7 @@ class Machine(RuleBasedStateMachine):
         # Syncing, which takes most of the time, is the matter of test_crash_order.
         self.patch.setattr(_system, "sync", lambda _: None)
         self.patch.setattr(_system, "DIRECT", 0)
+        self.patch.setattr(_canvas, "_CHECKPOINT_SHARE", 0)  # every push, and not as time allows
 
     @initialize(
         n=st.integers(1, 24),
