@@ -122,7 +122,9 @@ class Writer:
         self._try_again()
         with self.lock:
             self.lock.wait_for(lambda: self._failed or self._has_room(nbytes))
-            self._raise_failed()
+            if self._failed:
+                self._wait()  # what else fails for the same reason is told with it, not by a later call
+                self._raise_failed()
 
     def drain(self) -> None:
         """Wait until nothing is under way.
@@ -134,7 +136,7 @@ class Writer:
         """
         self._try_again()
         with self.lock:
-            self.lock.wait_for(lambda: not self._waiting and not self._running)
+            self._wait()
             self._raise_failed()
 
     def take_back(self, job: Job) -> bool:
@@ -176,6 +178,9 @@ class Writer:
                 thread.join(timeout)
         self.after, self.in_memory = _nothing, _no_rows  # the others know their owner
         self._finalizer.detach()
+
+    def _wait(self) -> None:
+        self.lock.wait_for(lambda: not self._waiting and not self._running)
 
     def _has_room(self, nbytes: int) -> bool:
         under_way = sum(job.nbytes for job in (*self._waiting, *self._running))
