@@ -145,7 +145,8 @@ class FullBatch:
         Parameters
         ----------
         path : path
-            What `save` or a finished run's ``store`` was given.
+            What `save` or a finished run's ``store`` was given, or a link to it; inside it no link is
+            followed.
         partial : bool, default False
             Open a run that is not complete, too: `written` says what it has recorded so far, and only those
             rows mean anything. Whoever writes it is not disturbed; load again to see what came since.

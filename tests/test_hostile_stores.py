@@ -297,7 +297,7 @@ def test_memory_that_is_short_is_no_damage(monkeypatch, name):
         with pytest.raises(StorageError, match="not enough memory"):
             open_run("run.zarr", name, mode="a")
     with monkeypatch.context() as patch:
-        patch.setattr("accumulator._stores._run.KeptRun._restore", refuse)
+        patch.setattr("accumulator._stores._run.restore", refuse)
         with pytest.raises(StorageError, match="not enough memory"):
             open_run("run.zarr", name, mode="a")
     assert tree(Path("run.zarr")) == before

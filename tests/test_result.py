@@ -363,11 +363,11 @@ def test_save_that_fails_leaves_nothing(where, monkeypatch):
         with pytest.raises(StorageError):
             result.save(bad)
     with monkeypatch.context() as patched:
-        patched.setattr("accumulator._stores._group.MARK", object())
+        patched.setattr("accumulator._stores._mark.MARK", object())
         with pytest.raises(TypeError):
             result.save("kept")
     with monkeypatch.context() as patched:
-        patched.setattr("accumulator._stores._group.zarr.open_group", _no_space)
+        patched.setattr("zarr.open_group", _no_space)
         with pytest.raises(StorageError, match="cannot be completed"):
             result.save("kept")
     with monkeypatch.context() as patched:

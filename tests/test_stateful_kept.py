@@ -19,7 +19,7 @@ from zarr.codecs import ZstdCodec
 
 from accumulator import FullBatch, FullBatchAccumulator, _canvas
 from accumulator._stores import RowChecker, _system
-from accumulator._stores._group import read_result
+from accumulator._stores._reading import read_result
 from accumulator.exceptions import (
     AccumulatorError,
     LockedError,

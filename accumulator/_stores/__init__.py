@@ -12,11 +12,13 @@ from accumulator._stores._chunks import count, cut
 from accumulator._stores._disk import ZarrRows, copy_rows, read_only, storage_of
 from accumulator._stores._folder import TemporaryFolder, make_parents, remove_empty, storage_error
 from accumulator._stores._folder_store import FolderStore
-from accumulator._stores._group import CREATING, SavedResult, complete_result
+from accumulator._stores._group import complete_result
 from accumulator._stores._layout import BUFFER_NBYTES, Layout, check_options, layout
 from accumulator._stores._lock import is_locked
 from accumulator._stores._look import disk_nbytes, head_details, open_mark, open_result
+from accumulator._stores._mark import CREATING
 from accumulator._stores._ram import RamRows
+from accumulator._stores._reading import SavedResult
 from accumulator._stores._run import KeptRun
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from accumulator._stores._checksums import row_checksums
 from accumulator._stores._disk import OUTPUTS, chunk_path, storage_of
 from accumulator._stores._files import ChunkFiles
 from accumulator._stores._folder import is_refusal, storage_error
-from accumulator._stores._group import COMPLETE
 from accumulator._stores._layout import BUFFER_NBYTES, Layout, layout
+from accumulator._stores._mark import COMPLETE
 from accumulator._stores._threads import n_cores
 from accumulator._validation import HeadSpec
 from accumulator.exceptions import DamagedError, StorageError
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from accumulator._stores._folder_store import FolderStore
-    from accumulator._stores._group import SavedResult
+    from accumulator._stores._reading import SavedResult
 
 
 _MOST_METADATA: Final = 16 * 2**20

@@ -1,115 +1,25 @@
-"""A whole result as one zarr group: ``outputs/0`` and so on, ``output_locs``, ``written``, ``checksums``.
-
-The group's attribute ``accumulator`` is the mark: which version of this layout it is, how the heads are
-called, whether the run is complete, and a hash of every array's metadata. It is trusted no further than it
-can be checked: a group may come from a stranger.
-"""
+"""A whole result as one zarr group: ``outputs/0`` and so on, ``output_locs``, ``written``, ``checksums``."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
-import os
-import stat
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 import numpy as np
-import zarr
 from zarr.codecs import Crc32cCodec
 
 from accumulator._stores._disk import OUTPUTS, open_group, write_all
-from accumulator._stores._folder import is_refusal, storage_error
-from accumulator._stores._folder_store import FolderStore
-from accumulator.exceptions import AccumulatorError, ResultFormatError, UnfinishedError
+from accumulator._stores._folder import storage_error
+from accumulator._stores._mark import COMPLETE, Mark, hash_locations, hash_written, set_mark
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import DTypeLike, NDArray
 
-MARK: Final = "accumulator"
-VERSION: Final = 2
-CREATING, RUNNING, COMPLETE = "creating", "running", "complete"
+    from accumulator._stores._folder_store import FolderStore
+
 RECORD_ROWS: Final = {"written": 2**20, "checksums": 2**16, "output_locs": 2**18}  # of a chunk
-_MOST_METADATA: Final = 16 * 2**20
-_SHARDS: Final = "sharding_indexed"
-_NUMCODECS: Final = (
-    "adler32 blosc bz2 crc32 crc32c fletcher32 gzip jenkins_lookup3 lz4 lzma shuffle zlib zstd"
-)
-_COMPRESSORS: Final = frozenset(
-    {"crc32c", "gzip", "zstd", "blosc", *(f"numcodecs.{name}" for name in _NUMCODECS.split())}
-)
-_KEYS: Final = {"name": "default", "configuration": {"separator": "."}}
-_FEW_PIECES: Final = 2**16  # of a row: more are believed only where as many files are there
-_INDEX_NBYTES: Final = 16  # of a piece, in a shard's index
-_FIXED_NBYTES: Final = 4  # of a CRC
-_MOST_DEPTH: Final = 8  # of folders: half of it is used
-_MOST_LOCATION: Final = 2**63
-
-
-@attrs.frozen
-class Mark:
-    """What the group says of itself.
-
-    Attributes
-    ----------
-    state : {"creating", "running", "complete"}
-        How far it is.
-    names : list of str, or None
-        The heads' names.
-    n_heads, n_rows : int
-        How many there are.
-    locations : str
-        SHA-256 of the locations: see `hash_locations`.
-    resume_token : str or None
-        What the user gave.
-    arrays : dict
-        SHA-256 of each array's metadata file.
-    """
-
-    state: str = CREATING
-    names: list[str] | None = None
-    n_heads: int = 0
-    n_rows: int = 0
-    locations: str = ""
-    resume_token: str | None = None
-    arrays: dict[str, str] = attrs.field(factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as it is stored, with a hash of itself."""
-        plain = {"version": VERSION, **attrs.asdict(self)}
-        return plain | {"digest": _digest(plain)}
-
-    @property
-    def array_names(self) -> list[str]:
-        """The arrays of a group with so many heads."""
-        return [*(f"{OUTPUTS}/{head}" for head in range(self.n_heads)), *RECORD_ROWS]
-
-
-@attrs.frozen(eq=False)
-class SavedResult:
-    """What `read_result` finds."""
-
-    store: FolderStore
-    mark: Mark
-    arrays: list[zarr.Array[Any]]
-    output_locs: NDArray[Any]
-    written: NDArray[np.bool_]
-    checksums: NDArray[np.uint64]  # (N, heads)
-
-    @property
-    def names(self) -> list[str] | None:
-        """The heads' names."""
-        return self.mark.names
-
-
-def hash_locations(locs: NDArray[Any]) -> str:
-    """Return the SHA-256 of how many columns locations have, and of their rows as little-endian int64."""
-    plain = np.ascontiguousarray(locs, dtype="<i8")
-    return hashlib.sha256(f"{plain.shape[1]}:".encode() + plain.tobytes()).hexdigest()
 
 
 def create_parts(store: FolderStore, output_locs: NDArray[Any], n_heads: int) -> None:
@@ -125,14 +35,6 @@ def open_record(store: FolderStore) -> dict[str, Any]:
     """Return the arrays that belong to all heads, of which every chunk is written, empty or not."""
     group: Any = open_group(store)
     return {name: write_all(group[name]) for name in RECORD_ROWS}
-
-
-def set_mark(store: FolderStore, mark: Mark) -> Mark:
-    """Write the mark, with the hashes of all arrays that are there, and return it."""
-    hashes = {name: _hash(store.root / name / "zarr.json") for name in mark.array_names}
-    mark = attrs.evolve(mark, arrays={} if mark.state == CREATING else hashes)
-    open_group(store).attrs[MARK] = mark.to_json()
-    return mark
 
 
 def name_heads(store: FolderStore, names: Sequence[str] | None, n_heads: int) -> None:
@@ -165,143 +67,21 @@ def complete_result(
         if n_heads:
             record["checksums"][:] = np.stack(checksums, axis=1)
         mark = Mark(COMPLETE, names, n_heads, len(written), hash_locations(output_locs))
-        set_mark(store, mark)
+        set_mark(store, attrs.evolve(mark, written=hash_written(written)))
     except OSError as cause:
         raise storage_error(cause, f"the result in {store} cannot be completed") from cause
 
 
-def read_mark(path: Path) -> Mark:
-    """Read and check what a group says of itself, and that no file of it is anything but a file.
-
-    Raises
-    ------
-    ResultFormatError
-        It is no such group, was changed, or holds a symbolic link.
-    """
-    document = _read_json(path / "zarr.json", path)
-    plain = document.get("attributes", {}).get(MARK) if isinstance(document.get("attributes"), dict) else None
-    if not isinstance(plain, dict) or document.get("node_type") != "group":
-        raise ResultFormatError(
-            f"{path} is not a result saved by FullBatch.save, or not the folder given to it: it has no mark"
-        )
-    version = plain.get("version")
-    if version != VERSION:
-        raise ResultFormatError(
-            f"{path} has version {version!r} of the layout, this library reads {VERSION}: use the version of "
-            "the library that wrote it"
-        )
-    stated = {key: value for key, value in plain.items() if key != "digest"}
-    fields = {field.name for field in attrs.fields(Mark)}
-    try:
-        is_whole = plain.get("digest") == _digest(stated) and set(stated) == fields | {"version"}
-    except RecursionError:
-        is_whole = False
-    if not is_whole:
-        raise ResultFormatError(f"{path} is damaged: its mark was changed")
-    mark = Mark(**{key: value for key, value in stated.items() if key != "version"})
-    if not _is_sound(mark):
-        raise ResultFormatError(f"{path} is damaged: its mark makes no sense")
-    return mark
-
-
-def read_result(path: Path, *, is_partial: bool = False, most_nbytes: int | None = None) -> SavedResult:
-    """Open a result for reading alone; the outputs stay on disk.
-
-    Parameters
-    ----------
-    path : Path
-        The group's folder.
-    is_partial : bool
-        Take a run that is not complete, too.
-    most_nbytes : int, optional
-        What a chunk may take in memory.
-
-    Raises
-    ------
-    ResultFormatError
-        The folder is not a result, is damaged, or its parts do not fit together.
-    UnfinishedError
-        The run is not complete.
-    """
-    if not path.is_dir():
-        raise ResultFormatError(f"{path} is a file: a saved result is a folder")
-    mark = read_mark(path)
-    if mark.state == CREATING or (mark.state != COMPLETE and not is_partial):
-        raise UnfinishedError(
-            f"{path} is a run that is not complete: resume it with FullBatchAccumulator(..., store=, "
-            'mode="a"), or look at what there is with FullBatch.load(path, partial=True)'
-        )
-    check_tree(path)
-    store = FolderStore(path, read_only=True)
-    for name in mark.array_names:
-        file = path / name / "zarr.json"
-        document = _read_json(file, path)
-        if _hash(file) != mark.arrays.get(name):
-            raise ResultFormatError(f"{path} is damaged: the metadata of {name} was changed")
-        _check_codecs(document, path / name)
-    try:
-        group: Any = open_group(store, mode="r")
-        outputs: Any = open_group(store, OUTPUTS, mode="r")
-        arrays = [outputs[str(head)] for head in range(mark.n_heads)]
-        for head, array in enumerate(arrays):
-            _check_output(array, mark, most_nbytes, path / OUTPUTS / str(head))
-        n = mark.n_rows
-        written = _read(group, path, "written", (n,), "b", most_nbytes).view(np.uint8) != 0
-        checksums = _read(group, path, "checksums", (n, mark.n_heads), "u", most_nbytes, written)
-        locs = _read(group, path, "output_locs", (n, None), "iuf", most_nbytes)
-    except Exception as cause:  # whatever zarr and its codecs raise for what is none of their own
-        if isinstance(cause, AccumulatorError) or is_refusal(cause):
-            raise
-        raise ResultFormatError(f"{path} is damaged: it cannot be opened ({cause!r})") from cause
-    if locs.dtype.kind == "f" and not (np.abs(locs) < _MOST_LOCATION).all():
-        raise ResultFormatError(f"{path} is damaged: its locations are no whole numbers")
-    if mark.locations != hash_locations(locs):
-        raise ResultFormatError(f"{path} is damaged: its locations were changed")
-    return SavedResult(store, mark, arrays, locs, written, checksums)
-
-
-def check_tree(path: Path, *, is_written: bool = False) -> None:
-    """Refuse a folder that holds anything but folders and files: a link may lead out of it.
-
-    ``is_written`` says that files will be changed in their place: one that has another name elsewhere, as in
-    a copy made of hard links, would change there too.
-
-    Raises
-    ------
-    ResultFormatError
-        It does.
-    """
-    root = len(path.parts)
-    for entry in walk(path):
-        if len(Path(entry.path).parts) - root > _MOST_DEPTH:
-            raise ResultFormatError(f"{path} is damaged: it holds folders in folders without end")
-        is_file = entry.is_file(follow_symlinks=False)
-        if not (entry.is_dir(follow_symlinks=False) or is_file):
-            kind = "a symbolic link" if entry.is_symlink() else "not a file"
-            raise ResultFormatError(f"{entry.path} is {kind}: a store holds folders and files alone")
-        if is_written and is_file and entry.stat(follow_symlinks=False).st_nlink > 1:
-            raise ResultFormatError(
-                f"{entry.path} has another name (a hard link), and would be changed there too: resume a copy "
-                "of the store"
-            )
-
-
-def walk(path: Path) -> Iterator[os.DirEntry[str]]:
-    """Yield whatever is below a folder, however deep, following no link."""
-    folders = [os.fspath(path)]
-    while folders:
-        with os.scandir(folders.pop()) as entries:
-            for entry in entries:
-                yield entry
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(entry.path)
+def record_chunks(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the chunks of one of the arrays that belong to all heads."""
+    return (max(1, min(RECORD_ROWS[name], shape[0])), *(max(1, length) for length in shape[1:]))
 
 
 def _create(group: Any, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> Any:
     return group.create_array(
         name,
         shape=shape,
-        chunks=_record_chunks(name, shape),
+        chunks=record_chunks(name, shape),
         dtype=dtype,
         compressors=[Crc32cCodec()],
         filters=None,
@@ -310,159 +90,3 @@ def _create(group: Any, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> 
         config={"write_empty_chunks": True},
         overwrite=True,
     )
-
-
-def _record_chunks(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    return (max(1, min(RECORD_ROWS[name], shape[0])), *(max(1, length) for length in shape[1:]))
-
-
-def _read(  # noqa: PLR0913, PLR0917  what is demanded of it
-    group: Any,
-    path: Path,
-    name: str,
-    shape: tuple[int | None, ...],
-    kinds: str,
-    most_nbytes: int | None,
-    needed: NDArray[np.bool_] | None = None,
-) -> Any:
-    """Read a whole array, of which every chunk must be there, or every one with needed rows."""
-    array = group[name]
-    fits = array.ndim == len(shape) and all(
-        length in (None, actual) for length, actual in zip(shape, array.shape, strict=True)
-    )
-    if not fits or array.dtype.kind not in kinds or array.chunks != _record_chunks(name, array.shape):
-        raise ResultFormatError(f"{path} is damaged: {name} has shape {array.shape} and dtype {array.dtype}")
-    if [type(codec) for codec in array.compressors] != [Crc32cCodec] or array.shards:
-        raise ResultFormatError(f"{path} is damaged: {name} is not stored as it should be")
-    step, nbytes = array.chunks[0], math.prod(array.chunks) * array.dtype.itemsize + _FIXED_NBYTES
-    if most_nbytes is not None and max(nbytes, array.nbytes) > most_nbytes:
-        raise ResultFormatError(f"{path} has {array.nbytes} bytes of {name}: there is not as much memory")
-    for chunk in range(-(-array.shape[0] // step) if array.size else 0):
-        key = array.metadata.encode_chunk_key((chunk, *(0 for _ in array.shape[1:])))
-        try:
-            size = (path / name / key).lstat().st_size
-        except FileNotFoundError:
-            size = None
-        may_miss = needed is not None and not needed[chunk * step : (chunk + 1) * step].any()
-        if size != nbytes and not (may_miss and size is None):
-            what = "is missing" if size is None else f"has {size} bytes, not {nbytes}"
-            raise ResultFormatError(f"{path} is damaged: {name}/{key} {what}")
-    return np.array(array[...]) if array.size else np.zeros(array.shape, array.dtype)
-
-
-def _check_output(array: Any, mark: Mark, most_nbytes: int | None, where: Path) -> None:
-    """Refuse a head that is no array of the rows, or that no memory and no patience would do for."""
-    if not isinstance(array, zarr.Array) or array.ndim < 1 or array.shape[0] != mark.n_rows:
-        raise ResultFormatError(f"{where} is damaged: it is no array of {mark.n_rows} rows")
-    if array.dtype.kind not in "biufc" or min(array.chunks) < 1:
-        raise ResultFormatError(f"{where} is damaged: it has dtype {array.dtype} and chunks {array.chunks}")
-    unit = array.shards or array.chunks
-    nbytes = array.dtype.itemsize * max(math.prod(unit), math.prod(array.shape[1:]))
-    if most_nbytes is not None and nbytes > most_nbytes:
-        raise ResultFormatError(
-            f"{where} has chunks or rows of {nbytes} bytes, and {most_nbytes} bytes of memory are available: "
-            "read it on a larger machine"
-        )
-    n_files = math.prod(-(-length // size) for length, size in zip(array.shape[1:], unit[1:], strict=True))
-    n_pieces = math.prod(unit) // math.prod(array.chunks)
-    if max(n_files, n_pieces) > _FEW_PIECES:
-        sizes = [entry.stat(follow_symlinks=False).st_size for entry in walk(where)]
-        if n_files > len(sizes) or n_pieces > max(sizes) // _INDEX_NBYTES:
-            raise ResultFormatError(f"{where} is damaged: its rows are in {n_files * n_pieces} pieces")
-
-
-def _check_codecs(document: Any, where: Path) -> None:
-    """Refuse what no result is stored with: another codec is code that somebody else wrote."""
-    if document.get("chunk_key_encoding") != _KEYS:
-        raise ResultFormatError(f"{where} is damaged: its chunks have other names")
-    codecs = _codecs(document.get("codecs"), where)
-    if [name for name, _ in codecs] == [_SHARDS]:
-        for key in ("codecs", "index_codecs"):
-            _check_chain(_codecs(codecs[0][1].get(key), where), where)
-    else:
-        _check_chain(codecs, where)
-
-
-def _check_chain(codecs: list[tuple[str, dict[str, Any]]], where: Path) -> None:
-    """Refuse anything but bytes as they are, and compressors behind them."""
-    for position, (name, configuration) in enumerate(codecs):
-        is_fitting = name in _COMPRESSORS
-        if position == 0:  # rows are checked as they lie in their file: it must have them as they are
-            is_fitting = name == "bytes" and configuration.get("endian", "little") == "little"
-        if not is_fitting:
-            raise ResultFormatError(f"{where} uses the codec {name!r}, which no result is stored with")
-
-
-def _codecs(plain: Any, where: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Return the names and settings of codecs."""
-    found = []
-    for codec in plain if isinstance(plain, list) else []:
-        named = {"name": codec} if isinstance(codec, str) else codec
-        name = named.get("name") if isinstance(named, dict) else None
-        configuration = named.get("configuration", {}) if isinstance(named, dict) else None
-        if not isinstance(name, str) or not isinstance(configuration, dict):
-            raise ResultFormatError(f"{where} is damaged: it has codecs that are none")
-        found.append((name, configuration))
-    if not found:
-        raise ResultFormatError(f"{where} is damaged: it has no codecs")
-    return found
-
-
-def _read_json(file: Path, path: Path) -> dict[str, Any]:
-    try:
-        status = file.lstat()
-        if not stat.S_ISREG(status.st_mode):
-            raise ResultFormatError(f"{file} is not a file: a store holds folders and files alone")
-        if status.st_size > _MOST_METADATA:
-            raise ResultFormatError(f"{file} has {status.st_size} bytes: no metadata is as long")
-        document = json.loads(file.read_bytes())
-    except (FileNotFoundError, NotADirectoryError) as cause:
-        raise ResultFormatError(
-            f"{path} is not a result saved by FullBatch.save, or not the folder given to it ({cause})"
-        ) from cause
-    except OSError as cause:
-        raise storage_error(cause, f"{file} cannot be read") from cause
-    except (ValueError, RecursionError) as cause:
-        raise ResultFormatError(f"{path} is damaged: {file.name} is not JSON ({cause})") from cause
-    if not isinstance(document, dict):
-        raise ResultFormatError(f"{path} is damaged: {file.name} is not a JSON object")
-    return document
-
-
-def _is_sound(mark: Mark) -> bool:
-    def is_count(value: Any) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**62
-
-    names = mark.names
-    are_names = names is None or (
-        isinstance(names, list)
-        and all(isinstance(name, str) for name in names)
-        and len(set(names)) == len(names) == mark.n_heads
-    )
-    return (
-        mark.state in (CREATING, RUNNING, COMPLETE)
-        and is_count(mark.n_heads)
-        and is_count(mark.n_rows)
-        and are_names
-        and isinstance(mark.locations, str)
-        and isinstance(mark.resume_token, str | None)
-        and isinstance(mark.arrays, dict)
-        and (
-            mark.state == CREATING
-            or (
-                len(mark.arrays) == mark.n_heads + len(RECORD_ROWS)  # before so many names are made
-                and set(mark.arrays) == set(mark.array_names)
-            )
-        )
-    )
-
-
-def _digest(plain: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
-
-
-def _hash(file: Path) -> str:
-    try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
-    except FileNotFoundError:
-        return ""

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from accumulator._stores._check import layout_of
 from accumulator._stores._folder import storage_error
-from accumulator._stores._group import read_mark, read_result, walk
+from accumulator._stores._mark import read_mark
+from accumulator._stores._reading import read_result, walk
 from accumulator.exceptions import AccumulatorError, ResultFormatError, ResultNotFoundError, StorageError
 
 if TYPE_CHECKING:
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
     import zarr
 
-    from accumulator._stores._group import Mark, SavedResult
+    from accumulator._stores._mark import Mark
+    from accumulator._stores._reading import SavedResult
 
 
 def open_mark(source: Path) -> Mark:

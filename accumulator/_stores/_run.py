@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import shutil
-import threading
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,29 +19,26 @@ import zarr
 
 from accumulator._stores import _system
 from accumulator._stores._check import RowChecker, layout_of
-from accumulator._stores._checksums import row_checksums, spoil
-from accumulator._stores._disk import OUTPUTS, SCRATCH, ZarrRows
-from accumulator._stores._files import ChunkFiles
+from accumulator._stores._checksums import spoil
+from accumulator._stores._disk import OUTPUTS, ZarrRows
 from accumulator._stores._folder import make_parents, remove_empty, storage_error
 from accumulator._stores._folder_store import FolderStore
-from accumulator._stores._group import (
+from accumulator._stores._group import RECORD_ROWS, create_parts, name_heads, open_record
+from accumulator._stores._lock import StoreLock
+from accumulator._stores._look import open_result
+from accumulator._stores._mark import (
     COMPLETE,
     CREATING,
     MARK,
-    RECORD_ROWS,
     RUNNING,
     Mark,
-    check_tree,
-    create_parts,
     hash_locations,
-    name_heads,
-    open_record,
+    hash_written,
     read_mark,
     set_mark,
 )
-from accumulator._stores._lock import StoreLock
-from accumulator._stores._look import open_result
-from accumulator._stores._redo import REDO
+from accumulator._stores._reading import check_tree
+from accumulator._stores._restore import remove_partial, restore
 from accumulator._validation import head_label
 from accumulator.exceptions import ResultExistsError, ResumeError, StorageWarning
 
@@ -51,8 +47,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from accumulator._stores._check import Findings, Unit
-    from accumulator._stores._group import SavedResult
+    from accumulator._stores._reading import SavedResult
     from accumulator._validation import HeadSpec
 
 _PARTS: Final = (OUTPUTS, *RECORD_ROWS)
@@ -175,7 +170,7 @@ class KeptRun:
             has_checksums=True,
         )
         try:
-            self._restore(checker, rows)
+            self._tell_lost(saved, rows, restore(checker, rows, self.recorded, self._unsynced))
         except MemoryError as cause:
             rows.close()
             no_memory = OSError(errno.ENOMEM, "there is not enough memory for its chunks")
@@ -220,7 +215,7 @@ class KeptRun:
         StorageError
             The disk refused.
         """
-        self._set_state(COMPLETE)
+        self._set_state(COMPLETE, hash_written(self.recorded))
 
     def release(self) -> None:
         """Let others write the store; a folder that nothing was put into is removed."""
@@ -228,10 +223,10 @@ class KeptRun:
             self._unclaim()
         self._lock.release()
 
-    def _set_state(self, state: str) -> None:
+    def _set_state(self, state: str, written: str = "") -> None:
         try:
             store = FolderStore(self.root, unsynced=self._unsynced)
-            mark = set_mark(store, attrs.evolve(self._mark, state=state))
+            mark = set_mark(store, attrs.evolve(self._mark, state=state, written=written))
             self._unsynced.sync()
         except OSError as cause:
             raise storage_error(cause, f"{self.root} cannot be marked as {state}") from cause
@@ -309,13 +304,7 @@ class KeptRun:
             if (self.root / part).exists():
                 shutil.rmtree(self.root / part)
         _system.remove(self.root / "zarr.json")
-        self._remove_partial(self.root)
-
-    @staticmethod
-    def _remove_partial(folder: Path) -> None:
-        """Remove files that a crash kept from becoming whole."""
-        for leftover in folder.glob(f"*{_system.PARTIAL}"):
-            _system.remove(leftover)
+        remove_partial(self.root)
 
     def _checkpoint(self, rows: ZarrRows, written: NDArray[np.bool_]) -> None:
         new = written & ~self.recorded
@@ -351,52 +340,6 @@ class KeptRun:
             array[part] = values if array.ndim == 2 else values[:, 0]
         self._unsynced.sync()
 
-    def _restore(self, checker: RowChecker, rows: ZarrRows) -> None:
-        """Take over the rows that are right, and let no trace of others be left."""
-        saved, lock = checker.saved, threading.Lock()
-        suspects: list[Unit] = []
-
-        def note(unit: Unit, findings: Findings) -> None:
-            if findings.values is None or findings.damaged.any() or findings.dirty.any():
-                with lock:
-                    suspects.append(unit)
-
-        for part in ("", OUTPUTS, *RECORD_ROWS):
-            self._remove_partial(self.root / part)
-        for head in rows.heads:
-            self._tidy(Path(self.root, head.array.path), head.chunk_rows)
-        checker.look_at_all(note)
-        lost = np.zeros((len(rows.heads), len(self.recorded)), dtype=bool)
-        for unit in suspects:
-            lost[unit.head, unit.rows] = self._mend(unit, checker, rows)
-        self.recorded &= ~lost.any(axis=0)
-        for number, (head, checksums) in enumerate(zip(rows.heads, rows.checksums, strict=True)):
-            checksums[self.recorded] = saved.checksums[self.recorded, number]
-            if head.row_nbytes:
-                for chunk in np.unique(np.flatnonzero(self.recorded) // head.chunk_rows).tolist():
-                    first = chunk * head.chunk_rows
-                    head.restore(chunk, self.recorded[first : first + head.chunk_rows])
-        self._blank(rows, np.flatnonzero(saved.written & ~self.recorded))
-        self._unsynced.sync()
-        for head in rows.heads:
-            shutil.rmtree(Path(self.root, head.array.path, REDO), ignore_errors=True)
-        self._tell_lost(saved, rows, lost)
-
-    def _blank(self, rows: ZarrRows, lost: NDArray[np.intp]) -> None:
-        """Put the fill value in rows that are lost in one head: they are none in the others, too."""
-        if len(lost) == 0:
-            return
-        step = max(1, rows.part_nbytes // max(1, sum(head.row_nbytes for head in rows.heads)))
-        blanks = [
-            np.full((1, *head.array.shape[1:]), head.array.fill_value, head.dtype) for head in rows.heads
-        ]
-        for start in range(0, len(lost), step):
-            some = lost[start : start + step]
-            rows.make_room(len(some) * sum(head.row_nbytes for head in rows.heads))
-            rows.put(some, [np.broadcast_to(blank, (len(some), *blank.shape[1:])) for blank in blanks])
-            rows.commit()
-        rows.flush()
-
     def _tell_lost(self, saved: SavedResult, rows: ZarrRows, lost: NDArray[np.bool_]) -> None:
         """Record and warn that rows are missing again, ``(heads, N)``."""
         gone = np.flatnonzero(saved.written & ~self.recorded)
@@ -412,48 +355,5 @@ class KeptRun:
             f"{len(gone)} rows of {self.root} were damaged and are missing again, the first being row "
             f"{gone[0]}, in {', '.join(heads)}: missing_locs has them",
             StorageWarning,
-            stacklevel=8,
+            stacklevel=7,
         )
-
-    def _mend(self, unit: Unit, checker: RowChecker, rows: ZarrRows) -> NDArray[np.bool_]:
-        """Take damaged rows from those that wait to be redone, blank the unrecorded; return the lost."""
-        saved, redo = checker.saved, rows.redo[unit.head]
-        files = redo.inner if isinstance(redo.inner, ChunkFiles) else None
-        path = None if files is None else files.path_of(unit.number)
-        if files is not None and path is not None and path.exists():
-            with _system.opened(path, _system.CHANGE) as file:  # one that was cut has lost its end alone
-                _system.set_size(file, files.file_nbytes)
-            self._unsynced.add(path, is_new=False)
-        values, damaged, dirty = checker.look(unit)
-        if (
-            values is None and files is None
-        ):  # zarr would read it before it writes what is left of a last unit
-            folder = Path(self.root, rows.heads[unit.head].array.path)
-            for piece in folder.glob(f"c.{unit.number}.*"):
-                _system.remove(piece)
-        blank = np.full(
-            (len(damaged), *saved.arrays[unit.head].shape[1:]), saved.arrays[unit.head].fill_value
-        )
-        blank = blank.astype(rows.heads[unit.head].dtype)
-        values = blank.copy() if values is None else np.array(values, dtype=blank.dtype)
-        values[damaged | dirty] = blank[damaged | dirty]
-        changed = damaged | dirty
-        if damaged.any() and (waiting := redo.restore(unit.number, len(damaged))) is not None:
-            right = damaged & (row_checksums(waiting) == saved.checksums[unit.rows, unit.head])
-            values[right] = waiting[right]
-            damaged &= ~right
-        if files is None:
-            rows.heads[unit.head].array[unit.rows] = values
-        elif path is not None:
-            files.write(unit.number, values, changed, None, is_there=path.exists())
-        return damaged
-
-    def _tidy(self, folder: Path, unit_rows: int) -> None:
-        """Remove files of rows that are not recorded, and those that never became whole."""
-        shutil.rmtree(folder / SCRATCH, ignore_errors=True)
-        known = set(np.unique(np.flatnonzero(self.recorded) // unit_rows).tolist())
-        for path in list(folder.iterdir()):
-            parts = path.name.split(".")
-            is_chunk = parts[0] == "c" and len(parts) > 1 and parts[1].isdecimal()
-            if path.name.endswith(_system.PARTIAL) or (is_chunk and int(parts[1]) not in known):
-                _system.remove(path)
