@@ -30,7 +30,7 @@ from accumulator._options import StorageOptions
 from accumulator._result import FullBatch
 from accumulator._stores import KeptRun, read_only
 from accumulator._validation import as_heads
-from accumulator.exceptions import ClosedError, NothingPushedError, OptionError, ProcessError, StorageError
+from accumulator.exceptions import ClosedError, NothingPushedError, OptionError, ProcessError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -428,7 +428,7 @@ class FullBatchAccumulator:
         if exc_value is not None:
             try:
                 self.close()
-            except StorageError as refusal:  # what ends the block matters more
+            except Exception as refusal:  # noqa: BLE001  what ends the block matters more
                 exc_value.add_note(f"accumulator: rows were not recorded: {refusal}")
             return
         if self._is_closed:

@@ -33,7 +33,7 @@ from accumulator._stores import (
     cut,
 )
 from accumulator._validation import Heads, HeadSpec, as_specs, as_stored_heads, check_specs, named
-from accumulator.exceptions import AccumulatorError, DuplicateLocationError, StorageError, StorageWarning
+from accumulator.exceptions import AccumulatorError, DuplicateLocationError, StorageWarning
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -215,6 +215,8 @@ class Canvas:
         except BaseException:
             if is_first:
                 self.close()
+                if self.run is not None:
+                    self.run.abandon()
                 self.written[:], self._n_written, self.n_consumed = False, 0, 0
             raise
         self._checkpoint_if_due()
@@ -240,7 +242,7 @@ class Canvas:
     def _checkpoint_if_due(self) -> None:
         if time.monotonic() >= self._next_checkpoint:
             # The batch was taken: it is the next call that tries again, and tells.
-            with contextlib.suppress(StorageError):
+            with contextlib.suppress(AccumulatorError, MemoryError):
                 self.flush()
 
     def complete(self) -> None:

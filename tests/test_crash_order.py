@@ -219,8 +219,8 @@ STEPS = {
     "rows are synced before their checksums": (
         RUN,
         "_checkpoint",
-        "self._unsynced.sync()\n    changed",
-        "changed",
+        "self._unsynced.sync()\n    self._compare",
+        "self._compare",
     ),
     "checksums come before written": (
         RUN,

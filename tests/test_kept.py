@@ -268,7 +268,7 @@ def test_row_checksums_are_what_they_say(content, where):
     whole, total = len(content) // 8, 0
     for number in range(len(padded) // 8):
         word = int.from_bytes(padded[8 * number : 8 * number + 8], "little")
-        mixed = word ^ (word >> 32)
+        mixed = word ^ (word >> 33)
         if number < whole:
             total += mixed * int(_multipliers(1)[number]) * int(_multipliers(2)[0])
         else:

@@ -19,6 +19,7 @@ from accumulator._stores._files import ChunkFiles
 from accumulator._stores._folder import is_refusal, storage_error
 from accumulator._stores._layout import BUFFER_NBYTES, Layout, layout
 from accumulator._stores._mark import COMPLETE
+from accumulator._stores._system import SizeError
 from accumulator._stores._threads import n_cores
 from accumulator._validation import HeadSpec
 from accumulator.exceptions import DamagedError, StorageError
@@ -219,7 +220,7 @@ class RowChecker:
         except FileNotFoundError:
             return np.full((n, *array.shape[1:]), array.fill_value, array.dtype)
         if size != files.file_nbytes:
-            raise OSError(errno.EIO, f"the file has {size} bytes, not {files.file_nbytes}")
+            raise SizeError(errno.EIO, f"the file has {size} bytes, not {files.file_nbytes}")
         return files.read(unit.number, 0, n)
 
 

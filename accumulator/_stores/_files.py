@@ -107,6 +107,8 @@ class ChunkFiles:
         except BaseException:
             with contextlib.suppress(OSError):
                 _system.remove(path)
+                if self._unsynced is not None:
+                    self._unsynced.forget(path)
             raise
 
     def read(self, chunk: int, start: int, stop: int) -> NDArray[Any]:

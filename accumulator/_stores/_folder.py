@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import multiprocessing.util
 import os
 import shutil
@@ -13,13 +12,11 @@ import weakref
 from pathlib import Path
 from typing import Final, TypeGuard
 
+from accumulator._stores._system import SizeError
 from accumulator.exceptions import StorageError
 
 _PREFIX: Final = "full_batch_"
 _ATTEMPTS: Final = 10
-_REFUSALS: Final = frozenset(
-    {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM, errno.ESTALE, errno.ETIMEDOUT}
-)
 _LOCK: Final = threading.RLock()  # a folder's last user may go in any thread
 _MADE: Final[dict[Path, tuple[int, int]]] = {}  # parents this process made: device and inode of each
 
@@ -79,11 +76,12 @@ def storage_error(cause: OSError, what: str, filename: str | None = None) -> Sto
 
 
 def is_refusal(cause: BaseException) -> TypeGuard[OSError]:
-    """Whether an error says nothing of what is in a file: at another time, or for another user, it is whole.
+    """Whether the system refused, which says nothing of what is in a file: another time it may be whole.
 
-    What was said to be on disk must not be taken for damaged by it.
+    What was said to be on disk must not be taken for damaged by it. Codecs raise OSError, too: without a
+    number.
     """
-    return isinstance(cause, OSError) and cause.errno in _REFUSALS
+    return isinstance(cause, OSError) and cause.errno is not None and not isinstance(cause, SizeError)
 
 
 def make_parents(folder: Path) -> None:

@@ -145,7 +145,9 @@ class FolderStore(LocalStore):
             with contextlib.suppress(FileNotFoundError):
                 size = (self.root / key).lstat().st_size
                 if size > self._place.most_nbytes:
-                    raise OSError(errno.EFBIG, f"{key} has {size} bytes: no file of this store is as long")
+                    raise _system.SizeError(
+                        errno.EFBIG, f"{key} has {size} bytes: no file of this store is as long"
+                    )
         return await super().get(key, prototype, byte_range)
 
     async def _set(self, key: str, value: Buffer, exclusive: bool = False) -> None:  # noqa: FBT001, FBT002  zarr's signature

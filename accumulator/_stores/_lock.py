@@ -33,14 +33,19 @@ class StoreLock:
         Somebody else holds it.
     StorageError
         The file system knows no locks.
+    FileNotFoundError
+        The folder is gone.
     """
 
     def __init__(self, folder: Path) -> None:
         if sys.platform == "win32":
             raise LockedError(errno.ENOTSUP, "a kept store needs POSIX locks", str(folder))
         self._descriptor: int | None = None
+        self._folder = folder
         try:
             self._descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            raise
         except OSError as cause:
             raise storage_error(cause, f"{folder} cannot be opened") from cause
         try:
@@ -54,7 +59,8 @@ class StoreLock:
                     "has ended, or close() it",
                     str(folder),
                 ) from cause
-            raise storage_error(cause, f"{folder} cannot be locked") from cause
+            what = f"{folder} cannot be locked, and a store needs that: keep it on a file system with flock()"
+            raise storage_error(cause, what) from cause
         _HELD.add(self)
 
     def _take(self, descriptor: int) -> None:
@@ -64,6 +70,16 @@ class StoreLock:
                 return
             time.sleep(_PAUSE_SECONDS)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def is_current(self) -> bool:
+        """Whether the folder that is locked is still the one at its path."""
+        if self._descriptor is None:
+            return False
+        try:
+            there, ours = self._folder.lstat(), os.fstat(self._descriptor)
+        except OSError:
+            return False
+        return os.path.samestat(there, ours)
 
     def release(self) -> None:
         """Let go of the lock; a second call does nothing."""

@@ -99,7 +99,7 @@ class RedoChunks:
         """Return the rows in a chunk's redo file of an earlier run; None where there is no whole one."""
         try:
             return self._files.read(chunk, 0, size)
-        except OSError:
+        except (FileNotFoundError, _system.SizeError):
             return None
 
     def apply(self) -> None:

@@ -76,8 +76,9 @@ def restore(
 
 def remove_partial(folder: Path) -> None:
     """Remove files that a crash kept from becoming whole."""
-    for leftover in folder.glob(f"*{_system.PARTIAL}"):
-        _system.remove(leftover)
+    for path in list(folder.iterdir()):
+        if _system.is_partial(path.name):
+            _system.remove(path)
 
 
 def _tidy(folder: Path, unit_rows: int, recorded: NDArray[np.bool_]) -> None:

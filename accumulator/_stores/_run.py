@@ -19,12 +19,12 @@ import zarr
 
 from accumulator._stores import _system
 from accumulator._stores._check import RowChecker, layout_of
-from accumulator._stores._checksums import spoil
+from accumulator._stores._checksums import row_checksums, spoil
+from accumulator._stores._claim import ClaimedFolder
 from accumulator._stores._disk import OUTPUTS, ZarrRows
-from accumulator._stores._folder import make_parents, remove_empty, storage_error
+from accumulator._stores._folder import storage_error
 from accumulator._stores._folder_store import FolderStore
 from accumulator._stores._group import RECORD_ROWS, create_parts, name_heads, open_record
-from accumulator._stores._lock import StoreLock
 from accumulator._stores._look import open_result
 from accumulator._stores._mark import (
     COMPLETE,
@@ -40,7 +40,7 @@ from accumulator._stores._mark import (
 from accumulator._stores._reading import check_tree
 from accumulator._stores._restore import remove_partial, restore
 from accumulator._validation import head_label
-from accumulator.exceptions import ResultExistsError, ResumeError, StorageWarning
+from accumulator.exceptions import ResultExistsError, ResumeError, StorageError, StorageWarning
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,12 +94,9 @@ class KeptRun:
         self.recorded = np.zeros(len(locs), dtype=bool)
         self.is_resumed = False
         self._unsynced = _system.Unsynced()
-        self._is_made = self._claim(mode)
-        try:
-            self._lock = StoreLock(self.root)
-        except BaseException:
-            self._unclaim()
-            raise
+        self._is_marked = True  # whether the disk certainly says what the mark does
+        self._broken: tuple[str, NDArray[np.intp]] | None = None
+        self._folder = ClaimedFolder(self.root, mode)
         try:
             self._look(mode)
         except BaseException:
@@ -109,7 +106,7 @@ class KeptRun:
     @property
     def is_complete(self) -> bool:
         """Whether the store says that the run is complete."""
-        return self._mark.state == COMPLETE
+        return self._is_marked and self._mark.state == COMPLETE
 
     def create(
         self, specs: Sequence[HeadSpec], names: Sequence[str] | None, buffer_nbytes: int
@@ -136,14 +133,11 @@ class KeptRun:
             create_parts(store, self._locs, len(specs))
             self._unsynced.sync()
             self._mark = set_mark(store, attrs.evolve(fresh, state=RUNNING))
-            self._unsynced.add_folder(self.root.parent)
             self._unsynced.sync()
         except BaseException as cause:
             if rows is not None:
                 rows.close()
-            with contextlib.suppress(OSError):
-                self._empty()
-            self._mark = attrs.evolve(self._mark, state=CREATING)
+            self.abandon()
             if isinstance(cause, OSError):
                 raise storage_error(cause, f"no store can be made in {self.root}") from cause
             raise
@@ -183,15 +177,23 @@ class KeptRun:
             raise
         return rows, store, saved.mark.names
 
+    def abandon(self) -> None:
+        """Make the folder empty again: nothing of the first push was taken."""
+        with contextlib.suppress(OSError):
+            self._empty()
+        self._unsynced.clear()
+        self._mark = attrs.evolve(self._mark, state=CREATING)
+
     def begin(self) -> None:
         """Let a complete store be a running one again, before its rows change.
 
         Raises
         ------
         StorageError
-            The disk refused.
+            The disk refused, or the store is not where it was.
         """
-        if self._mark.state == COMPLETE:
+        self._refuse_if_broken()
+        if self._mark.state == COMPLETE or not self._is_marked:
             self._set_state(RUNNING)
 
     def checkpoint(self, rows: ZarrRows, written: NDArray[np.bool_]) -> None:
@@ -200,12 +202,19 @@ class KeptRun:
         Raises
         ------
         StorageError
-            The disk refused; nothing is lost, and the next call tries again.
+            The disk refused; the next call tries again. Or the disk has lost rows that it had taken, or the
+            store is not where it was: then no call will succeed.
         """
+        self._refuse_if_broken()
+        what = f"rows cannot be recorded in {self.root}"
         try:
             self._checkpoint(rows, written)
+        except StorageError:
+            raise
         except OSError as cause:
-            raise storage_error(cause, f"rows cannot be recorded in {self.root}") from cause
+            raise storage_error(cause, what) from cause
+        except Exception as cause:  # zarr's, for what somebody else has removed or put there
+            raise StorageError(errno.EIO, f"{what} ({type(cause).__name__}: {cause})") from cause
 
     def complete(self) -> None:
         """Say that the run is complete, after the last checkpoint.
@@ -219,51 +228,33 @@ class KeptRun:
 
     def release(self) -> None:
         """Let others write the store; a folder that nothing was put into is removed."""
-        if self._mark.state == CREATING and not self.is_resumed:
-            self._unclaim()
-        self._lock.release()
+        self._folder.release(is_unused=self._mark.state == CREATING and not self.is_resumed)
 
     def _set_state(self, state: str, written: str = "") -> None:
+        self._is_marked = False  # a sync that fails comes after the change
         try:
             store = FolderStore(self.root, unsynced=self._unsynced)
-            mark = set_mark(store, attrs.evolve(self._mark, state=state, written=written))
+            self._mark = set_mark(store, attrs.evolve(self._mark, state=state, written=written))
             self._unsynced.sync()
         except OSError as cause:
             raise storage_error(cause, f"{self.root} cannot be marked as {state}") from cause
-        self._mark = mark
+        self._is_marked = True
 
-    def _claim(self, mode: str) -> bool:
-        """Make the folder; return whether it was not there."""
-        try:
-            made = [self.root, *(folder for folder in self.root.parents if not folder.exists())]
-            make_parents(self.root.parent)
-            self.root.mkdir()
-            for folder in made:
-                _system.sync(folder.parent)
-        except FileExistsError:
-            is_folder = self.root.is_dir() and not self.root.is_symlink()
-            if not is_folder or (mode == "w-" and any(self.root.iterdir())):
-                raise ResultExistsError(
-                    errno.EEXIST,
-                    'something is there already: give another path, or resume it with mode="a"'
-                    if is_folder
-                    else "a store is a folder, and no link to one: give another path",
-                    str(self.root),
-                ) from None
-            return False
-        except OSError as cause:
-            raise storage_error(cause, f"the store {self.root} cannot be made") from cause
-        return True
-
-    def _unclaim(self) -> None:
-        if self._is_made:
-            with contextlib.suppress(OSError):
-                self.root.rmdir()
-                remove_empty(self.root.parent)
+    def _refuse_if_broken(self) -> None:
+        if self._broken is not None:
+            what, rows = self._broken
+            raise StorageError(errno.EIO, what, str(self.root), rows=rows)
+        if not self._folder.is_current():
+            raise StorageError(
+                errno.ENOENT,
+                "the store was removed, moved or replaced while it was written: close(), and resume it where "
+                "it is now",
+                str(self.root),
+            )
 
     def _look(self, mode: str) -> None:
         """Find out whose store it is, now that nobody else can change it."""
-        found = [path for path in self.root.iterdir() if not path.name.endswith(_system.PARTIAL)]
+        found = [path for path in self._folder.content() if not _system.is_partial(path.name)]
         if not any(path.name == "zarr.json" for path in found):
             if found:
                 raise ResultExistsError(
@@ -280,6 +271,11 @@ class KeptRun:
             except OSError as cause:
                 raise storage_error(cause, f"{self.root} cannot be made anew") from cause
             return
+        self._refuse_another(mark)
+        self.is_resumed = True
+
+    def _refuse_another(self, mark: Mark) -> None:
+        """Refuse the store of another run."""
         wanted, differences = self._mark, []
         if mark.n_rows != wanted.n_rows:
             differences.append(f"it has {mark.n_rows} locations, and {wanted.n_rows} are given")
@@ -294,7 +290,6 @@ class KeptRun:
                 f"{self.root} is the store of another run: {'; '.join(differences)}. Give another path, or "
                 "what that run was given"
             )
-        self.is_resumed = True
 
     def _empty(self) -> None:
         """Remove a group that holds no rows."""
@@ -310,6 +305,7 @@ class KeptRun:
         new = written & ~self.recorded
         again = [redo.rows_waiting() for redo in rows.redo]
         self._unsynced.sync()
+        self._compare_doubtful(rows, written)
         changed = np.concatenate([np.flatnonzero(new), *again])
         if len(changed) == 0:
             return
@@ -318,6 +314,25 @@ class KeptRun:
         self.recorded |= new
         for redo in rows.redo:
             redo.apply()
+
+    def _compare_doubtful(self, rows: ZarrRows, written: NDArray[np.bool_]) -> None:
+        """Find out whether files whose sync failed once still have their rows, now that one succeeded."""
+        for path in sorted(self._unsynced.doubtful):
+            for number, head in enumerate(rows.heads):
+                if not path.is_relative_to(self.root / head.array.path):
+                    continue
+                first = int(path.name.removeprefix("c.").split(".")[0]) * head.chunk_rows
+                part = np.flatnonzero(written[first : first + head.chunk_rows]) + first
+                lost = part[row_checksums(rows.get(part)[number]) != rows.checksums[number][part]]
+                if len(lost):
+                    what = (
+                        f"after it failed once, the disk has lost {len(lost)} rows of head {number}, the "
+                        f"first being row {lost[0]}: close() and resume the run, which then misses all rows "
+                        "since the last checkpoint"
+                    )
+                    self._broken = what, lost
+                    self._refuse_if_broken()
+            self._unsynced.doubtful.discard(path)
 
     def _write_record(
         self,
@@ -345,6 +360,7 @@ class KeptRun:
         gone = np.flatnonzero(saved.written & ~self.recorded)
         if len(gone) == 0:
             return
+        self.begin()
         self._write_record("written", [self.recorded], gone)
         self._write_record("checksums", rows.checksums, gone, self.recorded)
         heads = [

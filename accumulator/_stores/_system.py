@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import threading
 import uuid
 from typing import TYPE_CHECKING, Final
@@ -22,7 +23,13 @@ _FLAGS: Final = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getat
 NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 CHANGE: Final = os.O_RDWR
 READ: Final = os.O_RDONLY
-PARTIAL: Final = ".partial"  # ends the names of files that are not whole yet
+_PARTIAL: Final = ".partial"  # ends the names of files that are not whole yet
+_PARTIAL_NAME: Final = re.compile(r".+\.[0-9a-f]{32}\.partial", re.DOTALL)
+_STEP: Final = 2**20
+
+
+class SizeError(OSError):
+    """A file does not have the size that it was left with: it is damaged."""
 
 
 @contextlib.contextmanager
@@ -47,14 +54,14 @@ def read_at(descriptor: int, left: memoryview, offset: int) -> None:
 
     Raises
     ------
-    OSError
+    SizeError
         There are not as many.
     """
     os.lseek(descriptor, offset, os.SEEK_SET)
     while left:
         n_read = os.readv(descriptor, [left])
         if n_read == 0:
-            raise OSError(errno.EIO, "the file was cut")
+            raise SizeError(errno.EIO, "the file was cut")
         left = left[n_read:]
 
 
@@ -81,7 +88,7 @@ def replace(path: Path, content: memoryview, *, is_synced: bool) -> None:
 
     When ``is_synced``, also after a crash: the name then never shows a file whose bytes are not on disk.
     """
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}{_PARTIAL}")
     try:
         with opened(partial, NEW) as descriptor:
             write_at(descriptor, content, 0)
@@ -92,6 +99,22 @@ def replace(path: Path, content: memoryview, *, is_synced: bool) -> None:
         with contextlib.suppress(OSError):
             os.unlink(partial)
         raise
+
+
+def rewrite(path: Path) -> None:
+    """Write a file's bytes once more, so that the system has them to sync."""
+    with opened(path, CHANGE) as descriptor:
+        size = os.fstat(descriptor).st_size
+        buffer = memoryview(bytearray(min(size, _STEP)))
+        for start in range(0, size, _STEP):
+            part = buffer[: min(_STEP, size - start)]
+            read_at(descriptor, part, start)
+            write_at(descriptor, part, start)
+
+
+def is_partial(name: str) -> bool:
+    """Whether a name is one that `replace` gives to files that are not whole yet."""
+    return _PARTIAL_NAME.fullmatch(name) is not None
 
 
 def remove(path: Path) -> None:
@@ -113,12 +136,20 @@ def remove_folder(path: Path) -> None:
 
 
 class Unsynced:
-    """Files and folders that were changed since they were synced last; threads may add to it."""
+    """Files and folders that were changed since they were synced last; threads may add to it.
+
+    Attributes
+    ----------
+    doubtful : set of Path
+        Files whose sync failed once. The system then takes what it has of them in memory for written, and may
+        drop it: they were written once more, and have to be compared with what they should hold.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._files: dict[Path, None] = {}
         self._folders: dict[Path, None] = {}
+        self.doubtful: set[Path] = set()
 
     def add(self, path: Path, *, is_new: bool) -> None:
         """Take note of a changed file, and of its name where that is new."""
@@ -132,11 +163,32 @@ class Unsynced:
         with self._lock:
             self._folders[path] = None
 
+    def clear(self) -> None:
+        """Take note that everything was removed."""
+        with self._lock:
+            self._files.clear()
+            self._folders.clear()
+            self.doubtful.clear()
+
+    def forget(self, path: Path) -> None:
+        """Take note that a file was removed, by us: else a file that is gone is an error."""
+        with self._lock:
+            self._files.pop(path, None)
+            self.doubtful.discard(path)
+
     def sync(self) -> None:
         """Sync all files, and then their names; what fails is tried again by the next call."""
         for noted in (self._files, self._folders):
             for path in list(noted):
-                with contextlib.suppress(FileNotFoundError):  # it was removed since
-                    sync(path)
                 with self._lock:
-                    noted.pop(path, None)
+                    noted.pop(path, None)  # whoever changes it from now on notes it again
+                try:
+                    if path in self.doubtful:
+                        rewrite(path)
+                    sync(path)
+                except BaseException:
+                    with self._lock:
+                        noted[path] = None
+                        if noted is self._files:
+                            self.doubtful.add(path)
+                    raise
