@@ -51,7 +51,8 @@ class FullBatchAccumulator:
     whatever N is. Batches may be late, shuffled or have gaps.
 
     As a context manager it finalizes when the block ends normally; when the block ends by an exception
-    it closes and keeps nothing. What `finalize` returned outlives the block.
+    it closes and keeps nothing, but with ``store`` all that was pushed. What `finalize` returned outlives the
+    block.
 
     Parameters
     ----------
@@ -80,8 +81,9 @@ class FullBatchAccumulator:
     resume_token : str, optional
         Whatever else has to be the same when the run is resumed: the version of the model, say.
     checkpoint_interval : float, default 30
-        Seconds after which a push does what `flush` does; less often where that would take more than a
-        twentieth of the time. 0 records every push as far as that allows; inf leaves it to `flush`.
+        Seconds after which a push does what `flush` does, and no one but a push; less often where that would
+        take more than a twentieth of the time. 0 records every push as far as that allows; inf leaves it to
+        `flush`.
     n_expected : int, optional
         How many of the locations will come at least, if that is known: the disk must hold those, or the
         first push is refused. For the others there is a warning.
@@ -152,7 +154,7 @@ class FullBatchAccumulator:
     _store: str | None = attrs.field(default=None, converter=as_store, kw_only=True)
     _mode: Mode = attrs.field(default="w-", converter=as_mode, kw_only=True)
     _resume_token: str | None = attrs.field(default=None, converter=as_token, kw_only=True)
-    _checkpoint_interval: float = attrs.field(default=30, converter=as_seconds, kw_only=True)
+    _checkpoint_interval: float | None = attrs.field(default=None, converter=as_seconds, kw_only=True)
     _canvas: Canvas = attrs.field(init=False)
     _result: FullBatch | None = attrs.field(init=False, default=None)
     _is_closed: bool = attrs.field(init=False, default=False)
@@ -174,8 +176,10 @@ class FullBatchAccumulator:
                 f"n_expected is {self._n_expected}, but full_output_locs has {len(self._index)} locations"
             )
         if self._store is None:
-            if self._mode != "w-" or self._resume_token is not None:
-                raise OptionError("mode and resume_token are for a run that is kept: give store= as well")
+            if self._mode != "w-" or self._resume_token is not None or self._checkpoint_interval is not None:
+                raise OptionError(
+                    "mode, resume_token and checkpoint_interval are for a run that is kept: give store= as well"
+                )
             self._canvas = Canvas(len(self._index), budget, self._on_duplicate, options, self._n_expected)
             return
         budget = attrs.evolve(budget, save_path=str(Path(self._store).parent))
@@ -188,7 +192,7 @@ class FullBatchAccumulator:
                 options,
                 self._n_expected,
                 run,
-                self._checkpoint_interval,
+                30 if self._checkpoint_interval is None else self._checkpoint_interval,
             )
         except BaseException:
             run.release()

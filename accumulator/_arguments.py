@@ -78,8 +78,10 @@ def as_token(raw: str | None) -> str | None:
     return raw
 
 
-def as_seconds(raw: float) -> float:
-    """Return a number of seconds."""
+def as_seconds(raw: float | None) -> float | None:
+    """Return a number of seconds, or None where none is given."""
+    if raw is None:
+        return None
     if isinstance(raw, bool) or not isinstance(raw, Real) or not raw >= 0:
         raise OptionError(f"checkpoint_interval is {raw!r}: it is a number of seconds")
     return float(raw)

@@ -78,7 +78,7 @@ class Canvas:
         The store that rows are kept in; they are on disk then, whatever the budget.
     checkpoint_interval : float
         Seconds after which a run that is kept records what has come. It takes longer where recording takes
-        more than a tenth of the time.
+        more than a twentieth of the time.
     """
 
     n_rows: int

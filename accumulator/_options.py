@@ -108,6 +108,8 @@ def as_fill_value(raw: Any, dtype: np.dtype[Any], head: int | str) -> Any:
                 is_same &= value.ndim == 0 and bool(value == raw or (value != value and raw != raw))  # noqa: PLR0124  NaN
     except (TypeError, ValueError, OverflowError):
         is_same = False
+    if is_same and dtype.kind == "f" and np.isnan(value):
+        value = np.asarray(np.nan, dtype)  # metadata has no other NaN, and files must have the same one
     if not is_same:
         raise OptionError(f"fill_value of head {head!r} is {raw!r}, which {dtype} cannot hold")
     return value[()]

@@ -80,6 +80,7 @@ class FullBatch:
     written: NDArray[np.bool_]
     _store: FolderStore | None = None  # None in RAM
     _storage: tuple[Storage, ...] = ()  # how heads in RAM are to be saved, where that was said
+    _is_partial: bool = False  # loaded from a run under way, whose other rows mean nothing
 
     @property
     def missing_locs(self) -> NDArray[Any]:
@@ -101,6 +102,7 @@ class FullBatch:
 
         A spilled result is read once, for its checksums, and moved there when it is the same file system, and
         its arrays serve from there; otherwise it is copied. What is at ``path`` is whole or not there at all.
+        Of a run that is not complete it has what was recorded when it was loaded, and is no run any more.
 
         Raises
         ------
@@ -167,7 +169,8 @@ class FullBatch:
         store = FolderStore(source, read_only=True)
         arrays: list[RowArray] = list(RowChecker(saved).guarded(store))
         outputs = arrays if saved.names is None else dict(zip(saved.names, arrays, strict=True))
-        return cls(outputs, saved.output_locs, saved.written, store)
+        is_partial = not saved.mark.is_complete
+        return cls(outputs, saved.output_locs, saved.written, store, is_partial=is_partial)
 
     def close(self) -> None:
         """Remove the temporary folder of a spilled result, whose arrays then refuse to be read.
@@ -236,7 +239,7 @@ class FullBatch:
             ]
             rows = ZarrRows(store, len(self.written), specs, has_checksums=True)
             try:
-                copy_rows(self._arrays, rows)
+                copy_rows(self._arrays, rows, self.written if self._is_partial else None)
             finally:
                 rows.close()
             self._complete(store, rows.checksums)

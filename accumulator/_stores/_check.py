@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -18,10 +17,10 @@ from accumulator._stores._disk import OUTPUTS, chunk_path, storage_of
 from accumulator._stores._files import ChunkFiles
 from accumulator._stores._folder import is_refusal, storage_error
 from accumulator._stores._layout import BUFFER_NBYTES, Layout, layout
-from accumulator._stores._mark import COMPLETE
+from accumulator._stores._mark import stamp_of
 from accumulator._stores._system import SizeError
-from accumulator._stores._threads import n_cores
-from accumulator._validation import HeadSpec
+from accumulator._stores._threads import run_all
+from accumulator._validation import HeadSpec, head_label
 from accumulator.exceptions import DamagedError, StorageError
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ class RowChecker:
     def __init__(self, saved: SavedResult) -> None:
         self.saved = saved
         self.layouts = [layout_of(array) for array in saved.arrays]
-        self._is_complete = saved.mark.state == COMPLETE
+        self._is_complete = saved.mark.is_complete
         self._right: set[tuple[int, int]] = set()
         self._tasks: dict[tuple[int, int], asyncio.Future[Findings]] = {}
         self._blanks = [_blank(array) for array in saved.arrays]
@@ -103,7 +102,7 @@ class RowChecker:
                 raise
             except Exception as cause:  # whatever a codec raises for bytes that are none of its own
                 if is_refusal(cause):
-                    raise storage_error(cause, f"head {unit.head} cannot be read") from cause
+                    raise storage_error(cause, f"{self._label(unit)} cannot be read") from cause
                 values = None
             return self._compare(unit, values)
         except MemoryError as cause:
@@ -122,9 +121,7 @@ class RowChecker:
                 use(unit, findings)
             damaged[unit.head][unit.rows] = findings.damaged | (findings.dirty & self._is_complete)
 
-        with ThreadPoolExecutor(n_cores(), "accumulator-check") as pool:
-            for _ in pool.map(check, self.units()):
-                pass
+        run_all(check, self.units())
         return damaged
 
     async def guard(self, key: str) -> None:
@@ -149,12 +146,18 @@ class RowChecker:
         is_all = self._is_complete or findings.values is None
         wrong = findings.damaged | (findings.dirty & is_all)
         if wrong.any():
+            if self.saved.stamp != stamp_of(self.saved.store.root):
+                raise StorageError(
+                    errno.ESTALE,
+                    "the store was written to since it was loaded: load it again",
+                    str(self.saved.store),
+                )
             rows = np.flatnonzero(wrong) + unit.rows.start
             raise DamagedError(
                 errno.EIO,
-                f"head {unit.head}: {len(rows)} of rows {unit.rows.start} to {unit.rows.stop - 1} are damaged"
-                f", the first being row {rows[0]}: `accumulator verify` lists all, and a run resumed with "
-                'mode="a" takes them as missing',
+                f"{self._label(unit)}: {len(rows)} of rows {unit.rows.start} to {unit.rows.stop - 1} are "
+                f"damaged, the first being row {rows[0]}: `accumulator verify` lists all, and a run that is "
+                'resumed with mode="a" takes them as missing',
                 str(self.saved.store.root / key),
                 rows=rows,
             )
@@ -168,6 +171,13 @@ class RowChecker:
             for array in self.saved.arrays
         ]
 
+    def __reduce__(self) -> tuple[type[RowChecker], tuple[SavedResult]]:
+        """Return what a copy in another process needs: it checks by itself."""
+        return RowChecker, (self.saved,)
+
+    def _label(self, unit: Unit) -> str:
+        return head_label(unit.head, None if self.saved.names is None else tuple(self.saved.names))
+
     async def _check(self, unit: Unit) -> Findings:
         if self._files[unit.head] is not None:
             return await asyncio.to_thread(self.look, unit)
@@ -177,7 +187,7 @@ class RowChecker:
             raise self._no_memory(unit) from cause
         except Exception as cause:  # as in `look`
             if is_refusal(cause):
-                raise storage_error(cause, f"head {unit.head} cannot be read") from cause
+                raise storage_error(cause, f"{self._label(unit)} cannot be read") from cause
             return self._compare(unit, None)
         try:
             return await asyncio.to_thread(self._compare, unit, values)
@@ -185,7 +195,7 @@ class RowChecker:
             raise self._no_memory(unit) from cause
 
     def _no_memory(self, unit: Unit) -> StorageError:
-        rows = f"rows {unit.rows.start} to {unit.rows.stop - 1} of head {unit.head}"
+        rows = f"rows {unit.rows.start} to {unit.rows.stop - 1} of {self._label(unit)}"
         return StorageError(errno.ENOMEM, f"there is not enough memory to read {rows}", str(self.saved.store))
 
     def _compare(self, unit: Unit, values: NDArray[Any] | None) -> Findings:
@@ -231,16 +241,14 @@ def make_checksums(arrays: Sequence[Any]) -> list[NDArray[np.uint64]]:
     def fill(head: int, start: int, stop: int) -> None:
         made[head][start:stop] = row_checksums(np.asarray(arrays[head][start:stop]))
 
-    with ThreadPoolExecutor(n_cores(), "accumulator-check") as pool:
-        tasks = []
-        for head, array in enumerate(arrays):
-            rows = layout_of(array).unit_rows
-            is_raw = layout_of(array).is_raw
-            for number, start in enumerate(range(0, array.shape[0], rows)):
-                if array.size and not (is_raw and not chunk_path(array, number).exists()):
-                    tasks.append(pool.submit(fill, head, start, min(start + rows, array.shape[0])))
-        for task in tasks:
-            task.result()
+    parts = []
+    for head, array in enumerate(arrays):
+        rows = layout_of(array).unit_rows
+        is_raw = layout_of(array).is_raw
+        for number, start in enumerate(range(0, array.shape[0], rows)):
+            if array.size and not (is_raw and not chunk_path(array, number).exists()):
+                parts.append((head, start, min(start + rows, array.shape[0])))
+    run_all(lambda part: fill(*part), parts)
     return made
 
 

@@ -300,8 +300,8 @@ def storage_of(array: RowArray) -> Storage:
     )
 
 
-def copy_rows(sources: Sequence[RowArray], target: ZarrRows) -> None:
-    """Copy all rows that hold anything, chunk by chunk, so that gaps stay gaps."""
+def copy_rows(sources: Sequence[RowArray], target: ZarrRows, known: NDArray[np.bool_] | None = None) -> None:
+    """Copy all rows that hold anything, of those that are known, chunk by chunk, so that gaps stay gaps."""
     for head, (source, copy) in enumerate(zip(sources, target.zarr_arrays, strict=True)):
         values: list[NDArray[Any] | None] = [None] * len(sources)
         blank = np.full((1, *copy.shape[1:]), copy.fill_value, source.dtype).reshape(1, -1).view(np.uint8)
@@ -309,11 +309,13 @@ def copy_rows(sources: Sequence[RowArray], target: ZarrRows) -> None:
         is_ours = isinstance(source, zarr.Array) and isinstance(source.store, FolderStore)
         is_plain = is_ours and unit[1:] == source.shape[1:]  # one file for each chunk of rows
         for chunk, start in enumerate(range(0, source.shape[0], unit[0])):
-            if is_plain and not chunk_path(source, chunk).exists():
+            is_known = True if known is None else known[start : start + unit[0]]
+            if not np.any(is_known) or (is_plain and not chunk_path(source, chunk).exists()):
                 continue
             block = np.ascontiguousarray(source[start : start + unit[0]])
             # Not its values: minus zero is something too.
-            rows = np.flatnonzero((block.reshape(len(block), -1).view(np.uint8) != blank).any(axis=1))
+            differs = (block.reshape(len(block), -1).view(np.uint8) != blank).any(axis=1)
+            rows = np.flatnonzero(differs & is_known)
             values[head] = block[rows]
             target.make_room(block.nbytes)
             target.put(start + rows, values)

@@ -179,6 +179,6 @@ class FolderStore(LocalStore):
         return self._place.root.as_uri()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy in another process needs: the folder stays with this one."""
-        place = _Place(self._place.root, self._place.is_closed)
+        """Return what a copy in another process needs: it checks what it reads, and the folder stays here."""
+        place = attrs.evolve(self._place)
         return vars(self) | {"folder": None, "unsynced": None, "_place": place}

@@ -28,7 +28,8 @@ def create_parts(store: FolderStore, output_locs: NDArray[Any], n_heads: int) ->
     n = len(output_locs)
     _create(group, "written", (n,), np.bool_)[:] = np.zeros(n, dtype=np.bool_)
     _create(group, "checksums", (n, n_heads), np.uint64)
-    _create(group, "output_locs", output_locs.shape, output_locs.dtype)[:] = output_locs
+    locs = output_locs.astype(np.int64) if output_locs.dtype.char == "g" else output_locs  # zarr has no such
+    _create(group, "output_locs", locs.shape, locs.dtype)[:] = locs
 
 
 def open_record(store: FolderStore) -> dict[str, Any]:

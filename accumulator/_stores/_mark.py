@@ -6,6 +6,7 @@ array's metadata. It is trusted no further than it can be checked: a group may c
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import stat
@@ -69,6 +70,11 @@ class Mark:
         return plain | {"digest": digest(plain)}
 
     @property
+    def is_complete(self) -> bool:
+        """Whether the run was finalized."""
+        return self.state == COMPLETE
+
+    @property
     def array_names(self) -> list[str]:
         """The arrays of a group with so many heads."""
         return [*(f"{OUTPUTS}/{head}" for head in range(self.n_heads)), *RECORD]
@@ -83,6 +89,16 @@ def hash_locations(locs: NDArray[Any]) -> str:
 def hash_written(written: NDArray[np.bool_]) -> str:
     """Return the SHA-256 of which rows are written, as bits."""
     return hashlib.sha256(np.packbits(written).tobytes()).hexdigest()
+
+
+def stamp_of(root: Path) -> tuple[tuple[int, int], ...]:
+    """Return what changes with the mark and with the record: times and numbers of inodes."""
+    stamps = []
+    for name in ("zarr.json", "written", "checksums"):
+        with contextlib.suppress(OSError):
+            status = (root / name).lstat()
+            stamps.append((status.st_ino, status.st_mtime_ns))
+    return tuple(stamps)
 
 
 def set_mark(store: FolderStore, mark: Mark) -> Mark:

@@ -25,6 +25,7 @@ from accumulator._stores._mark import (
     hash_written,
     read_json,
     read_mark,
+    stamp_of,
 )
 from accumulator.exceptions import AccumulatorError, ResultFormatError, UnfinishedError
 
@@ -58,6 +59,7 @@ class SavedResult:
     output_locs: NDArray[Any]
     written: NDArray[np.bool_]
     checksums: NDArray[np.uint64]  # (N, heads)
+    stamp: tuple[tuple[int, int], ...]  # of when it was opened: see `stamp_of`
 
     @property
     def names(self) -> list[str] | None:
@@ -86,7 +88,7 @@ def read_result(path: Path, *, is_partial: bool = False, most_nbytes: int | None
     """
     if not path.is_dir():
         raise ResultFormatError(f"{path} is a file: a saved result is a folder")
-    mark = read_mark(path)
+    stamp, mark = stamp_of(path), read_mark(path)
     if mark.state == CREATING or (mark.state != COMPLETE and not is_partial):
         raise UnfinishedError(
             f"{path} is a run that is not complete: resume it with FullBatchAccumulator(..., store=, "
@@ -115,7 +117,7 @@ def read_result(path: Path, *, is_partial: bool = False, most_nbytes: int | None
             raise
         raise ResultFormatError(f"{path} is damaged: it cannot be opened ({cause!r})") from cause
     _check_record(mark, locs, written, path)
-    return SavedResult(store, mark, arrays, locs, written, checksums)
+    return SavedResult(store, mark, arrays, locs, written, checksums, stamp)
 
 
 def check_tree(path: Path, *, is_written: bool = False) -> None:
@@ -148,7 +150,14 @@ def walk(path: Path) -> Iterator[os.DirEntry[str]]:
     """Yield whatever is below a folder, however deep, following no link."""
     folders = [os.fspath(path)]
     while folders:
-        with os.scandir(folders.pop()) as entries:
+        folder = folders.pop()
+        try:
+            entries = os.scandir(folder)
+        except FileNotFoundError:
+            if folder == os.fspath(path):
+                raise
+            continue  # whoever writes it has removed it
+        with entries:
             for entry in entries:
                 yield entry
                 if entry.is_dir(follow_symlinks=False):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import threading
 from pathlib import Path
@@ -105,8 +106,11 @@ def _mend(unit: Unit, checker: RowChecker, rows: ZarrRows, unsynced: _system.Uns
     values, damaged, dirty = checker.look(unit)
     if values is None and files is None:
         # zarr would read it before it writes what is left of a last unit
-        for piece in (saved.store.root / head.array.path).glob(f"c.{unit.number}.*"):
-            _system.remove(piece)
+        inner = head.array.shards or head.array.chunks
+        grid = [range(-(-n // size)) for n, size in zip(head.array.shape[1:], inner[1:], strict=True)]
+        for piece in itertools.product(*grid):
+            key = head.array.metadata.encode_chunk_key((unit.number, *piece))
+            _system.remove(saved.store.root / head.array.path / key)
     fill = np.asarray(head.array.fill_value, head.dtype)
     shape = (len(damaged), *head.array.shape[1:])
     values = np.full(shape, fill) if values is None else np.array(values, dtype=head.dtype)

@@ -9,6 +9,12 @@ from __future__ import annotations
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+T = TypeVar("T")
 
 
 def start_threads(n_threads: int, name: str) -> ThreadPoolExecutor | None:
@@ -25,6 +31,18 @@ def start_threads(n_threads: int, name: str) -> ThreadPoolExecutor | None:
             gate.set()
             return pool
     return None
+
+
+def run_all(work: Callable[[T], object], items: Iterable[T]) -> None:
+    """Do something with each item, on all cores; what it raises first is raised."""
+    pool = start_threads(n_cores(), "accumulator-check")
+    if pool is None:
+        for item in items:
+            work(item)
+        return
+    with pool:
+        for _ in pool.map(work, items):
+            pass
 
 
 def n_cores() -> int:
