@@ -178,7 +178,7 @@ class FullBatchAccumulator:
         if self._store is None:
             if self._mode != "w-" or self._resume_token is not None or self._checkpoint_interval is not None:
                 raise OptionError(
-                    "mode, resume_token and checkpoint_interval are for a run that is kept: give store= as well"
+                    "mode, resume_token and checkpoint_interval are for a run that is kept: give store= too"
                 )
             self._canvas = Canvas(len(self._index), budget, self._on_duplicate, options, self._n_expected)
             return
@@ -475,7 +475,7 @@ class FullBatchAccumulator:
         """Finalize: an empty last batch, which consumes all that is outstanding."""
         canvas, locs = self._canvas, self._index.locs
         outputs: list[RowArray] = []
-        if canvas.specs is not None:
+        if canvas.specs:
             canvas.flush()
             outputs, _, locs = prepare_multitask_full_batch(
                 canvas.empty_batch(), locs[:0], self._index, None, is_last=True, out=canvas

@@ -247,8 +247,11 @@ class Canvas:
 
     def complete(self) -> None:
         """Say in a run that is kept that it is complete, after `flush`."""
-        if self.run is not None and self.rows is not None and not self.run.is_complete:
-            self.run.complete()
+        if self.run is None or self.run.is_complete:
+            return
+        if self.rows is None:  # there is no location, and so nothing was pushed
+            self.rows, self.zarr_store = self.run.create((), None, 0)
+        self.run.complete()
 
     def _show_rows(self) -> None:
         if self.rows is None:

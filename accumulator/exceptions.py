@@ -2,7 +2,7 @@
 
 Each one is an `AccumulatorError` and also subclasses the builtin that callers already catch, so
 ``except KeyError`` around a push finds an unknown location. An error that comes from ``push`` means
-that nothing of that push was kept: correct the batch and push it again.
+that nothing of that push was taken: correct the batch, or remove the cause, and push it again.
 """
 
 from __future__ import annotations

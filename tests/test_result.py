@@ -396,7 +396,9 @@ def test_load_refuses_what_is_not_a_result():
     zarr.create_array("array", shape=(1,), dtype="i1")
     for name in ("file", "folder", "other", "array"):
         before = tree(Path.cwd())
-        with pytest.raises(ResultFormatError, match=r"is not a result|is a file: a saved result is a folder"):
+        with pytest.raises(
+            ResultFormatError, match=r"is neither a result|is a file: a saved result is a folder"
+        ):
             FullBatch.load(name)
         assert tree(Path.cwd()) == before
     with pytest.raises(OptionError):

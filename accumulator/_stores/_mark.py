@@ -121,7 +121,7 @@ def read_mark(path: Path) -> Mark:
     plain = document.get("attributes", {}).get(MARK) if isinstance(document.get("attributes"), dict) else None
     if not isinstance(plain, dict) or document.get("node_type") != "group":
         raise ResultFormatError(
-            f"{path} is not a result saved by FullBatch.save, or not the folder given to it: it has no mark"
+            f"{path} is neither a result that FullBatch.save wrote nor a run kept by store=: it has no mark"
         )
     version = plain.get("version")
     if version != VERSION:
@@ -153,14 +153,17 @@ def read_json(file: Path, path: Path) -> dict[str, Any]:
         document = json.loads(file.read_bytes())
     except (FileNotFoundError, NotADirectoryError) as cause:
         raise ResultFormatError(
-            f"{path} is not a result saved by FullBatch.save, or not the folder given to it ({cause})"
+            f"{path} is neither a result that FullBatch.save wrote nor a run kept by store=, or its first "
+            f"push has not come: there is no {file.relative_to(path)}"
         ) from cause
     except OSError as cause:
         raise storage_error(cause, f"{file} cannot be read") from cause
     except (ValueError, RecursionError) as cause:
-        raise ResultFormatError(f"{path} is damaged: {file.name} is not JSON ({cause})") from cause
+        raise ResultFormatError(
+            f"{path} is damaged: {file.relative_to(path)} is not JSON ({cause})"
+        ) from cause
     if not isinstance(document, dict):
-        raise ResultFormatError(f"{path} is damaged: {file.name} is not a JSON object")
+        raise ResultFormatError(f"{path} is damaged: {file.relative_to(path)} is not a JSON object")
     return document
 
 
