@@ -67,7 +67,8 @@ class FullBatchAccumulator:
         than one per cent, and warns.
     memory_limit : int or str, optional
         Bytes of memory that the result may take at most, whatever is available: an int, or text such as
-        "8 GiB". On disk it also bounds the buffers, down to one row a head.
+        "8 GiB". On disk it also bounds the buffers, down to one row a head; in a resumed run, whose chunks
+        are as large as they were made, down to one of them a head.
     on_duplicate : {"error", "first", "last"}, default "error"
         What a location pushed twice does: raise, keep the first prediction, or keep the last.
     store : path, optional
@@ -116,7 +117,8 @@ class FullBatchAccumulator:
     ResultExistsError
         ``store`` is there and ``mode`` is "w-", or it is something else; a FileExistsError.
     ResumeError
-        ``store`` is of other locations, or its ``resume_token`` is another; a ValueError.
+        ``store`` is of other locations, or its ``resume_token`` or storage options are others; a
+        ValueError. Heads that it was not made for are refused by the first push.
     ResultFormatError
         ``store`` is damaged beyond its rows, or was tampered with; a ValueError.
     LockedError
@@ -351,6 +353,9 @@ class FullBatchAccumulator:
             A value that the ``dtype`` asked for cannot hold; a ValueError and an OverflowError.
         OptionError
             At the first push: storage options that do not fit the heads; a ValueError.
+        ResumeError
+            At the first push after ``store`` was resumed: other names or patch shapes than it has, or a
+            dtype that its own cannot hold without loss; a ValueError.
         StorageError
             The disk refused rows of this push or of earlier ones, which are held in memory and written by
             the next call once the cause is gone; an OSError whose ``rows`` are those not on disk. At the

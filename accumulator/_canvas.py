@@ -11,6 +11,7 @@ import contextlib
 import math
 import time
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -19,7 +20,7 @@ import numpy as np
 from accumulator import _memory
 from accumulator._options import StorageOptions
 from accumulator._plan import Plan, make_plan
-from accumulator._resume import check_resumed
+from accumulator._resume import check_heads, fit_options
 from accumulator._stores import (
     BUFFER_NBYTES,
     FolderStore,
@@ -108,9 +109,10 @@ class Canvas:
         self.written = np.zeros(self.n_rows, dtype=bool)
         if self.run is not None and self.run.is_resumed:
             most = _memory.available_memory()
-            self.rows, self.zarr_store, names = self.run.resume(self.budget.buffer_nbytes, most)
+            fit = partial(fit_options, self.run.root, self.n_rows, self.options)
+            self.rows, self.zarr_store, names = self.run.resume(self.budget.buffer_nbytes, most, fit)
             self.specs = tuple(made.spec for made in self.rows.layouts)
-            self.names = None if names is None else tuple(names)
+            self.names = names
             self.row_nbytes = sum(spec.row_nbytes for spec in self.specs)
             self.written = self.run.recorded.copy()
             self._n_written = int(np.count_nonzero(self.written))
@@ -151,7 +153,9 @@ class Canvas:
             n_expected=max(self.n_expected, self._n_written),
             n_written=self._n_written,
             is_in_ram=self._is_in_ram,
-            made=(self.rows.layouts, self.rows.open_chunks) if isinstance(self.rows, ZarrRows) else None,
+            made=(self.rows.layouts, self.rows.buffer_nbytes) if isinstance(self.rows, ZarrRows) else None,
+            is_kept=self.run is not None,
+            n_on_disk=0 if self.run is None else int(np.count_nonzero(self.run.recorded)),
         )
 
     @property
@@ -289,13 +293,8 @@ class Canvas:
 
     def _confirm(self, heads: Heads) -> None:
         """Refuse a first batch that the store of an earlier run was not made for."""
-        new = check_resumed(
-            self.n_rows, self.specs or (), self.names, as_specs(heads, self.options), heads.names
-        )
-        self.specs = tuple(
-            attrs.evolve(spec, is_converted=each.is_converted)
-            for spec, each in zip(self.specs or (), new, strict=True)
-        )
+        if self.run is not None:
+            check_heads(self.run.root, heads, self.specs or (), self.names)
         self._is_confirmed = True
 
     def _refuse(self, repeats: NDArray[np.intp], batch_locs: NDArray[Any]) -> None:

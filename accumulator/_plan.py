@@ -48,15 +48,19 @@ class Plan:
     disk_nbytes : int
         Bytes the result takes on disk if every row comes, without compression; 0 in RAM.
     disk_free : int
-        Bytes that are free where ``save_path`` is.
+        Bytes that are free where ``save_path`` or ``store`` is.
     n_files : int
         Files the result takes on disk if every row comes; 0 in RAM.
     save_path : str
-        Where it goes if it does not fit in RAM.
+        Where it goes if it does not fit in RAM; the folder of ``store`` in a run that is kept.
     is_compressed : bool
         Whether any head is compressed, and may take less on disk.
     row_nbytes_plain : int
         Bytes of a row of the heads that are not.
+    is_kept : bool
+        Whether the run is kept in ``store``.
+    n_on_disk : int
+        Rows recorded in ``store``, which take their room on disk already.
     """
 
     place: str
@@ -75,6 +79,8 @@ class Plan:
     save_path: str
     is_compressed: bool
     row_nbytes_plain: int
+    is_kept: bool
+    n_on_disk: int
 
     def __str__(self) -> str:
         """Return it as a few lines of text."""
@@ -92,11 +98,17 @@ class Plan:
         else:
             lines.append(f"memory: buffers of {as_text(self.memory_nbytes)} at most {available}")
             most = "before compression" if self.is_compressed else "if every location comes"
+            to_come = f", {as_text(self.nbytes_to_come)} of it to come" if self.n_on_disk else ""
             lines.append(
-                f"disk: {as_text(self.disk_nbytes)} in {self.n_files} files {most}, of "
+                f"disk: {as_text(self.disk_nbytes)} in {self.n_files} files {most}{to_come}, of "
                 f"{as_text(self.disk_free)} free at {self.save_path}"
             )
         return "\n".join(lines)
+
+    @property
+    def nbytes_to_come(self) -> int:
+        """Bytes of all rows that are not on disk yet: what the disk still needs room for."""
+        return self.nbytes // max(1, self.n_rows) * (self.n_rows - self.n_on_disk)
 
     def check_disk(self, n_at_once: int) -> None:
         """Refuse a disk that cannot hold the rows that have to come; warn of one that may not hold all.
@@ -111,19 +123,21 @@ class Plan:
         StorageError
             ENOSPC: there is too little room.
         """
-        must = max(n_at_once, self.n_expected) * self.row_nbytes_plain
+        must = (max(n_at_once, self.n_expected) - self.n_on_disk) * self.row_nbytes_plain
+        other = "another store" if self.is_kept else "another save_path"
         free = f"{as_text(self.disk_free)} free at {self.save_path}"
         if must > self.disk_free:
             raise StorageError(
                 _NO_SPACE,
-                f"{as_text(must)} have to go to disk, but there are {free}: make room, give another "
-                "save_path, or store less with dtype=, say float16",
+                f"{as_text(must)} have to go to disk, but there are {free}: make room, give {other}, or "
+                "store less with dtype=, say float16",
                 self.save_path,
             )
-        if self.nbytes > self.disk_free:
+        if self.nbytes_to_come > self.disk_free:
+            more = " more" if self.n_on_disk else ""
             warnings.warn(
-                f"the result may take {as_text(self.nbytes)} if all {self.n_rows} locations come, but there "
-                f"are {free}: make room, or give another save_path",
+                f"the result may take {as_text(self.nbytes_to_come)}{more} if all {self.n_rows} locations "
+                f"come, but there are {free}: make room, or give {other}",
                 StorageWarning,
                 stacklevel=6,
             )
@@ -142,8 +156,14 @@ def make_plan(  # noqa: PLR0913  what it depends on
     n_written: int,
     is_in_ram: bool | None,
     made: tuple[list[Layout], int] | None,
+    is_kept: bool,
+    n_on_disk: int,
 ) -> Plan:
-    """Return the plan for heads of N rows; ``is_in_ram`` is None while that is open."""
+    """Return the plan for heads of N rows.
+
+    ``is_in_ram`` is None while that is open. ``made`` are the arrays on disk, if they are there, and what
+    their buffers take.
+    """
     row_nbytes = sum(spec.row_nbytes for spec in specs)
     nbytes = n_rows * row_nbytes
     available = _memory.available_memory()
@@ -151,9 +171,10 @@ def make_plan(  # noqa: PLR0913  what it depends on
         is_in_ram = _memory.fits_in_memory(nbytes, held, threshold, limit)
     elif is_in_ram:
         available += n_written * row_nbytes
-    layouts, open_chunks = made or ([], 0)
+    layouts, buffer_nbytes = made or ([], 0)
     if not is_in_ram and made is None:
         layouts, open_chunks = layout(n_rows, specs, _memory.buffer_nbytes(BUFFER_NBYTES, limit))
+        buffer_nbytes = sum(each.buffer_nbytes(open_chunks) for each in layouts)
     allowed = max(0, int(available * threshold / 100) - held)
     return Plan(
         place="RAM" if is_in_ram else "zarr",
@@ -167,7 +188,7 @@ def make_plan(  # noqa: PLR0913  what it depends on
         n_expected=n_expected,
         nbytes=nbytes,
         nbytes_expected=n_expected * row_nbytes,
-        memory_nbytes=nbytes if is_in_ram else sum(each.buffer_nbytes(open_chunks) for each in layouts),
+        memory_nbytes=nbytes if is_in_ram else buffer_nbytes,
         memory_available=available,
         memory_allowed=allowed if limit is None else min(allowed, limit),
         disk_nbytes=0 if is_in_ram else nbytes,
@@ -176,6 +197,8 @@ def make_plan(  # noqa: PLR0913  what it depends on
         save_path=save_path,
         is_compressed=any(spec.storage.compressors is not None for spec in specs),
         row_nbytes_plain=sum(spec.row_nbytes for spec in specs if spec.storage.compressors is None),
+        is_kept=is_kept,
+        n_on_disk=n_on_disk,
     )
 
 

@@ -302,6 +302,49 @@ def test_leaving_ram_for_a_disk_that_is_full_has_to_wait(machine, monkeypatch):
     np.testing.assert_array_equal(np.flatnonzero(accumulator.written), np.arange(12))
 
 
+def test_a_run_that_is_kept_needs_another_store(machine):
+    """Too little disk is told in terms of the option that decides where a kept run goes."""
+    machine.free = 300 * ROW_NBYTES
+    accumulator = FullBatchAccumulator(LOCS, store="deep/run.zarr", n_expected=301)
+    with pytest.raises(StorageError, match="make room, give another store, or store less") as caught:
+        accumulator.push(*batch([0]))
+    assert caught.value.filename == str(Path.cwd() / "deep")
+    accumulator.close()
+    with (
+        FullBatchAccumulator(LOCS, store="deep/run.zarr") as accumulator,
+        pytest.warns(StorageWarning, match="make room, or give another store$"),
+    ):
+        accumulator.push(*batch([0]))
+
+
+def test_rows_on_disk_have_their_room(machine):
+    """A resumed run has to find room for what is still to come, and says so."""
+    machine.free = 20_000_000
+    with FullBatchAccumulator(LOCS, store="run.zarr") as accumulator:
+        plan = accumulator.plan(EXAMPLE)
+        assert (plan.is_kept, plan.n_on_disk, plan.nbytes_to_come) == (True, 0, NBYTES)
+        assert "to come" not in str(plan)
+        accumulator.push(*batch(range(600)))
+        accumulator.flush()
+        accumulator.push(*batch(range(600, 700)))
+        plan = accumulator.plan()  # not all that is written is on disk
+        assert (plan.n_written, plan.n_on_disk, plan.nbytes_to_come) == (700, 600, 400 * ROW_NBYTES)
+    machine.free = 300 * ROW_NBYTES
+    accumulator = FullBatchAccumulator(LOCS, store="run.zarr", mode="a", n_expected=N)
+    plan = accumulator.plan()
+    assert (plan.n_on_disk, plan.disk_nbytes, plan.nbytes_to_come) == (700, NBYTES, 300 * ROW_NBYTES)
+    assert " files if every location comes, 4.92 MB of it to come, of 4.92 MB free at " in str(plan)
+    plan.check_disk(1)
+    machine.free -= 1
+    with pytest.raises(StorageError, match=r"^\[Errno 28\] 4.92 MB have to go to disk, .* another store"):
+        accumulator.plan().check_disk(1)
+    accumulator.close()
+    accumulator = FullBatchAccumulator(LOCS, store="run.zarr", mode="a")
+    with pytest.warns(StorageWarning, match="may take 4.92 MB more if all 1000 locations come"):
+        accumulator.plan().check_disk(1)
+    accumulator.close()
+
+
 @pytest.mark.parametrize("raw", [-1, 1.5, True, "9", np.float64(3)])
 def test_n_expected_is_a_number_of_locations(raw):
     """Anything else is refused at construction."""

@@ -23,7 +23,7 @@ from accumulator._stores._files import ChunkFiles
 from accumulator._stores._folder import storage_error
 from accumulator._stores._folder_store import FolderStore
 from accumulator._stores._head import Head
-from accumulator._stores._layout import BUFFER_NBYTES, layout, layout_as_stored
+from accumulator._stores._layout import BUFFER_NBYTES, HANDED_CHUNKS, layout, layout_as_stored
 from accumulator._stores._redo import REDO, RedoChunks
 from accumulator._stores._threads import n_cores
 from accumulator._stores._writer import Writer
@@ -58,7 +58,9 @@ class ZarrRows:
     specs : sequence of HeadSpec
         The heads.
     buffer_nbytes : int
-        What may be in memory. With little of it blocks are few, and then small; one row at least.
+        What may be in memory. With little of it blocks are few, and then small; one row at least. Stored
+        chunks are as large as they are: without room for them none is held between two pushes, and one at a
+        time is encoded.
     recorded : (N,) bool array, optional
         For a store that survives crashes: which rows its record has, as it changes. Such rows are not
         written over before `apply_redo`.
@@ -92,8 +94,11 @@ class ZarrRows:
         self.layouts, self.open_chunks = layouts, open_chunks = lay_out(n_rows, specs, buffer_nbytes)
         self.part_nbytes = max(1, sum(each.unit_nbytes for each in layouts))
         is_encoded = any(not each.is_raw for each in layouts)
-        n_threads = KEPT_THREADS if has_checksums else N_THREADS
-        self._writer = Writer(max(n_threads, n_cores() * is_encoded), 2 * self.part_nbytes)
+        n_threads = max(KEPT_THREADS if has_checksums else N_THREADS, n_cores() * is_encoded)
+        if open_chunks == 0:
+            row_nbytes = sum(each.spec.row_nbytes for each in layouts)
+            self.part_nbytes, n_threads = max(1, row_nbytes, buffer_nbytes // (1 + HANDED_CHUNKS)), 1
+        self._writer = Writer(n_threads, 2 * self.part_nbytes)
         self._writer.in_memory = self._rows_in_memory
         self._copier = Copier()
         self._heads: list[Head] = []
@@ -117,6 +122,13 @@ class ZarrRows:
             if isinstance(cause, OSError):
                 raise storage_error(cause, f"no zarr group can be made in {store}") from cause
             raise
+
+    @property
+    def buffer_nbytes(self) -> int:
+        """Bytes of memory that chunks may take."""
+        if self.open_chunks:
+            return sum(each.buffer_nbytes(self.open_chunks) for each in self.layouts)
+        return HANDED_CHUNKS * self.part_nbytes + sum(each.unit_nbytes for each in self.layouts)
 
     @property
     def arrays(self) -> list[RowArray]:

@@ -120,13 +120,16 @@ def layout(n_rows: int, specs: Sequence[HeadSpec], buffer_nbytes: int) -> tuple[
 
 
 def layout_as_stored(n_rows: int, specs: Sequence[HeadSpec], buffer_nbytes: int) -> tuple[list[Layout], int]:
-    """Lay out heads that are stored already, with all chunks known; return also how many may be open."""
+    """Lay out heads that are stored already, with all chunks known; return also how many may be open.
+
+    None may where they are too large for the memory: rows then go to their place as they come.
+    """
     layouts = []
     for spec in specs:
         chunks, shards = spec.storage.chunks, spec.storage.shards
         layouts.append(Layout(n_rows, spec, (shards or chunks)[0], chunks, shards))
     unit_nbytes = max(1, sum(each.unit_nbytes for each in layouts))
-    return layouts, max(1, min(OPEN_CHUNKS, buffer_nbytes // unit_nbytes - HANDED_CHUNKS))
+    return layouts, max(0, min(OPEN_CHUNKS, buffer_nbytes // unit_nbytes - HANDED_CHUNKS))
 
 
 def check_options(n_rows: int, specs: Sequence[HeadSpec]) -> None:

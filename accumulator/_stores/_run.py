@@ -43,12 +43,14 @@ from accumulator._validation import head_label
 from accumulator.exceptions import ResultExistsError, ResumeError, StorageError, StorageWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
     from accumulator._stores._reading import SavedResult
     from accumulator._validation import HeadSpec
+
+    Fit = Callable[[Sequence[HeadSpec], tuple[str, ...] | None], Sequence[HeadSpec]]
 
 _PARTS: Final = (OUTPUTS, *RECORD_ROWS)
 
@@ -143,17 +145,20 @@ class KeptRun:
             raise
         return rows, store
 
-    def resume(self, buffer_nbytes: int, most_nbytes: int) -> tuple[ZarrRows, FolderStore, list[str] | None]:
+    def resume(
+        self, buffer_nbytes: int, most_nbytes: int, fit: Fit
+    ) -> tuple[ZarrRows, FolderStore, tuple[str, ...] | None]:
         """Open what an earlier run has recorded, and check every byte of it.
 
         Damaged rows are missing from then on, with a StorageWarning. Whatever the record does not have is
-        removed.
+        removed. ``fit`` is given the stored heads before anything is changed, and returns them or refuses.
         """
         saved = open_result(self.root, is_partial=True, most_nbytes=most_nbytes)
         check_tree(self.root, is_written=True)
+        names = None if saved.names is None else tuple(saved.names)
+        specs = fit([layout_of(array).spec for array in saved.arrays], names)
         self._mark, self.recorded = saved.mark, saved.written.copy()
         checker, store = RowChecker(saved), FolderStore(self.root, unsynced=self._unsynced)
-        specs = [layout_of(array).spec for array in saved.arrays]
         rows = ZarrRows(
             store,
             len(self._locs),
@@ -175,7 +180,7 @@ class KeptRun:
         except BaseException:
             rows.close()
             raise
-        return rows, store, saved.mark.names
+        return rows, store, names
 
     def abandon(self) -> None:
         """Make the folder empty again: nothing of the first push was taken."""
