@@ -658,7 +658,10 @@ def bomb(dice, root, outside, other):  # noqa: ARG001
         n_inner = 4
         index = b"".join(struct.pack("<QQ", 0, len(data)) for _ in range(n_inner))
         data += with_crc(index)
-    pick(dice, chunks).write_bytes(data)
+    path = pick(dice, chunks)
+    if dice.random() < 0.3:  # behind what was there: further parts of a stream, which decoders go on with
+        data = path.read_bytes() + data
+    path.write_bytes(data)
 
 
 def attack_shard(dice, root, outside, other):  # noqa: ARG001

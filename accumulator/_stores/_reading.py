@@ -16,6 +16,7 @@ from accumulator._stores._disk import OUTPUTS, open_group
 from accumulator._stores._folder import is_refusal
 from accumulator._stores._folder_store import FolderStore
 from accumulator._stores._group import record_chunks
+from accumulator._stores._layout import BUFFER_NBYTES, HANDED_CHUNKS
 from accumulator._stores._mark import (
     COMPLETE,
     CREATING,
@@ -27,6 +28,7 @@ from accumulator._stores._mark import (
     read_mark,
     stamp_of,
 )
+from accumulator._stores._threads import n_cores
 from accumulator.exceptions import AccumulatorError, ResultFormatError, UnfinishedError
 
 if TYPE_CHECKING:
@@ -35,9 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SHARDS: Final = "sharding_indexed"
-_NUMCODECS: Final = (
-    "adler32 blosc bz2 crc32 crc32c fletcher32 gzip jenkins_lookup3 lz4 lzma shuffle zlib zstd"
-)
+_NUMCODECS: Final = "blosc bz2 crc32 crc32c gzip lz4 lzma shuffle zlib zstd"  # `bounded` knows each
 _COMPRESSORS: Final = frozenset(
     {"crc32c", "gzip", "zstd", "blosc", *(f"numcodecs.{name}" for name in _NUMCODECS.split())}
 )
@@ -47,6 +47,11 @@ _INDEX_NBYTES: Final = 16  # of a piece, in a shard's index
 _FIXED_NBYTES: Final = 4  # of a CRC
 _MOST_DEPTH: Final = 8  # of folders: half of it is used
 _MOST_LOCATION: Final = 2**63
+_MOST_COLUMNS: Final = 2**10  # of locations: a box of an image has two for each of its few axes
+_MOST_METADATA: Final = 16 * 2**20
+_NUMBER_NBYTES: Final = 16  # of a number of the record, with what is made of it
+_COPIES: Final = 3  # of rows that are decoded: compressed, decompressed, and in their place
+_OURS_NBYTES: Final = BUFFER_NBYTES // (1 + HANDED_CHUNKS)  # of chunks that the library itself would write
 
 
 @attrs.frozen(eq=False)
@@ -77,7 +82,7 @@ def read_result(path: Path, *, is_partial: bool = False, most_nbytes: int | None
     is_partial : bool
         Take a run that is not complete, too.
     most_nbytes : int, optional
-        What a chunk may take in memory.
+        What may be taken in memory: by the record, and by chunks that are looked at together.
 
     Raises
     ------
@@ -96,6 +101,8 @@ def read_result(path: Path, *, is_partial: bool = False, most_nbytes: int | None
         )
     check_tree(path)
     store = FolderStore(path, read_only=True)
+    store.limit(_MOST_METADATA)
+    read_json(path / OUTPUTS / "zarr.json", path)
     for name in mark.array_names:
         file = path / name / "zarr.json"
         document = read_json(file, path)
@@ -108,10 +115,10 @@ def read_result(path: Path, *, is_partial: bool = False, most_nbytes: int | None
         arrays = [outputs[str(head)] for head in range(mark.n_heads)]
         for head, array in enumerate(arrays):
             _check_output(array, mark, most_nbytes, path / OUTPUTS / str(head))
-        n = mark.n_rows
-        written = _read(group, path, "written", (n,), "b", most_nbytes).view(np.uint8) != 0
-        checksums = _read(group, path, "checksums", (n, mark.n_heads), "u", most_nbytes, written)
-        locs = _read(group, path, "output_locs", (n, None), "iuf", most_nbytes)
+        parts = _record(group, mark, most_nbytes, path)
+        written = _read(parts[0], path).view(np.uint8) != 0
+        checksums = _read(parts[1], path, written)
+        locs = _read(parts[2], path)
     except Exception as cause:  # whatever zarr and its codecs raise for what is none of their own
         if isinstance(cause, AccumulatorError) or is_refusal(cause):
             raise
@@ -164,27 +171,44 @@ def walk(path: Path) -> Iterator[os.DirEntry[str]]:
                     folders.append(entry.path)
 
 
-def _read(  # noqa: PLR0913, PLR0917  what is demanded of it
-    group: Any,
-    path: Path,
-    name: str,
-    shape: tuple[int | None, ...],
-    kinds: str,
-    most_nbytes: int | None,
-    needed: NDArray[np.bool_] | None = None,
-) -> Any:
-    """Read a whole array, of which every chunk must be there, or every one with needed rows."""
-    array = group[name]
+def _record(group: Any, mark: Mark, most_nbytes: int | None, path: Path) -> list[zarr.Array[Any]]:
+    """Return the arrays that belong to all heads, which fit in memory together; nothing is read yet."""
+    n = mark.n_rows
+    parts = [
+        _part(group, path, "written", (n,), "b"),
+        _part(group, path, "checksums", (n, mark.n_heads), "u"),
+        _part(group, path, "output_locs", (n, None), "iuf"),
+    ]
+    nbytes = _NUMBER_NBYTES * sum(part.size for part in parts)
+    if most_nbytes is not None and nbytes > most_nbytes:
+        raise ResultFormatError(
+            f"{path} has a record of {n} rows, which takes {nbytes} bytes, and {most_nbytes} bytes of memory "
+            "are available: read it on a larger machine"
+        )
+    return parts
+
+
+def _part(group: Any, path: Path, name: str, shape: tuple[int | None, ...], kinds: str) -> zarr.Array[Any]:
+    """Return one of the record's arrays, of which nothing is read yet."""
+    array: zarr.Array[Any] = group[name]
     fits = array.ndim == len(shape) and all(
         length in (None, actual) for length, actual in zip(shape, array.shape, strict=True)
     )
     if not fits or array.dtype.kind not in kinds or array.chunks != record_chunks(name, array.shape):
         raise ResultFormatError(f"{path} is damaged: {name} has shape {array.shape} and dtype {array.dtype}")
+    if name == "output_locs" and array.shape[1] > _MOST_COLUMNS:
+        raise ResultFormatError(
+            f"{path} has locations of {array.shape[1]} numbers each, and {_MOST_COLUMNS} are the most"
+        )
     if [type(codec) for codec in array.compressors] != [Crc32cCodec] or array.shards:
         raise ResultFormatError(f"{path} is damaged: {name} is not stored as it should be")
-    step, nbytes = array.chunks[0], math.prod(array.chunks) * array.dtype.itemsize + _FIXED_NBYTES
-    if most_nbytes is not None and max(nbytes, array.nbytes) > most_nbytes:
-        raise ResultFormatError(f"{path} has {array.nbytes} bytes of {name}: there is not as much memory")
+    return array
+
+
+def _read(array: Any, path: Path, needed: NDArray[np.bool_] | None = None) -> Any:
+    """Read a whole array, of which every chunk must be there, or every one with needed rows."""
+    name, step = array.basename, array.chunks[0]
+    nbytes = math.prod(array.chunks) * array.dtype.itemsize + _FIXED_NBYTES
     for chunk in range(-(-array.shape[0] // step) if array.size else 0):
         key = array.metadata.encode_chunk_key((chunk, *(0 for _ in array.shape[1:])))
         try:
@@ -195,7 +219,8 @@ def _read(  # noqa: PLR0913, PLR0917  what is demanded of it
         if size != nbytes and not (may_miss and size is None):
             what = "is missing" if size is None else f"has {size} bytes, not {nbytes}"
             raise ResultFormatError(f"{path} is damaged: {name}/{key} {what}")
-    return np.array(array[...]) if array.size else np.zeros(array.shape, array.dtype)
+    array.store.limit(max(_MOST_METADATA, nbytes))
+    return np.asarray(array[...]) if array.size else np.zeros(array.shape, array.dtype)
 
 
 def _check_record(mark: Mark, locs: NDArray[Any], written: NDArray[np.bool_], path: Path) -> None:
@@ -215,11 +240,16 @@ def _check_output(array: Any, mark: Mark, most_nbytes: int | None, where: Path) 
     if array.dtype.kind not in "biufc" or min(array.chunks) < 1:
         raise ResultFormatError(f"{where} is damaged: it has dtype {array.dtype} and chunks {array.chunks}")
     unit = array.shards or array.chunks
-    nbytes = array.dtype.itemsize * max(math.prod(unit), math.prod(array.shape[1:]))
-    if most_nbytes is not None and nbytes > most_nbytes:
+    n_rows = max(1, min(unit[0], array.shape[0]))  # that are read at once, from all files that they are in
+    nbytes = array.dtype.itemsize * max(math.prod(unit), n_rows * math.prod(array.shape[1:]))
+    is_raw = not array.compressors and not array.shards and unit[1:] == array.shape[1:]
+    needed = nbytes if is_raw else _COPIES * nbytes
+    if nbytes > _OURS_NBYTES:  # those that are smaller need no large machine, however many cores it has
+        needed *= max(1, min(n_cores(), -(-array.shape[0] // unit[0])))
+    if most_nbytes is not None and needed > most_nbytes:
         raise ResultFormatError(
-            f"{where} has chunks or rows of {nbytes} bytes, and {most_nbytes} bytes of memory are available: "
-            "read it on a larger machine"
+            f"{where} has chunks or rows of {nbytes} bytes, which take {needed} bytes to check, and "
+            f"{most_nbytes} bytes of memory are available: read it on a larger machine"
         )
     n_files = math.prod(-(-length // size) for length, size in zip(array.shape[1:], unit[1:], strict=True))
     n_pieces = math.prod(unit) // math.prod(array.chunks)
