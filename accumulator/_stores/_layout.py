@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 BUFFER_NBYTES: Final = 320 * 2**20  # what blocks of all heads may take in memory together
 CHUNK_NBYTES: Final = 16 * 2**20
 OPEN_CHUNKS: Final = 4  # a head; enough for batches that several loaders deliver slightly out of order
+_NUMCODECS: Final = "blosc bz2 crc32 crc32c gzip lz4 lzma shuffle zlib zstd"  # `bounded` knows each
+COMPRESSORS: Final = frozenset(  # that a result may have: others are code that somebody else wrote
+    {"crc32c", "gzip", "zstd", "blosc", *(f"numcodecs.{name}" for name in _NUMCODECS.split())}
+)
 HANDED_CHUNKS: Final = 3  # a head; one is written, the next waits, and one more may have to go early
 
 
@@ -145,7 +149,14 @@ def check_options(n_rows: int, specs: Sequence[HeadSpec]) -> None:
     for head, spec in enumerate(specs):
         if spec.storage.is_chosen or spec.storage.compressors is not None:
             group = zarr.create_group(store={}, zarr_format=3)
-            _lay_out(n_rows, head, spec, CHUNK_NBYTES).create(group, str(head))
+            array = _lay_out(n_rows, head, spec, CHUNK_NBYTES).create(group, str(head))
+            codecs: Sequence[Any] = array.compressors
+            names = [str(codec.to_dict()["name"]) for codec in codecs]
+            if not COMPRESSORS.issuperset(names):
+                raise OptionError(
+                    f"head {head} has compressors {', '.join(names)}: a result with others than "
+                    f"{', '.join(sorted(COMPRESSORS))} could not be loaded again"
+                )
 
 
 def _lay_out(n_rows: int, head: int, spec: HeadSpec, chunk_nbytes: int) -> Layout:

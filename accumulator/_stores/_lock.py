@@ -19,8 +19,8 @@ if sys.platform != "win32":
 if TYPE_CHECKING:
     from pathlib import Path
 
-_ATTEMPTS: Final = 3  # who only looks whether it is locked holds it for microseconds
-_PAUSE_SECONDS: Final = 0.02
+_ATTEMPTS: Final = 200  # who only looks whether it is locked holds it for microseconds, and shares it
+_PAUSE_SECONDS: Final = 0.005
 _HELD: weakref.WeakSet[StoreLock] = weakref.WeakSet()
 
 
@@ -64,10 +64,12 @@ class StoreLock:
         _HELD.add(self)
 
     def _take(self, descriptor: int) -> None:
-        for _ in range(_ATTEMPTS - 1):
+        for _ in range(_ATTEMPTS):
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # refused while somebody writes
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
             time.sleep(_PAUSE_SECONDS)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 

@@ -51,7 +51,7 @@ class Mark:
     resume_token : str or None
         What the user gave.
     arrays : dict
-        SHA-256 of each array's metadata file.
+        SHA-256 of the metadata file of each of `parts`.
     written : str
         Of a complete run: see `hash_written`. Else a file of another run would pass for its record.
     """
@@ -76,9 +76,9 @@ class Mark:
         return self.state == COMPLETE
 
     @property
-    def array_names(self) -> list[str]:
-        """The arrays of a group with so many heads."""
-        return [*(f"{OUTPUTS}/{head}" for head in range(self.n_heads)), *RECORD]
+    def parts(self) -> list[str]:
+        """The group of outputs, and the arrays of so many heads."""
+        return [OUTPUTS, *(f"{OUTPUTS}/{head}" for head in range(self.n_heads)), *RECORD]
 
 
 def hash_locations(locs: NDArray[Any]) -> str:
@@ -107,8 +107,8 @@ def stamp_of(root: Path) -> tuple[tuple[int, int], ...]:
 
 
 def set_mark(store: FolderStore, mark: Mark) -> Mark:
-    """Write the mark, with the hashes of all arrays that are there, and return it."""
-    hashes = {name: hash_of(store.root / name / "zarr.json") for name in mark.array_names}
+    """Write the mark, with the hashes of all metadata that is there, and return it."""
+    hashes = {name: hash_of(store.root / name / "zarr.json") for name in mark.parts}
     mark = attrs.evolve(mark, arrays={} if mark.state == CREATING else hashes)
     open_group(store).attrs[MARK] = mark.to_json()
     return mark
@@ -149,13 +149,20 @@ def read_mark(path: Path) -> Mark:
 
 
 def read_json(file: Path, path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file of a group, which may be no file, no JSON, or too long.
+
+    Raises
+    ------
+    ResultFormatError
+        It is.
+    """
     try:
         status = file.lstat()
         if not stat.S_ISREG(status.st_mode):
             raise ResultFormatError(f"{file} is not a file: a store holds folders and files alone")
         if status.st_size > _MOST_METADATA:
             raise ResultFormatError(f"{file} has {status.st_size} bytes: no metadata is as long")
-        document = json.loads(file.read_bytes())
+        content = file.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as cause:
         raise ResultFormatError(
             f"{path} is neither a result that FullBatch.save wrote nor a run kept by store=, or its first "
@@ -163,6 +170,8 @@ def read_json(file: Path, path: Path) -> dict[str, Any]:
         ) from cause
     except OSError as cause:
         raise storage_error(cause, f"{file} cannot be read") from cause
+    try:
+        document = json.loads(content)
     except (ValueError, RecursionError) as cause:
         raise ResultFormatError(
             f"{path} is damaged: {file.relative_to(path)} is not JSON ({cause})"
@@ -194,8 +203,8 @@ def _is_sound(mark: Mark) -> bool:
         and (
             mark.state == CREATING
             or (
-                len(mark.arrays) == mark.n_heads + len(RECORD)  # before so many names are made
-                and set(mark.arrays) == set(mark.array_names)
+                len(mark.arrays) == 1 + mark.n_heads + len(RECORD)  # before so many names are made
+                and set(mark.arrays) == set(mark.parts)
             )
         )
     )

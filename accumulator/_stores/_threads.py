@@ -6,15 +6,17 @@ all the same, and runs whenever another thread takes it: too late to know.
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 T = TypeVar("T")
+_AT_A_TIME: Final = 2**10
 
 
 def start_threads(n_threads: int, name: str) -> ThreadPoolExecutor | None:
@@ -35,14 +37,15 @@ def start_threads(n_threads: int, name: str) -> ThreadPoolExecutor | None:
 
 def run_all(work: Callable[[T], object], items: Iterable[T]) -> None:
     """Do something with each item, on all cores; what it raises first is raised."""
-    pool = start_threads(n_cores(), "accumulator-check")
+    pool, left = start_threads(n_cores(), "accumulator-check"), iter(items)
     if pool is None:
-        for item in items:
+        for item in left:
             work(item)
         return
     with pool:
-        for _ in pool.map(work, items):
-            pass
+        while some := list(itertools.islice(left, _AT_A_TIME)):  # there may be millions
+            for _ in pool.map(work, some):
+                pass
 
 
 def n_cores() -> int:
