@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import warnings
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
@@ -30,7 +31,7 @@ from accumulator._options import StorageOptions
 from accumulator._result import FullBatch
 from accumulator._stores import KeptRun, read_only
 from accumulator._validation import as_heads
-from accumulator.exceptions import ClosedError, NothingPushedError, OptionError, ProcessError
+from accumulator.exceptions import ClosedError, NothingPushedError, OptionError, ProcessError, StorageWarning
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -162,6 +163,7 @@ class FullBatchAccumulator:
     _is_closed: bool = attrs.field(init=False, default=False)
     _lock: threading.RLock = attrs.field(init=False, factory=threading.RLock)
     _process: int = attrs.field(init=False, factory=os.getpid)
+    _at_exit: weakref.finalize[Any, Any] | None = attrs.field(init=False, default=None)
 
     def __attrs_post_init__(self) -> None:
         """Make the canvas, which takes no room before the first push."""
@@ -377,6 +379,8 @@ class FullBatchAccumulator:
             prepare_multitask_full_batch(
                 batch_output, batch_locs, self._index, None, is_last=False, out=self._canvas
             )
+            if self._store is not None and self._at_exit is None:
+                self._at_exit = weakref.finalize(self, _tell_at_exit, weakref.ref(self))
 
     def finalize(self) -> FullBatch:
         """Return the complete result, the fill value where nothing came; called again, the same object.
@@ -496,6 +500,18 @@ class FullBatchAccumulator:
         storage = tuple(spec.storage for spec in canvas.specs or ())
         return FullBatch(named, locs.copy(), canvas.written.copy(), canvas.zarr_store, storage)
 
+    def _tell_unrecorded(self) -> None:
+        """At the end of the interpreter, warn of rows that a run which was not closed takes with it."""
+        is_ours = self._process == os.getpid() and self._result is None and not self._is_closed
+        n_unrecorded = self._canvas.n_unrecorded if is_ours else 0
+        if n_unrecorded:
+            warnings.warn(
+                f"{n_unrecorded} rows were not recorded in {self._store}, as nobody finalized or closed it: "
+                "use it as a context manager",
+                StorageWarning,
+                stacklevel=1,
+            )
+
     def _elsewhere(self, action: str) -> str:
         return (
             f"the accumulator of process {self._process} cannot {action}: what is pushed there would not "
@@ -508,6 +524,12 @@ class FullBatchAccumulator:
         if self._result is not None or self._is_closed:
             done = "closed" if self._is_closed else "finalized"
             raise ClosedError(f"cannot {action}: the accumulator was {done}; make a new one")
+
+
+def _tell_at_exit(reference: weakref.ref[FullBatchAccumulator]) -> None:
+    accumulator = reference()
+    if accumulator is not None:
+        accumulator._tell_unrecorded()  # noqa: SLF001  it is its own
 
 
 def _read_only(array: RowArray) -> RowArray:

@@ -130,6 +130,11 @@ class Canvas:
         """Bytes of all rows of all heads, written or not."""
         return self.n_rows * self.row_nbytes
 
+    @property
+    def n_unrecorded(self) -> int:
+        """How many rows a run that is kept has not recorded."""
+        return 0 if self.run is None else int(np.count_nonzero(self.written & ~self.run.recorded))
+
     def empty_batch(self) -> list[NDArray[Any]] | dict[str, NDArray[Any]]:
         """Return a batch without rows, with heads like those of the first batch."""
         heads = [np.empty((0, *spec.patch_shape), spec.dtype) for spec in self.specs or ()]
