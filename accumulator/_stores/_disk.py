@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from accumulator.typing import RowArray, Rows
 
 N_THREADS: Final = 2  # one writes while the other takes the next; more do not make a disk faster
-KEPT_THREADS: Final = 4  # some of which make checksums
+KEPT_THREADS: Final = 6  # some of which make checksums
 OUTPUTS: Final = "outputs"
 SCRATCH: Final = "part"  # in a head's folder: rows of chunks that are not encoded yet
 
