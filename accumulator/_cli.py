@@ -60,7 +60,7 @@ exit codes: 0 done, 1 an error or a comparison that failed, 2 wrong arguments
 _INFO: Final = """\
 Says what a store is: its state, heads, coverage and size. Nothing is changed.
 
-The state is "creating" until the first push has come, "running" until the run is finalized, then "complete".
+The state is "creating" while the first push makes it, "running" until the run is finalized, then "complete".
 A running store that nobody is writing is one whose process has ended: resume it from Python with
 FullBatchAccumulator(locations, store=PATH, mode="a"), or look at it with FullBatch.load(PATH, partial=True).
 """
