@@ -12,13 +12,17 @@ from accumulator._accumulator import FullBatchAccumulator
 from accumulator._full_batch import prepare_multitask_full_batch
 from accumulator._plan import Plan
 from accumulator._result import FullBatch
+from accumulator._stitching import StitchedMap, Stitcher, stitch
 
 __all__ = [
     "FullBatch",
     "FullBatchAccumulator",
     "Plan",
+    "StitchedMap",
+    "Stitcher",
     "exceptions",
     "prepare_multitask_full_batch",
+    "stitch",
     "typing",
 ]
 __version__ = "0.1.0"

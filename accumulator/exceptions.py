@@ -24,6 +24,7 @@ __all__ = [
     "HeadValueError",
     "LocationError",
     "LockedError",
+    "MemoryLimitError",
     "NothingPushedError",
     "OptionError",
     "ProcessError",
@@ -106,6 +107,10 @@ class OptionError(AccumulatorError, ValueError):
 
 class ClosedError(AccumulatorError, ValueError):
     """A push after ``finalize()`` or ``close()``, or a result used after its ``close()``."""
+
+
+class MemoryLimitError(AccumulatorError, MemoryError):
+    """A stitched map whose open part does not fit in memory."""
 
 
 class ProcessError(AccumulatorError, RuntimeError):

@@ -12,7 +12,18 @@ if TYPE_CHECKING:
     import numpy as np
     import zarr
 
-__all__ = ["ArrayLike", "BatchOutput", "Mode", "OnDuplicate", "RowArray", "Rows", "StrPath", "SupportsDLPack"]
+__all__ = [
+    "ArrayLike",
+    "Bands",
+    "BatchOutput",
+    "Blend",
+    "Mode",
+    "OnDuplicate",
+    "RowArray",
+    "Rows",
+    "StrPath",
+    "SupportsDLPack",
+]
 
 
 class SupportsDLPack(Protocol):
@@ -28,6 +39,9 @@ ArrayLike: TypeAlias = npt.ArrayLike | SupportsDLPack
 BatchOutput: TypeAlias = Sequence[ArrayLike] | Mapping[str, ArrayLike] | ArrayLike
 """A tuple or list of heads, a dict of named heads, or one array: each ``(n, *patch_shape)``."""
 
+Bands: TypeAlias = "list[npt.NDArray[Any]] | dict[str, npt.NDArray[Any]]"
+"""A band of each map, as the heads were pushed: a list, or a dict of named heads."""
+
 RowArray: TypeAlias = "npt.NDArray[Any] | zarr.Array[Any]"
 """One head of a result, ``(N, *patch_shape)``: NumPy in RAM, zarr on disk."""
 
@@ -39,6 +53,10 @@ OnDuplicate: TypeAlias = Literal["error", "first", "last"]
 
 Mode: TypeAlias = Literal["w-", "a"]
 """How a store is opened, in zarr's words: make a new one, or resume what is there."""
+
+Blend: TypeAlias = Literal["average", "gaussian", "hann", "max", "last"]
+"""What a pixel gets that several patches cover: their mean, all counting the same or most in their middle,
+the largest value, or that of the location that comes last in the list."""
 
 StrPath: TypeAlias = str | os.PathLike[str]
 """A path of the local file system."""

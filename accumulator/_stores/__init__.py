@@ -17,6 +17,7 @@ from accumulator._stores._layout import BUFFER_NBYTES, Layout, check_options, la
 from accumulator._stores._lock import is_locked
 from accumulator._stores._look import disk_nbytes, head_details, open_mark, open_result
 from accumulator._stores._mark import CREATING
+from accumulator._stores._pages import Pages
 from accumulator._stores._ram import RamRows
 from accumulator._stores._reading import SavedResult
 from accumulator._stores._run import KeptRun
@@ -34,6 +35,7 @@ __all__ = [
     "FolderStore",
     "KeptRun",
     "Layout",
+    "Pages",
     "RamRows",
     "RowChecker",
     "RowStore",

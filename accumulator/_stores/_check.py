@@ -19,7 +19,7 @@ from accumulator._stores._folder import is_refusal, storage_error
 from accumulator._stores._layout import BUFFER_NBYTES, Layout, layout
 from accumulator._stores._mark import stamp_of
 from accumulator._stores._system import SizeError
-from accumulator._stores._threads import run_all
+from accumulator._threads import run_all
 from accumulator._validation import HeadSpec, head_label
 from accumulator.exceptions import DamagedError, StorageError
 

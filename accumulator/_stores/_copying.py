@@ -11,7 +11,7 @@ from concurrent.futures import wait
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from accumulator._stores._chunks import count, cut
-from accumulator._stores._threads import n_cores, start_threads
+from accumulator._threads import n_cores, start_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -25,8 +25,8 @@ from accumulator._stores._folder_store import FolderStore
 from accumulator._stores._head import Head
 from accumulator._stores._layout import BUFFER_NBYTES, HANDED_CHUNKS, layout, layout_as_stored
 from accumulator._stores._redo import REDO, RedoChunks
-from accumulator._stores._threads import n_cores
 from accumulator._stores._writer import Writer
+from accumulator._threads import n_cores
 from accumulator.exceptions import StorageError
 
 if TYPE_CHECKING:

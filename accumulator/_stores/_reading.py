@@ -28,7 +28,7 @@ from accumulator._stores._mark import (
     read_mark,
     stamp_of,
 )
-from accumulator._stores._threads import n_cores
+from accumulator._threads import n_cores
 from accumulator.exceptions import AccumulatorError, ResultFormatError, UnfinishedError
 
 if TYPE_CHECKING:

@@ -37,7 +37,7 @@ def start_threads(n_threads: int, name: str) -> ThreadPoolExecutor | None:
 
 def run_all(work: Callable[[T], object], items: Iterable[T]) -> None:
     """Do something with each item, on all cores; what it raises first is raised."""
-    pool, left = start_threads(n_cores(), "accumulator-check"), iter(items)
+    pool, left = start_threads(n_cores(), "accumulator"), iter(items)
     if pool is None:
         for item in left:
             work(item)

@@ -1,0 +1,12 @@
+"""From rows to maps: patches are blended where they overlap, band by band of the map.
+
+Stands on the accumulator: the rows of a map are rows of a `FullBatchAccumulator`, which decides where they
+go, writes and keeps them.
+"""
+
+from __future__ import annotations
+
+from accumulator._stitching._map import StitchedMap
+from accumulator._stitching._stitcher import Stitcher, stitch
+
+__all__ = ["StitchedMap", "Stitcher", "stitch"]

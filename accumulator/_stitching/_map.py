@@ -1,0 +1,116 @@
+"""`StitchedMap`: the maps of all heads, and where they lie."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+import attrs
+import numpy as np
+
+from accumulator._stitching._weights import Summer, as_window
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+    from accumulator._result import FullBatch
+    from accumulator._stitching._grid import Grid
+    from accumulator.typing import RowArray, StrPath
+
+
+@attrs.frozen(eq=False, repr=False)
+class StitchedMap:
+    """One map a head, stitched from patches.
+
+    Maps that did not fit in RAM lie in a temporary folder that is removed with the last of: this object, its
+    arrays, the interpreter; or at once by `close`. `save` keeps them.
+
+    Attributes
+    ----------
+    outputs : list or dict of ``(H, W, C)`` numpy.ndarray or zarr.Array
+        One map a head: ``(H, W)`` for heads without channels, ``(Z, Y, X, C)`` for volumes, and so on. Pixels
+        that no patch covers hold the fill value.
+    origin : tuple of int
+        The location ``(x, y, ...)`` of the first pixel.
+    output_locs : (N, K) numpy.ndarray
+        The locations that were asked for.
+    written : (N,) bool numpy.ndarray
+        Which of them have come.
+    """
+
+    outputs: list[RowArray] | dict[str, RowArray]
+    origin: tuple[int, ...]
+    output_locs: NDArray[Any]
+    written: NDArray[np.bool_]
+    _rows: FullBatch  # the same arrays as rows of the map, which own the files
+    _grid: Grid  # of those that have come
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all maps; what nothing covers takes none of them on disk."""
+        return self._rows.nbytes
+
+    @property
+    def path(self) -> Path | None:
+        """The folder of the zarr group; None in RAM."""
+        return self._rows.path
+
+    def coverage(self, start: int = 0, stop: int | None = None) -> NDArray[np.uint32]:
+        """Return how many patches cover each pixel, 0 where none does: ``(H, W)``.
+
+        Parameters
+        ----------
+        start, stop : int
+            Only these rows of the map, or planes of a volume; a whole one takes 4 bytes a pixel.
+
+        Examples
+        --------
+        >>> patches = np.ones((3, 2, 2), np.float32)
+        >>> with Stitcher([[0, 0, 2, 2], [1, 0, 3, 2], [4, 0, 6, 2]]) as stitcher:
+        ...     stitcher.push(patches, [[0, 0, 2, 2], [1, 0, 3, 2], [4, 0, 6, 2]])
+        >>> stitcher.finalize().coverage(0, 1).tolist()
+        [[1, 2, 1, 0, 1, 1]]
+        """
+        grid = self._grid
+        first, last, _ = slice(start, stop).indices(grid.shape[0])
+        touching = grid.is_inside & (grid.start[:, 0] < last) & (grid.stop[:, 0] > first)
+        summer = Summer(grid, as_window("average", grid.patch))
+        counts = summer.band(np.flatnonzero(touching), first, max(first, last))
+        shape = (-1, *grid.shape[1 : grid.n_spatial])
+        return counts.array.astype(np.uint32).reshape(shape)
+
+    def save(self, path: StrPath) -> None:
+        """Keep the maps as a zarr group at ``path``, as `FullBatch.save` does; its rows are those of the map.
+
+        Raises
+        ------
+        ResultExistsError, StorageError, ClosedError, OptionError
+            As `FullBatch.save`.
+        """
+        self._rows.save(path)
+
+    def close(self) -> None:
+        """Remove the temporary folder, as `FullBatch.close` does."""
+        self._rows.close()
+
+    def __enter__(self) -> Self:
+        """Return the maps."""
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the maps."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Return heads, coverage and place in one line."""
+        named = self.outputs.items() if isinstance(self.outputs, dict) else enumerate(self.outputs)
+        heads = ", ".join(f"{name}: {tuple(array.shape)} {array.dtype}" for name, array in named)
+        place = "RAM" if self.path is None else str(self.path)
+        return f"<StitchedMap {{{heads}}}, {self.written.sum()} of {len(self.written)} patches, {place}>"

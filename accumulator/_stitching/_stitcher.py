@@ -1,0 +1,499 @@
+"""`Stitcher`: patches in, maps out, band by band; and `stitch`, which feeds it a whole result."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import warnings
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import attrs
+import numpy as np
+
+from accumulator._accumulator import FullBatchAccumulator
+from accumulator._arguments import as_threshold
+from accumulator._locations import LocationIndex
+from accumulator._memory import fits_in_memory
+from accumulator._options import StorageOptions
+from accumulator._plan import as_text
+from accumulator._stitching._bands import Bands, MapSpec
+from accumulator._stitching._grid import Grid, as_grid, count_axes
+from accumulator._stitching._map import StitchedMap
+from accumulator._stitching._numbers import result_dtype, sum_dtype, wider
+from accumulator._stitching._weights import as_blend, as_window
+from accumulator._validation import as_heads, as_specs, check_rows, check_specs, named
+from accumulator.exceptions import (
+    AccumulatorError,
+    ClosedError,
+    DuplicateLocationError,
+    HeadError,
+    NothingPushedError,
+    OptionError,
+    StorageWarning,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+    from accumulator._result import FullBatch
+    from accumulator._validation import Heads, HeadSpec
+    from accumulator.typing import ArrayLike, BatchOutput, RowArray, StrPath
+    from accumulator.typing import Bands as BandValues
+
+_BATCH_NBYTES: Final = 32 * 2**20  # of rows that are read at a time
+_logger = logging.getLogger("accumulator")
+
+
+@attrs.define(eq=False, repr=False)
+class Stitcher:
+    """Blends patches into maps as they come, and keeps none of them.
+
+    In memory are the maps, if they fit there, and those bands of them that rows are still expected for. A
+    band is complete, and written, when all patches have come that lie in it; patches may be late or
+    shuffled, and then more bands are open.
+
+    Parameters
+    ----------
+    full_output_locs : (N, K) array-like of whole numbers
+        The boxes that will come, no two the same: ``[start_x, start_y, end_x, end_y]``, or for other than
+        two axes all starts and then all ends, x before y before z. In pixels of the maps; a box may reach
+        over their edges, and be smaller than its patch, of which the first part is taken then. A band that a
+        listed box lies in waits for it until `finalize`: leave out what will not come.
+    blend : {"average", "gaussian", "hann", "max", "last"} or array, default "average"
+        What a pixel gets that several patches cover: their mean, with the same weight or with more of it for
+        the middle of a patch (a Gaussian of an eighth of its length; Hann's window), the largest value, or
+        that of the location that is last in the list. Or the weights, an array of a patch's spatial shape.
+    output_shape : sequence of int, optional
+        The spatial shape of the maps, ``(height, width)``; by default they end with the last box.
+    origin : sequence of int, optional
+        The location ``[x, y]`` of the first pixel of the maps, by default ``[0, 0]``. With `output_shape` it
+        places a region in a slide, or cuts it out.
+    dtype : dtype, optional
+        Of the maps, by default that of the heads. Means of integers are rounded to the nearest (a tie to the
+        even one), bools are True where half of the weight is or more.
+    fill_value : scalar, default 0
+        Of pixels that no patch covers, such as nan.
+    on_band : callable, optional
+        Called once for each band with a slice of rows of the maps and, as heads were pushed, a list or dict
+        of their values there. Bands come from top to bottom; those that nothing covers are left out. The
+        arrays are used again after it returns.
+    save_path, memory_threshold, memory_limit, store, chunks, shards, compressors
+        Where the maps go, as in `FullBatchAccumulator`, whose rows are those of the maps. On disk a chunk has
+        whole rows by default; ``chunks=(512, 512, C)`` makes tiles, which are slower to write.
+
+    Raises
+    ------
+    LocationError
+        The list is not 2-d whole numbers, or they are no boxes; a ValueError.
+    DuplicateLocationError
+        The list names a location twice; a ValueError.
+    OptionError
+        An option is not what it may be; a ValueError.
+    StorageError
+        ``save_path`` is a file, or ``store`` cannot be made; an OSError.
+    ResultExistsError
+        Something is at ``store``; a FileExistsError.
+
+    Examples
+    --------
+    >>> full_output_locs = [[0, 0, 4, 4], [2, 0, 6, 4], [8, 0, 12, 4]]
+    >>> with Stitcher(full_output_locs, fill_value=np.nan) as stitcher:
+    ...     stitcher.push(np.ones((1, 4, 4), np.float32), [[0, 0, 4, 4]])
+    ...     stitcher.push(np.full((2, 4, 4), 3, np.float32), full_output_locs[1:])
+    >>> stitcher.finalize().outputs[0][0].tolist()
+    [1.0, 1.0, 2.0, 2.0, 3.0, 3.0, nan, nan, 3.0, 3.0, 3.0, 3.0]
+    """
+
+    _index: LocationIndex = attrs.field(alias="full_output_locs", converter=LocationIndex)
+    _blend: Any = attrs.field(default="average", converter=as_blend, kw_only=True)
+    _output_shape: Sequence[int] | None = attrs.field(default=None, kw_only=True)
+    _origin: Sequence[int] | None = attrs.field(default=None, kw_only=True)
+    _dtype: Any = attrs.field(default=None, kw_only=True)
+    _fill_value: Any = attrs.field(default=0, kw_only=True)
+    _on_band: Callable[[slice, BandValues], object] | None = attrs.field(default=None, kw_only=True)
+    _save_path: StrPath = attrs.field(default="temp_fullbatch", kw_only=True)
+    _memory_threshold: float = attrs.field(default=80, kw_only=True, converter=as_threshold)
+    _memory_limit: int | str | None = attrs.field(default=None, kw_only=True)
+    _store: StrPath | None = attrs.field(default=None, kw_only=True)
+    _chunks: Any = attrs.field(default=None, kw_only=True)
+    _shards: Any = attrs.field(default=None, kw_only=True)
+    _compressors: Any = attrs.field(default=None, kw_only=True)
+    _options: StorageOptions = attrs.field(init=False)
+    _written: NDArray[np.bool_] = attrs.field(init=False)
+    _specs: tuple[HeadSpec, ...] | None = attrs.field(init=False, default=None)
+    _names: tuple[str, ...] | None = attrs.field(init=False, default=None)
+    _grid: Grid | None = attrs.field(init=False, default=None)
+    _bands: Bands | None = attrs.field(init=False, default=None)
+    _rows: FullBatchAccumulator = attrs.field(init=False)  # those of the maps
+    _waiting: tuple[slice, BandValues] | None = attrs.field(init=False, default=None)
+    _result: StitchedMap | None = attrs.field(init=False, default=None)
+    _is_closed: bool = attrs.field(init=False, default=False)
+    _is_torn: bool = attrs.field(init=False, default=False)  # a push was interrupted half-way
+    _has_told: bool = attrs.field(init=False, default=False)
+    _step: int = attrs.field(init=False, default=1)
+    _lock: threading.RLock = attrs.field(init=False, factory=threading.RLock)
+
+    def __attrs_post_init__(self) -> None:
+        """Work out how large the maps are; they take no room before the first push."""
+        self._options = StorageOptions(
+            chunks=self._chunks,
+            shards=self._shards,
+            compressors=self._compressors,
+            fill_value=self._fill_value,
+            dtype=self._dtype,
+        )
+        if self._on_band is not None and not callable(self._on_band):
+            raise OptionError(
+                f"on_band is {self._on_band!r}: it is called with a slice and the values of a band"
+            )
+        grid = as_grid(self._index.locs, None, self._output_shape, self._origin)
+        self._written = np.zeros(len(self._index), dtype=bool)
+        self._rows = FullBatchAccumulator(
+            np.arange(grid.shape[0])[:, None],
+            save_path=self._save_path,
+            memory_threshold=self._memory_threshold,
+            memory_limit=self._memory_limit,
+            store=self._store,
+            fill_value=self._fill_value,
+            chunks=self._chunks,
+            shards=self._shards,
+            compressors=self._compressors,
+        )
+
+    @property
+    def written(self) -> NDArray[np.bool_]:
+        """Which of the N boxes have come: ``(N,)``, read-only."""
+        view = self._written.view()
+        view.flags.writeable = False
+        return view
+
+    @property
+    def missing_locs(self) -> NDArray[Any]:
+        """The boxes that have not come, in the order of the list: ``(n, K)``."""
+        return self._index.locs[~self._written]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all maps, 0 before the first push."""
+        return self._rows.nbytes
+
+    @property
+    def open_nbytes(self) -> int:
+        """Bytes of memory that bands take which rows are still expected for."""
+        return 0 if self._bands is None else self._bands.nbytes
+
+    def push(self, batch_output: BatchOutput, batch_locs: ArrayLike) -> None:
+        """Blend a batch of patches into the maps.
+
+        The first push fixes number, names, patch shapes and dtypes of the heads. What is passed is used
+        before this returns, and may be reused.
+
+        Parameters
+        ----------
+        batch_output : tuple, list or dict of ``(n, h, w, C)`` or ``(n, h, w)`` array-like, or one such array
+            Patches of each head, as `FullBatchAccumulator.push` takes them; all heads have the same ``h, w``.
+        batch_locs : (n, K) array-like of whole numbers
+            The box of each patch.
+
+        Raises
+        ------
+        UnknownLocationError, DuplicateLocationError, LocationError, HeadError, HeadDtypeError, ProcessError
+            As `FullBatchAccumulator.push`. At the first push a LocationError also tells of boxes that are
+            larger than the patches.
+        OptionError
+            At the first push: options or weights that do not fit the heads; a ValueError.
+        MemoryLimitError
+            More bands would have to be open than fit in memory; a MemoryError.
+        StorageError
+            The disk refused a band that was complete before; it is held, and written by the next call once
+            the cause is gone; an OSError.
+        ClosedError
+            The stitcher was finalized or closed, or a push was interrupted half-way; a ValueError.
+
+        Notes
+        -----
+        After any of these errors nothing of the batch was taken. What ``on_band`` raises comes out of here,
+        too: then the batch was taken, and the band counts as delivered. Threads may push at the same time.
+        """
+        with self._lock:
+            self._refuse_if_done("push")
+            heads, rows = as_heads(batch_output), _as_numbers(self._index.match(batch_locs))
+            if not heads.arrays:
+                raise HeadError("the batch has no heads: push at least one array a batch")
+            check_rows(heads, len(rows))
+            if self._specs is None:
+                self._start(heads)
+            heads = check_specs(heads, self._specs or (), self._names)
+            self._refuse_repeats(rows)
+            self._deliver_waiting()
+            self._open_bands.open(rows)
+            self._is_torn = True
+            self._open_bands.add(rows, heads.arrays)
+            self._written[rows] = True
+            self._is_torn = False
+            self._tell_if_large()
+            try:
+                self._deliver(self._open_bands.complete(self._written))
+            except AccumulatorError as refusal:  # the batch was taken: the next call tries again, and tells
+                _logger.warning("a band of the map waits: %s", refusal)
+
+    def finalize(self) -> StitchedMap:
+        """Return the maps, the fill value where nothing came; called again, the same object.
+
+        Raises
+        ------
+        NothingPushedError
+            Nothing was ever pushed, so that the heads are unknown; a ValueError.
+        StorageError
+            The disk refused the last bands; an OSError. Nothing is lost: make room and call again.
+        ClosedError
+            The stitcher was closed, or a push was interrupted half-way; a ValueError.
+        """
+        with self._lock:
+            if self._result is None:
+                self._refuse_if_done("finalize")
+                if self._grid is None or self._bands is None:
+                    raise NothingPushedError(
+                        "nothing was pushed, so that the heads are unknown: push at least one batch (an "
+                        "empty one with the right shapes will do), or close()"
+                    )
+                self._deliver_waiting()
+                self._deliver(self._bands.all_open())
+                rows = self._rows.finalize()
+                self._bands.close()
+                origin = tuple(int(number) for number in self._origin or [0] * self._grid.n_spatial)
+                grid = self._grid.of(self._written)
+                self._result = StitchedMap(
+                    rows.outputs, origin, self._index.locs.copy(), self._written.copy(), rows, grid
+                )
+            return self._result
+
+    def close(self) -> None:
+        """End without maps; after `finalize`, or a second time, do nothing."""
+        with self._lock:
+            if self._result is None and not self._is_closed:
+                self._is_closed = True
+                if self._bands is not None:
+                    self._bands.close()
+                self._rows.close()
+
+    def __enter__(self) -> Self:
+        """Return the stitcher."""
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Finalize if that was not done; after an exception close instead."""
+        if exc_value is not None:
+            self.close()
+        elif not self._is_closed:
+            try:
+                self.finalize()
+            except NothingPushedError:
+                self.close()
+                raise
+
+    def __del__(self) -> None:
+        """End the threads of a stitcher that was dropped; what holds the maps warns."""
+        bands: Bands | None = getattr(self, "_bands", None)
+        if bands is not None:
+            bands.close()
+
+    def __repr__(self) -> str:
+        """Return coverage, heads and state in one line."""
+        state = "finalized" if self._result is not None else "closed" if self._is_closed else "open"
+        return (
+            f"<Stitcher heads: {len(self._specs or ())}, patches: {self._written.sum()} of "
+            f"{len(self._written)}, {as_text(self.open_nbytes)} in open bands, {state}>"
+        )
+
+    @property
+    def _open_bands(self) -> Bands:
+        if self._bands is None:
+            raise ClosedError("the stitcher has no bands yet")
+        return self._bands
+
+    def _start(self, heads: Heads) -> None:
+        """Fix the heads; nothing has changed if this raises."""
+        specs = as_specs(heads, StorageOptions())
+        self._options.check_heads(len(specs), heads.names)
+        n_spatial = count_axes(self._index.locs.shape[1])
+        patch = specs[0].patch_shape[:n_spatial]
+        for i, spec in enumerate(specs):
+            if len(spec.patch_shape) not in {n_spatial, n_spatial + 1} or 0 in spec.patch_shape:
+                raise HeadError(
+                    f"{heads.label(i)} has patch shape {spec.patch_shape}: with locations of "
+                    f"{2 * n_spatial} numbers a patch has {n_spatial} axes, or one more for channels"
+                )
+            if spec.patch_shape[:n_spatial] != patch:
+                raise HeadError(
+                    f"{heads.label(i)} has patches of {spec.patch_shape[:n_spatial]}, but {heads.label(0)} "
+                    f"of {patch}: stitch heads of different size one by one"
+                )
+        grid = as_grid(self._index.locs, patch, self._output_shape, self._origin, step=self._step)
+        window = as_window(self._blend, grid.patch)
+        n_overlaps = grid.most_overlaps()
+        maps = []
+        for i, spec in enumerate(specs):
+            key = i if heads.names is None else heads.names[i]
+            storage, asked = self._options.for_head(i, heads.names, spec.dtype)
+            if window.blend == "max" and spec.dtype.kind == "c":
+                raise HeadError(f"head {key!r} is complex, which has no largest value: blend its parts")
+            dtype = result_dtype(spec.dtype, asked, f"head {key!r}")
+            sums = sum_dtype(spec.dtype, window, n_overlaps)
+            is_checked = window.is_sum and sums == spec.dtype and wider(sums) != sums
+            maps.append(MapSpec(spec.patch_shape[n_spatial:], dtype, storage.fill_value, sums, is_checked))
+        blank = [np.empty((0, *grid.shape[1 : grid.n_spatial], *each.channels), each.dtype) for each in maps]
+        self._rows.push(self._named(blank, heads.names), np.empty((0, 1), dtype=np.intp))
+        _logger.info("stitching %d maps of %s in %s", len(maps), grid.shape[: grid.n_spatial], self._rows)
+        self._grid, self._bands = grid, Bands(grid, window, maps)
+        self._specs, self._names = specs, heads.names
+
+    @staticmethod
+    def _named(values: list[NDArray[Any]], names: tuple[str, ...] | None) -> BandValues:
+        return values if names is None else dict(zip(names, values, strict=True))
+
+    def _deliver(self, numbers: list[int]) -> None:
+        """Write bands to the maps, and hand them to the callback."""
+        for number in numbers:
+            rows, values = self._open_bands.finish(number)
+            self._waiting = rows, self._named(values, self._names)
+            self._deliver_waiting()
+
+    def _deliver_waiting(self) -> None:
+        if self._waiting is None:
+            return
+        rows, values = self._waiting
+        self._rows.push(values, np.arange(rows.start, rows.stop)[:, None])
+        self._waiting = None
+        if self._on_band is not None:
+            self._on_band(rows, values)
+
+    def _tell_if_large(self) -> None:
+        """Warn once when bands that wait for rows take the memory."""
+        nbytes = self.open_nbytes
+        if not self._has_told and not fits_in_memory(nbytes, 0, self._memory_threshold):
+            self._has_told = True
+            warnings.warn(
+                f"{as_text(nbytes)} of the map wait for rows that have not come: push in the order of the "
+                "list, and leave out of it what will not come",
+                StorageWarning,
+                stacklevel=3,
+            )
+
+    def _refuse_repeats(self, rows: NDArray[np.intp]) -> None:
+        repeats = np.flatnonzero(self._written[rows])
+        if len(repeats):
+            locations = self._index.locs[rows[repeats]]
+            raise DuplicateLocationError(
+                f"pushed before: {named(repeats, 'batch_locs')}, the first being {locations[0].tolist()}; a "
+                "patch that was blended cannot be taken out again: push each location once",
+                repeats,
+                locations,
+            )
+
+    def _refuse_if_done(self, action: str) -> None:
+        if self._is_torn:
+            raise ClosedError(
+                f"cannot {action}: a push was interrupted half-way; close(), and make a new one"
+            )
+        if self._result is not None or self._is_closed:
+            done = "closed" if self._is_closed else "finalized"
+            raise ClosedError(f"cannot {action}: the stitcher was {done}; make a new one")
+
+
+def stitch(batch: FullBatch, *, heads: Sequence[int | str] | None = None, **options: Any) -> StitchedMap:
+    """Stitch the patches of a result, in RAM or on disk, into one map a head.
+
+    Parameters
+    ----------
+    batch : FullBatch
+        What `FullBatchAccumulator.finalize` or `FullBatch.load` returned. Only rows that were written
+        count, also those of a run that is not complete.
+    heads : sequence of names or numbers, optional
+        The heads to stitch, by default all. All have to be of the same height and width.
+    **options
+        Those of `Stitcher`. The maps end by default with the last of all locations, written or not.
+
+    Raises
+    ------
+    LocationError, HeadError, HeadDtypeError, OptionError, MemoryLimitError, StorageError
+        As `Stitcher` and its `push`.
+    DamagedError
+        Rows on disk are not those that were written; an OSError.
+
+    Examples
+    --------
+    >>> locs = [[0, 0, 4, 4], [2, 0, 6, 4], [4, 0, 8, 4]]
+    >>> with FullBatchAccumulator(locs) as accumulator:
+    ...     accumulator.push({"tumour": np.ones((2, 4, 4, 1), np.float32)}, locs[:2])
+    >>> maps = stitch(accumulator.finalize(), blend="hann")
+    >>> maps.outputs["tumour"].shape, maps.outputs["tumour"][0, :, 0].tolist()
+    ((4, 8, 1), [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0])
+    """
+    chosen = _chosen(batch.outputs, heads)
+    rows = np.flatnonzero(batch.written)
+    step = options.pop("_step", 1)
+    frame = as_grid(
+        batch.output_locs, None, options.get("output_shape"), options.get("origin"), name="output_locs"
+    )
+    options["output_shape"] = frame.shape[: frame.n_spatial]
+    stitcher = Stitcher(batch.output_locs[rows], **options)
+    stitcher._step = step  # noqa: SLF001  its own: pictures need every so many pixels
+    with stitcher:
+        for some in _in_batches(batch.output_locs, rows, list(chosen.values())):
+            values = {name: _read(array, some) for name, array in chosen.items()}
+            is_named = isinstance(batch.outputs, dict)
+            stitcher.push(values if is_named else list(values.values()), batch.output_locs[some])
+    maps = stitcher.finalize()
+    return attrs.evolve(maps, output_locs=batch.output_locs, written=batch.written)
+
+
+def _chosen(
+    outputs: list[RowArray] | dict[str, RowArray], heads: Sequence[int | str] | None
+) -> dict[str, RowArray]:
+    """Return the heads that were asked for by name, or by number as text."""
+    known = outputs if isinstance(outputs, dict) else dict(enumerate(outputs))
+    chosen = list(known) if heads is None else list(heads)
+    if not chosen or len(set(chosen)) != len(chosen) or not set(chosen) <= known.keys():
+        raise OptionError(f"heads is {heads!r}: choose from {list(known)}, each once")
+    return {str(head): known[head] for head in chosen}  # type: ignore[index]
+
+
+def _in_batches(
+    locs: NDArray[Any], rows: NDArray[np.intp], arrays: Sequence[RowArray]
+) -> Iterator[NDArray[np.intp]]:
+    """Yield rows in the order in which they are read best: as they lie, unless that opens too many bands."""
+    row_nbytes = sum(int(array.nbytes) for array in arrays) // max(1, len(locs))
+    step = max(1, _BATCH_NBYTES // max(1, row_nbytes))
+    chunks = [array.chunks[0] for array in arrays if not isinstance(array, np.ndarray)]
+    step = -(-step // max(chunks)) * max(chunks) if chunks else step
+    if not len(rows):
+        yield rows
+        return
+    if chunks:
+        parts = np.split(rows, np.flatnonzero(np.diff(rows // step)) + 1)
+        yield from parts
+        return
+    for start in range(0, len(rows), step):
+        yield rows[start : start + step]
+
+
+def _read(array: RowArray, rows: NDArray[np.intp]) -> NDArray[Any]:
+    """Return rows that follow each other, perhaps with gaps."""
+    if not len(rows):
+        return np.empty((0, *array.shape[1:]), array.dtype)
+    first, stop = int(rows[0]), int(rows[-1]) + 1
+    values = np.asarray(array[first:stop])
+    return values if len(rows) == len(values) else values[rows - first]
+
+
+def _as_numbers(rows: slice | NDArray[np.intp]) -> NDArray[np.intp]:
+    return np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows

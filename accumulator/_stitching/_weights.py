@@ -1,0 +1,254 @@
+"""What each pixel of a patch counts where patches overlap, and the sum of it over a band of the map.
+
+The sums come from the boxes of the rows alone, in float64: no map of counts is kept, and none can wrap. Rows
+of a grid are summed axis by axis: all patches of one row of the grid make one line, and all its lines are
+multiples of it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, get_args
+
+import attrs
+import numpy as np
+
+from accumulator.exceptions import OptionError
+from accumulator.typing import Blend
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from numpy.typing import NDArray
+
+    from accumulator._stitching._grid import Grid
+    from accumulator.typing import ArrayLike
+
+_SIGMA: Final = 0.125  # of a patch's length, as MONAI has it
+_TINY: Final = 1e-30  # a weight below it is none in float32
+_MOST_LINES: Final = 64  # kept: a grid has one, tissue a few a band
+
+
+def _ones(length: int) -> NDArray[np.float64]:
+    return np.ones(length)
+
+
+def _gaussian(length: int) -> NDArray[np.float64]:
+    at = np.arange(length) - (length - 1) / 2
+    weights: NDArray[np.float64] = np.exp(-((at / (_SIGMA * length)) ** 2) / 2)
+    return weights
+
+
+def _hann(length: int) -> NDArray[np.float64]:
+    """Return Hann's window without its zeros at both ends, as torchio has it."""
+    weights: NDArray[np.float64] = np.sin(np.pi * (np.arange(length) + 1) / (length + 1)) ** 2
+    return weights
+
+
+_WINDOWS: Final[Mapping[str, Callable[[int], NDArray[np.float64]]]] = {
+    "average": _ones,
+    "gaussian": _gaussian,
+    "hann": _hann,
+}
+
+
+@attrs.frozen(eq=False)
+class Window:
+    """How patches of one spatial shape are blended.
+
+    Attributes
+    ----------
+    blend : str
+        The name; "weights" for the user's own.
+    lines : tuple of 1-d float64 arrays, or None
+        The weights axis by axis, whose product they are; None for the user's own.
+    weights : float64 array of the patch's spatial shape
+        The weights.
+    """
+
+    blend: str
+    lines: tuple[NDArray[np.float64], ...] | None
+    weights: NDArray[np.float64]
+
+    @property
+    def is_sum(self) -> bool:
+        """Whether patches are added and divided, rather than chosen from."""
+        return self.blend not in {"max", "last"}
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether pixels count differently."""
+        return self.is_sum and self.blend != "average"
+
+    @property
+    def fits_float32(self) -> bool:
+        """Whether every weight is one in float32, too."""
+        positive = self.weights[self.weights > 0]
+        return bool(positive.min() >= _TINY)
+
+
+def as_blend(raw: Blend | ArrayLike) -> Blend | NDArray[np.float64]:
+    """Return the name of a way to blend, or weights of at least 0 whose largest is 1.
+
+    Raises
+    ------
+    OptionError
+        It is neither.
+    """
+    names: tuple[Blend, ...] = get_args(Blend)
+    if isinstance(raw, str):
+        if raw not in names:
+            raise OptionError(f"blend is {raw!r}: it is one of {', '.join(names)}, or an array of weights")
+        return names[names.index(raw)]
+    try:
+        weights: NDArray[np.float64] = np.array(raw, dtype=np.float64)
+    except (TypeError, ValueError) as cause:
+        raise OptionError(f"blend is {type(raw).__name__}, not a name or an array of weights") from cause
+    if weights.size == 0 or not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
+        raise OptionError("blend has weights that are negative, infinite, NaN, or all zero")
+    weights /= weights.max()
+    return weights
+
+
+def as_window(blend: Blend | NDArray[np.float64], patch: tuple[int, ...]) -> Window:
+    """Return how patches of a spatial shape are blended.
+
+    Raises
+    ------
+    OptionError
+        The user's own weights have another shape.
+    """
+    if isinstance(blend, str):
+        lines = tuple(_WINDOWS.get(blend, _ones)(length) for length in patch)
+        weights = np.ones(())
+        for line in lines:
+            weights = weights[..., None] * line
+        return Window(blend, lines, weights)
+    if patch not in {blend.shape, (*blend.shape, 1)}:  # a 1-d map has a second axis here
+        raise OptionError(f"blend has weights of shape {blend.shape}, but patches are {patch}")
+    return Window("weights", None, blend.reshape(patch))
+
+
+@attrs.frozen(eq=False)
+class Sums:
+    """The sum of weights over a band: a whole array, or one line that its rows are multiples of.
+
+    Attributes
+    ----------
+    factors : (n, 1, ...) float64 array
+        One number for each row of the band.
+    line : (1 or n, ...) float64 array
+        What they multiply.
+    """
+
+    factors: NDArray[np.float64]
+    line: NDArray[np.float64]
+
+    @property
+    def array(self) -> NDArray[np.float64]:
+        """The sums, ``(n, ...)``."""
+        return self.factors * self.line
+
+    @property
+    def is_line(self) -> bool:
+        """Whether there is one line for all rows."""
+        return len(self.line) == 1
+
+    def part(self, start: int, stop: int) -> Sums:
+        """Return the sums of some rows of the band."""
+        return Sums(self.factors[start:stop], self.line if self.is_line else self.line[start:stop])
+
+
+class Summer:
+    """Sums the weights of rows over a band of the map.
+
+    Parameters
+    ----------
+    grid : Grid
+        The boxes of all rows.
+    window : Window
+        The weights; ones count rows.
+    """
+
+    def __init__(self, grid: Grid, window: Window) -> None:
+        self._grid, self._window = grid, window
+        self._lines: dict[tuple[int, bytes], NDArray[np.float64]] = {}
+
+    def band(self, rows: NDArray[np.intp], start: int, stop: int) -> Sums:
+        """Return the sums of some rows between two rows of the map."""
+        grid = self._grid
+        rows = np.sort(rows)
+        if self._window.lines is None:
+            sums = np.zeros((stop - start, *grid.shape[1:]))
+            self._place(rows, sums, start)
+            return Sums(np.ones((stop - start, *(1 for _ in grid.shape[1:]))), sums)
+        groups = [(rows[members], self._line(rows[members], 1)) for members in self._by_place(rows, 0)]
+        factors = np.zeros(stop - start)
+        if all(line is groups[0][1] for _, line in groups[1:]):
+            for members, _ in groups:
+                self._add_line(factors, members[0], 0, start)
+            line = groups[0][1] if groups else np.zeros(grid.shape[1:])
+            return Sums(_upright(factors, line.ndim), line[None])
+        sums = np.zeros((stop - start, *grid.shape[1:]))
+        for members, line in groups:
+            factors[:] = 0
+            self._add_line(factors, members[0], 0, start)
+            at = np.flatnonzero(factors)
+            part = slice(at[0], at[-1] + 1) if len(at) else slice(0)
+            across = slice(grid.start[members, 1].min(), grid.stop[members, 1].max())
+            sums[part, across] += _upright(factors[part], line.ndim) * line[across]
+        return Sums(np.ones((stop - start, *(1 for _ in grid.shape[1:]))), sums)
+
+    def _line(self, rows: NDArray[np.intp], axis: int) -> NDArray[np.float64]:
+        """Return the sums of rows of one place on the axes before, over the axes from one on."""
+        grid = self._grid
+        key = axis, np.stack([each[rows, axis:] for each in (grid.start, grid.stop, grid.skip)]).tobytes()
+        line = self._lines.get(key)
+        if line is not None:
+            return line
+        line = np.zeros(grid.shape[axis:])
+        for members in self._by_place(rows, axis):
+            first = rows[members[0]]
+            if axis == len(grid.shape) - 1:
+                for _ in members:
+                    self._add_line(line, first, axis, 0)
+            else:
+                part = slice(grid.start[first, axis], grid.stop[first, axis])
+                own = self._weights(first, axis)
+                inner = self._line(rows[members], axis + 1)
+                line[part] += _upright(own, inner.ndim) * inner
+        if len(self._lines) >= _MOST_LINES:
+            self._lines.clear()
+        self._lines[key] = line
+        return line
+
+    def _by_place(self, rows: NDArray[np.intp], axis: int) -> list[NDArray[np.intp]]:
+        """Return positions in a list of rows, one array for each place that they have on an axis."""
+        grid = self._grid
+        places = np.stack([each[rows, axis] for each in (grid.start, grid.stop, grid.skip)], axis=1)
+        _, inverse = np.unique(places, axis=0, return_inverse=True)
+        order = np.argsort(inverse.ravel(), kind="stable")
+        return np.split(order, np.flatnonzero(np.diff(inverse.ravel()[order])) + 1) if len(rows) else []
+
+    def _weights(self, row: np.intp, axis: int) -> NDArray[np.float64]:
+        grid = self._grid
+        n, skip = int(grid.stop[row, axis] - grid.start[row, axis]), int(grid.skip[row, axis])
+        lines: Any = self._window.lines
+        own: NDArray[np.float64] = lines[axis][skip : skip + (n - 1) * grid.step + 1 : grid.step]
+        return own
+
+    def _add_line(self, line: NDArray[np.float64], row: np.intp, axis: int, start: int) -> None:
+        first, last = int(self._grid.start[row, axis]) - start, int(self._grid.stop[row, axis]) - start
+        own = self._weights(row, axis)[max(0, -first) : len(line) - first]
+        line[max(0, first) : last] += own
+
+    def _place(self, rows: NDArray[np.intp], sums: NDArray[np.float64], start: int) -> None:
+        for row in rows.tolist():
+            (in_band, *rest), in_patch = self._grid.parts(row, start, start + len(sums))
+            sums[(slice(in_band.start - start, in_band.stop - start), *rest)] += self._window.weights[
+                in_patch
+            ]
+
+
+def _upright(factors: NDArray[np.float64], n_axes: int) -> NDArray[np.float64]:
+    """Return one factor for each row of an array that has so many more axes."""
+    return factors.reshape(-1, *(1 for _ in range(n_axes)))

@@ -1,0 +1,63 @@
+"""The maps that stitching must give: one pixel after the other, in float64, by nothing that the library has."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+
+def windows(blend, patch):
+    """Return the weights of a patch, from their definitions."""
+    if not isinstance(blend, str):
+        return np.asarray(blend, dtype=np.float64)
+    weights = np.ones(patch)
+    for at in np.ndindex(*patch):
+        for i, n in zip(at, patch, strict=True):
+            if blend == "gaussian":
+                weights[at] *= math.exp(-(((i - (n - 1) / 2) / (n / 8)) ** 2) / 2)
+            if blend == "hann":
+                weights[at] *= 0.5 - 0.5 * math.cos(2 * math.pi * (i + 1) / (n + 1))
+    return weights
+
+
+def reference(patches, locs, shape, origin, blend, fill_value):
+    """Return the map, its coverage, and how large the values are that meet in a pixel.
+
+    Rows are in the order of the list; all of them have come. Means are not rounded.
+    """
+    n_axes = len(shape)
+    channels = patches.shape[1 + n_axes :]
+    patch = patches.shape[1 : 1 + n_axes]
+    weights = windows(blend, patch)
+    name = blend if isinstance(blend, str) else "weights"
+    wide = np.clongdouble if patches.dtype.kind == "c" else np.longdouble
+    sums = np.zeros((*shape, *channels), dtype=wide)
+    total = np.zeros(shape, dtype=np.longdouble)
+    size = np.zeros((*shape, *channels), dtype=np.longdouble)
+    chosen = np.zeros((*shape, *channels), dtype=patches.dtype)
+    coverage = np.zeros(shape, dtype=np.int64)
+    for values, loc in zip(patches, locs, strict=True):
+        start = [int(loc[n_axes - 1 - axis]) - int(origin[n_axes - 1 - axis]) for axis in range(n_axes)]
+        stop = [int(loc[2 * n_axes - 1 - axis]) - int(origin[n_axes - 1 - axis]) for axis in range(n_axes)]
+        for at in np.ndindex(*(b - a for a, b in zip(start, stop, strict=True))):
+            pixel = tuple(a + i for a, i in zip(start, at, strict=True))
+            if any(not 0 <= i < n for i, n in zip(pixel, shape, strict=True)):
+                continue
+            sums[pixel] += wide(weights[at]) * values[at].astype(wide)
+            total[pixel] += weights[at]
+            size[pixel] = np.maximum(size[pixel], np.abs(values[at].astype(wide)))
+            if name == "last" or coverage[pixel] == 0:
+                chosen[pixel] = values[at]
+            elif name == "max":
+                chosen[pixel] = np.maximum(chosen[pixel], values[at])
+            coverage[pixel] += 1
+    is_chosen = name in {"max", "last"}
+    covered = (coverage if is_chosen else total) > 0
+    spread = covered.reshape(*shape, *(1 for _ in channels))
+    if is_chosen:
+        result = chosen
+    else:
+        with np.errstate(all="ignore"):
+            result = sums / total.reshape(spread.shape)
+    return np.where(spread, result, fill_value), coverage, size
