@@ -480,6 +480,13 @@ class FullBatchAccumulator:
             f"{canvas.n_rows}, {state}>"
         )
 
+    def _views(self, start: int, stop: int) -> list[NDArray[Any]] | None:
+        """Return rows in RAM that are to be pushed once they are made there; None on disk.
+
+        As long as anybody holds one, moving out of RAM gives back no memory.
+        """
+        return self._canvas.views(start, stop)
+
     def _complete(self) -> FullBatch:
         """Finalize: an empty last batch, which consumes all that is outstanding."""
         canvas, locs = self._canvas, self._index.locs

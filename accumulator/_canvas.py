@@ -125,6 +125,10 @@ class Canvas:
         """One array a head, ``(N, *patch_shape)``; call `flush` before reading those on disk."""
         return [] if self.rows is None else self.rows.arrays
 
+    def views(self, start: int, stop: int) -> list[NDArray[Any]] | None:
+        """Return rows of each head in RAM, to be written in place and placed afterwards; None on disk."""
+        return self.rows.views(start, stop) if isinstance(self.rows, RamRows) else None
+
     @property
     def nbytes(self) -> int:
         """Bytes of all rows of all heads, written or not."""

@@ -1,4 +1,4 @@
-"""The maps that stitching must give: one pixel after the other, in float64, by nothing that the library has."""
+"""The maps that stitching must give: pixel after pixel, in long doubles, by nothing that the library has."""
 
 from __future__ import annotations
 

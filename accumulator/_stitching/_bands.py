@@ -23,7 +23,7 @@ from accumulator._stores import Pages
 from accumulator.exceptions import MemoryLimitError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -66,9 +66,13 @@ class MapSpec:
 
 @attrs.define(eq=False)
 class _Band:
-    """Rows of the map: one array a head, ``(height, ..., channels)``, and which rows have come."""
+    """Rows of the map: one array a head, ``(height, ..., channels)``, and which rows have come.
+
+    Its home is where its values belong, if that is in RAM; the sums may be made there.
+    """
 
     sums: list[NDArray[Any]]
+    home: list[NDArray[Any]] | None
     rows: list[int] = attrs.field(factory=list)
     last: int = -1  # the greatest of them
 
@@ -84,6 +88,8 @@ class Bands:
         How they are blended.
     specs : sequence of MapSpec
         The heads.
+    home : callable
+        Returns, for some rows of the map, each head's array that they belong to; None if that is not in RAM.
 
     Attributes
     ----------
@@ -91,7 +97,14 @@ class Bands:
         Rows of the map in a band.
     """
 
-    def __init__(self, grid: Grid, window: Window, specs: Sequence[MapSpec]) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        window: Window,
+        specs: Sequence[MapSpec],
+        home: Callable[[int, int], list[NDArray[Any]] | None],
+    ) -> None:
+        self._home = home
         self._grid, self._window, self._specs = grid, window, list(specs)
         self._weights = [self._repeated(spec) for spec in specs]
         self._summer = Summer(grid, window)
@@ -126,7 +139,7 @@ class Bands:
                 f"{as_text(self.nbytes)}; {len(new)} more do not fit in memory: push in the order of the "
                 "list, leave out what will not come, or collect all with FullBatchAccumulator and stitch that"
             )
-        self._open.update({band: self._make() for band in new})
+        self._open.update({band: self._make(band) for band in new})
 
     def add(self, rows: NDArray[np.intp], heads: Sequence[NDArray[Any]]) -> None:
         """Blend patches, one for each row, into their bands, which are open."""
@@ -179,9 +192,13 @@ class Bands:
         start, stop = self._extent(number)
         sums = self._summer.band(np.array(band.rows, dtype=np.intp), start, stop)
         values, tasks = [], []
-        for spec, array in zip(self._specs, band.sums, strict=True):
+        for head, (spec, array) in enumerate(zip(self._specs, band.sums, strict=True)):
             own = array[: stop - start]
-            target = own if spec.dtype == own.dtype else np.empty(own.shape, spec.dtype)
+            if band.home is not None:
+                target = band.home[head].reshape(own.shape)
+            else:
+                target = own if spec.dtype == own.dtype else np.empty(own.shape, spec.dtype)
+            is_in_place = target.ctypes.data == own.ctypes.data
             values.append(target.reshape(-1, *self._grid.shape[1 : self._grid.n_spatial], *spec.channels))
             step = -(-len(own) // self._workers.n)
             tasks += [
@@ -192,15 +209,18 @@ class Bands:
                     sums.part(first, first + step),
                     spec.fill_value,
                     is_sum=self._window.is_sum,
-                    is_in_place=target is own,
+                    is_in_place=is_in_place,
                 )
                 for first in range(0, len(own), step)
             ]
         self._workers.run(tasks)
         del self._open[number]
-        if len(self._spare) < _MOST_SPARE and [a.dtype for a in band.sums] == [
-            s.sum_dtype for s in self._specs
-        ]:
+        is_own = band.home is None
+        if (
+            is_own
+            and len(self._spare) < _MOST_SPARE
+            and [a.dtype for a in band.sums] == [s.sum_dtype for s in self._specs]
+        ):
             self._spare.append(band)
         return slice(start, stop), values
 
@@ -225,20 +245,22 @@ class Bands:
         stop = np.where(self._grid.is_inside[rows], stop, first)
         return list(map(range, first.tolist(), stop.tolist()))
 
-    def _make(self) -> _Band:
-        blanks = [lowest(s.sum_dtype) if self._window.blend == "max" else 0 for s in self._specs]
-        if self._spare:
-            arrays = self._spare.pop().sums
-            for array, blank in zip(arrays, blanks, strict=True):
-                array[...] = blank
-            return _Band(arrays)
+    def _make(self, number: int) -> _Band:
+        home = self._home(*self._extent(number))
+        spare = self._spare.pop().sums if self._spare and home is None else None
         arrays = []
-        for spec, blank in zip(self._specs, blanks, strict=True):
-            array = self._fresh(spec)
-            if blank:
+        for head, spec in enumerate(self._specs):
+            blank = lowest(spec.sum_dtype) if self._window.blend == "max" else 0
+            is_blank = spare is None and not blank
+            if home is not None and spec.sum_dtype == spec.dtype:
+                array = home[head].reshape(-1, *self._grid.shape[1:], spec.n_channels)
+                is_blank &= not any(np.asarray(spec.fill_value, spec.dtype).tobytes())
+            else:
+                array = self._fresh(spec) if spare is None else spare[head]
+            if not is_blank:
                 array[...] = blank
             arrays.append(array)
-        return _Band(arrays)
+        return _Band(arrays, home)
 
     def _fresh(self, spec: MapSpec) -> NDArray[Any]:
         shape = (self.height, *self._grid.shape[1:], spec.n_channels)

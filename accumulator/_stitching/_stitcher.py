@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from accumulator.typing import ArrayLike, BatchOutput, RowArray, StrPath
     from accumulator.typing import Bands as BandValues
 
+_SMALL: Final = 25  # per cent of the memory
 _BATCH_NBYTES: Final = 32 * 2**20  # of rows that are read at a time
 _logger = logging.getLogger("accumulator")
 
@@ -353,7 +354,10 @@ class Stitcher:
         blank = [np.empty((0, *grid.shape[1 : grid.n_spatial], *each.channels), each.dtype) for each in maps]
         self._rows.push(self._named(blank, heads.names), np.empty((0, 1), dtype=np.intp))
         _logger.info("stitching %d maps of %s in %s", len(maps), grid.shape[: grid.n_spatial], self._rows)
-        self._grid, self._bands = grid, Bands(grid, window, maps)
+        # A map that takes much of the memory may have to leave it: then no band is held in it.
+        is_small = fits_in_memory(self._rows.nbytes, 0, _SMALL)
+        home = self._rows._views if is_small else _nowhere  # noqa: SLF001  its rows are made in their place
+        self._grid, self._bands = grid, Bands(grid, window, maps, home)
         self._specs, self._names = specs, heads.names
 
     @staticmethod
@@ -493,6 +497,10 @@ def _read(array: RowArray, rows: NDArray[np.intp]) -> NDArray[Any]:
     first, stop = int(rows[0]), int(rows[-1]) + 1
     values = np.asarray(array[first:stop])
     return values if len(rows) == len(values) else values[rows - first]
+
+
+def _nowhere(_start: int, _stop: int) -> None:
+    """Say that rows of a map have no place in RAM yet."""
 
 
 def _as_numbers(rows: slice | NDArray[np.intp]) -> NDArray[np.intp]:

@@ -71,14 +71,22 @@ class RamRows:
         counts = [sys.getrefcount(array) for array in (*unseen, *self.held)]
         return max(counts) > counts[0]
 
+    def views(self, start: int, stop: int) -> list[NDArray[Any]]:
+        """Return rows of each head, to be written by whoever puts them next."""
+        return [array[start:stop] for array in self.held]
+
     def make_room(self, nbytes: int) -> None:
         """Do nothing: there is room for all rows."""
 
     def put(self, rows: Rows, values: Sequence[NDArray[Any]]) -> None:
-        """Copy each head's values to their rows."""
+        """Copy each head's values to their rows, unless they are those rows."""
         n = slice(0, count(rows))
         self._copier.copy(
-            [Piece(array, rows, head, n) for array, head in zip(self.held, values, strict=True)]
+            [
+                Piece(array, rows, head, n)
+                for array, head in zip(self.held, values, strict=True)
+                if not _is_there(array, rows, head)
+            ]
         )
 
     def commit(self) -> None:
@@ -97,3 +105,12 @@ class RamRows:
     def close(self) -> None:
         """End the threads that help to copy."""
         self._copier.close()
+
+
+def _is_there(array: NDArray[Any], rows: Rows, values: NDArray[Any]) -> bool:
+    """Whether values are a view of just those rows: made where they belong, as maps are."""
+    if not isinstance(rows, slice) or values.base is None:
+        return False
+    at = array[rows]
+    place, own = at.__array_interface__, values.__array_interface__
+    return all(place[key] == own[key] for key in ("data", "shape", "strides", "typestr"))
