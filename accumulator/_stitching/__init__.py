@@ -7,6 +7,7 @@ go, writes and keeps them.
 from __future__ import annotations
 
 from accumulator._stitching._map import StitchedMap
-from accumulator._stitching._stitcher import Stitcher, stitch
+from accumulator._stitching._stitch import stitch
+from accumulator._stitching._stitcher import Stitcher
 
 __all__ = ["StitchedMap", "Stitcher", "stitch"]

@@ -90,6 +90,8 @@ class Bands:
         The heads.
     home : callable
         Returns, for some rows of the map, each head's array that they belong to; None if that is not in RAM.
+    memory_limit : int, optional
+        Bytes that a band may take at most, down to one row.
 
     Attributes
     ----------
@@ -103,6 +105,7 @@ class Bands:
         window: Window,
         specs: Sequence[MapSpec],
         home: Callable[[int, int], list[NDArray[Any]] | None],
+        memory_limit: int | None = None,
     ) -> None:
         self._home = home
         self._grid, self._window, self._specs = grid, window, list(specs)
@@ -111,7 +114,8 @@ class Bands:
         self._workers = Workers()
         self._open: dict[int, _Band] = {}
         self._spare: list[_Band] = []
-        fitting = max(1, _BAND_NBYTES // max(1, self._row_nbytes))
+        nbytes = _memory.buffer_nbytes(_BAND_NBYTES, memory_limit)
+        fitting = max(1, nbytes // max(1, self._row_nbytes))
         self.height: int = min(grid.shape[0], 2 ** (fitting.bit_length() - 1))
         # In the order in which the map gets complete: nothing above the first that is missing changes.
         inside = np.flatnonzero(grid.is_inside)

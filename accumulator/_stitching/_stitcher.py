@@ -1,8 +1,9 @@
-"""`Stitcher`: patches in, maps out, band by band; and `stitch`, which feeds it a whole result."""
+"""`Stitcher`: patches in, maps out, band by band."""
 
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import warnings
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -11,7 +12,7 @@ import attrs
 import numpy as np
 
 from accumulator._accumulator import FullBatchAccumulator
-from accumulator._arguments import as_threshold
+from accumulator._arguments import as_limit, as_threshold
 from accumulator._locations import LocationIndex
 from accumulator._memory import fits_in_memory
 from accumulator._options import StorageOptions
@@ -33,18 +34,16 @@ from accumulator.exceptions import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     from numpy.typing import NDArray
 
-    from accumulator._result import FullBatch
     from accumulator._validation import Heads, HeadSpec
-    from accumulator.typing import ArrayLike, BatchOutput, RowArray, StrPath
+    from accumulator.typing import ArrayLike, BatchOutput, StrPath
     from accumulator.typing import Bands as BandValues
 
-_SMALL: Final = 25  # per cent of the memory
-_BATCH_NBYTES: Final = 32 * 2**20  # of rows that are read at a time
+SMALL: Final = 25  # per cent of the memory
 _logger = logging.getLogger("accumulator")
 
 
@@ -157,6 +156,7 @@ class Stitcher:
             save_path=self._save_path,
             memory_threshold=self._memory_threshold,
             memory_limit=self._memory_limit,
+            on_duplicate="last",  # a band whose push was interrupted is pushed again
             store=self._store,
             fill_value=self._fill_value,
             chunks=self._chunks,
@@ -275,7 +275,7 @@ class Stitcher:
     def close(self) -> None:
         """End without maps; after `finalize`, or a second time, do nothing."""
         with self._lock:
-            if self._result is None and not self._is_closed:
+            if not self._is_over:
                 self._is_closed = True
                 if self._bands is not None:
                     self._bands.close()
@@ -302,10 +302,17 @@ class Stitcher:
                 raise
 
     def __del__(self) -> None:
-        """End the threads of a stitcher that was dropped; what holds the maps warns."""
-        bands: Bands | None = getattr(self, "_bands", None)
-        if bands is not None:
-            bands.close()
+        """Warn of a stitcher that was neither finalized nor closed."""
+        if getattr(self, "_rows", None) is None or self._is_over or sys.is_finalizing():
+            return
+        self.close()
+        warnings.warn(
+            f"{self!r} was dropped without finalize() or close(): use it as a context manager, or call one "
+            "of them",
+            ResourceWarning,
+            stacklevel=1,
+            source=self,
+        )
 
     def __repr__(self) -> str:
         """Return coverage, heads and state in one line."""
@@ -314,6 +321,10 @@ class Stitcher:
             f"<Stitcher heads: {len(self._specs or ())}, patches: {self._written.sum()} of "
             f"{len(self._written)}, {as_text(self.open_nbytes)} in open bands, {state}>"
         )
+
+    @property
+    def _is_over(self) -> bool:
+        return self._result is not None or self._is_closed
 
     @property
     def _open_bands(self) -> Bands:
@@ -331,7 +342,8 @@ class Stitcher:
             if len(spec.patch_shape) not in {n_spatial, n_spatial + 1} or 0 in spec.patch_shape:
                 raise HeadError(
                     f"{heads.label(i)} has patch shape {spec.patch_shape}: with locations of "
-                    f"{2 * n_spatial} numbers a patch has {n_spatial} axes, or one more for channels"
+                    f"{2 * n_spatial} numbers a patch has {n_spatial} axes, or one more for channels; leave heads "
+                    "of another kind out, with stitch(batch, heads=[...])"
                 )
             if spec.patch_shape[:n_spatial] != patch:
                 raise HeadError(
@@ -355,9 +367,9 @@ class Stitcher:
         self._rows.push(self._named(blank, heads.names), np.empty((0, 1), dtype=np.intp))
         _logger.info("stitching %d maps of %s in %s", len(maps), grid.shape[: grid.n_spatial], self._rows)
         # A map that takes much of the memory may have to leave it: then no band is held in it.
-        is_small = fits_in_memory(self._rows.nbytes, 0, _SMALL)
+        is_small = fits_in_memory(self._rows.nbytes, 0, SMALL)
         home = self._rows._views if is_small else _nowhere  # noqa: SLF001  its rows are made in their place
-        self._grid, self._bands = grid, Bands(grid, window, maps, home)
+        self._grid, self._bands = grid, Bands(grid, window, maps, home, as_limit(self._memory_limit))
         self._specs, self._names = specs, heads.names
 
     @staticmethod
@@ -367,8 +379,10 @@ class Stitcher:
     def _deliver(self, numbers: list[int]) -> None:
         """Write bands to the maps, and hand them to the callback."""
         for number in numbers:
+            self._is_torn = True
             rows, values = self._open_bands.finish(number)
             self._waiting = rows, self._named(values, self._names)
+            self._is_torn = False
             self._deliver_waiting()
 
     def _deliver_waiting(self) -> None:
@@ -408,95 +422,9 @@ class Stitcher:
             raise ClosedError(
                 f"cannot {action}: a push was interrupted half-way; close(), and make a new one"
             )
-        if self._result is not None or self._is_closed:
+        if self._is_over:
             done = "closed" if self._is_closed else "finalized"
             raise ClosedError(f"cannot {action}: the stitcher was {done}; make a new one")
-
-
-def stitch(batch: FullBatch, *, heads: Sequence[int | str] | None = None, **options: Any) -> StitchedMap:
-    """Stitch the patches of a result, in RAM or on disk, into one map a head.
-
-    Parameters
-    ----------
-    batch : FullBatch
-        What `FullBatchAccumulator.finalize` or `FullBatch.load` returned. Only rows that were written
-        count, also those of a run that is not complete.
-    heads : sequence of names or numbers, optional
-        The heads to stitch, by default all. All have to be of the same height and width.
-    **options
-        Those of `Stitcher`. The maps end by default with the last of all locations, written or not.
-
-    Raises
-    ------
-    LocationError, HeadError, HeadDtypeError, OptionError, MemoryLimitError, StorageError
-        As `Stitcher` and its `push`.
-    DamagedError
-        Rows on disk are not those that were written; an OSError.
-
-    Examples
-    --------
-    >>> locs = [[0, 0, 4, 4], [2, 0, 6, 4], [4, 0, 8, 4]]
-    >>> with FullBatchAccumulator(locs) as accumulator:
-    ...     accumulator.push({"tumour": np.ones((2, 4, 4, 1), np.float32)}, locs[:2])
-    >>> maps = stitch(accumulator.finalize(), blend="hann")
-    >>> maps.outputs["tumour"].shape, maps.outputs["tumour"][0, :, 0].tolist()
-    ((4, 8, 1), [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0])
-    """
-    chosen = _chosen(batch.outputs, heads)
-    rows = np.flatnonzero(batch.written)
-    step = options.pop("_step", 1)
-    frame = as_grid(
-        batch.output_locs, None, options.get("output_shape"), options.get("origin"), name="output_locs"
-    )
-    options["output_shape"] = frame.shape[: frame.n_spatial]
-    stitcher = Stitcher(batch.output_locs[rows], **options)
-    stitcher._step = step  # noqa: SLF001  its own: pictures need every so many pixels
-    with stitcher:
-        for some in _in_batches(batch.output_locs, rows, list(chosen.values())):
-            values = {name: _read(array, some) for name, array in chosen.items()}
-            is_named = isinstance(batch.outputs, dict)
-            stitcher.push(values if is_named else list(values.values()), batch.output_locs[some])
-    maps = stitcher.finalize()
-    return attrs.evolve(maps, output_locs=batch.output_locs, written=batch.written)
-
-
-def _chosen(
-    outputs: list[RowArray] | dict[str, RowArray], heads: Sequence[int | str] | None
-) -> dict[str, RowArray]:
-    """Return the heads that were asked for by name, or by number as text."""
-    known = outputs if isinstance(outputs, dict) else dict(enumerate(outputs))
-    chosen = list(known) if heads is None else list(heads)
-    if not chosen or len(set(chosen)) != len(chosen) or not set(chosen) <= known.keys():
-        raise OptionError(f"heads is {heads!r}: choose from {list(known)}, each once")
-    return {str(head): known[head] for head in chosen}  # type: ignore[index]
-
-
-def _in_batches(
-    locs: NDArray[Any], rows: NDArray[np.intp], arrays: Sequence[RowArray]
-) -> Iterator[NDArray[np.intp]]:
-    """Yield rows in the order in which they are read best: as they lie, unless that opens too many bands."""
-    row_nbytes = sum(int(array.nbytes) for array in arrays) // max(1, len(locs))
-    step = max(1, _BATCH_NBYTES // max(1, row_nbytes))
-    chunks = [array.chunks[0] for array in arrays if not isinstance(array, np.ndarray)]
-    step = -(-step // max(chunks)) * max(chunks) if chunks else step
-    if not len(rows):
-        yield rows
-        return
-    if chunks:
-        parts = np.split(rows, np.flatnonzero(np.diff(rows // step)) + 1)
-        yield from parts
-        return
-    for start in range(0, len(rows), step):
-        yield rows[start : start + step]
-
-
-def _read(array: RowArray, rows: NDArray[np.intp]) -> NDArray[Any]:
-    """Return rows that follow each other, perhaps with gaps."""
-    if not len(rows):
-        return np.empty((0, *array.shape[1:]), array.dtype)
-    first, stop = int(rows[0]), int(rows[-1]) + 1
-    values = np.asarray(array[first:stop])
-    return values if len(rows) == len(values) else values[rows - first]
 
 
 def _nowhere(_start: int, _stop: int) -> None:
