@@ -17,7 +17,7 @@ def windows(blend, patch):
             if blend == "gaussian":
                 weights[at] *= math.exp(-(((i - (n - 1) / 2) / (n / 8)) ** 2) / 2)
             if blend == "hann":
-                weights[at] *= 0.5 - 0.5 * math.cos(2 * math.pi * (i + 1) / (n + 1))
+                weights[at] *= math.sin(math.pi * (i + 1) / (n + 1)) ** 2
     return weights
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from accumulator._stitching._weights import Window
 
 FEW: Final = 64  # additions after which float32 is still float32: an error of a few last digits
+_KINDS: Final = "biufc"
 _WIDER: Final[Mapping[np.dtype[Any], np.dtype[Any]]] = {
     np.dtype(np.float32): np.dtype(np.float64),
     np.dtype(np.float64): np.dtype(np.longdouble),
@@ -81,7 +82,7 @@ def result_dtype(head: np.dtype[Any], asked: np.dtype[Any] | None, label: str) -
         raise HeadDtypeError(f"{label} has dtype {head}, which zarr cannot store: use float64")
     if asked is None or asked == head:
         return head
-    if not np.can_cast(head, asked, "same_kind"):
+    if _KINDS.index(asked.kind) < _KINDS.index(head.kind.replace("u", "i")):
         raise OptionError(
             f"dtype={asked} for {label}, which is {head}: a map is of the same kind or a higher one; "
             "scale and round its values yourself, as only you know which step is meant"
@@ -99,7 +100,7 @@ def lowest(dtype: np.dtype[Any]) -> Any:
 def convert(values: NDArray[Any], target: NDArray[Any]) -> None:
     """Write means to an array of the map's dtype: integers to the nearest, bools to what half or more are.
 
-    Integers beyond the dtype's range become its nearest; a tie goes to the even one. ``values`` may be
+    Numbers beyond the dtype's range become its nearest; a tie goes to the even one. ``values`` may be
     changed.
     """
     if target.dtype.kind == "b" and values.dtype.kind != "b":
@@ -125,3 +126,18 @@ def convert(values: NDArray[Any], target: NDArray[Any]) -> None:
     else:
         with np.errstate(over="ignore"):
             np.copyto(target, values, casting="same_kind")
+        if values.dtype.itemsize > target.dtype.itemsize:
+            _stay_finite(values, target)
+
+
+def _stay_finite(values: NDArray[Any], target: NDArray[Any]) -> None:
+    """Let what became infinite when it was rounded be the largest number."""
+    if target.dtype.kind == "c":
+        _stay_finite(values.real, target.real)
+        _stay_finite(values.imag, target.imag)
+        return
+    became = np.isinf(target)
+    if became.any():
+        became &= np.isfinite(values)
+        largest = np.finfo(target.dtype).max
+        target[became] = np.where(values[became] > 0, largest, -largest)

@@ -87,7 +87,7 @@ def _chosen(
 def _in_batches(grid: Grid, rows: NDArray[np.intp], arrays: Sequence[RowArray]) -> Iterator[NDArray[np.intp]]:
     """Yield rows as they lie, which is read fastest, or if that opens too many bands, from top to bottom."""
     pixel_nbytes = sum(int(array.nbytes) for array in arrays) // max(
-        1, len(arrays[0]) * math.prod(grid.patch)
+        1, arrays[0].shape[0] * math.prod(grid.patch)
     )
     start, stop = grid.start[rows, 0], grid.stop[rows, 0]
     if len(rows):

@@ -12,7 +12,7 @@ import attrs
 import numpy as np
 
 from accumulator._accumulator import FullBatchAccumulator
-from accumulator._arguments import as_limit, as_threshold
+from accumulator._arguments import as_limit
 from accumulator._locations import LocationIndex
 from accumulator._memory import fits_in_memory
 from accumulator._options import StorageOptions
@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     from accumulator.typing import ArrayLike, BatchOutput, StrPath
     from accumulator.typing import Bands as BandValues
 
-SMALL: Final = 25  # per cent of the memory
+SMALL: Final = 25  # per cent of the available memory
+_LARGE: Final = 50
 _logger = logging.getLogger("accumulator")
 
 
@@ -115,7 +116,7 @@ class Stitcher:
     _fill_value: Any = attrs.field(default=0, kw_only=True)
     _on_band: Callable[[slice, BandValues], object] | None = attrs.field(default=None, kw_only=True)
     _save_path: StrPath = attrs.field(default="temp_fullbatch", kw_only=True)
-    _memory_threshold: float = attrs.field(default=80, kw_only=True, converter=as_threshold)
+    _memory_threshold: float = attrs.field(default=80, kw_only=True)
     _memory_limit: int | str | None = attrs.field(default=None, kw_only=True)
     _store: StrPath | None = attrs.field(default=None, kw_only=True)
     _chunks: Any = attrs.field(default=None, kw_only=True)
@@ -342,8 +343,8 @@ class Stitcher:
             if len(spec.patch_shape) not in {n_spatial, n_spatial + 1} or 0 in spec.patch_shape:
                 raise HeadError(
                     f"{heads.label(i)} has patch shape {spec.patch_shape}: with locations of "
-                    f"{2 * n_spatial} numbers a patch has {n_spatial} axes, or one more for channels; leave heads "
-                    "of another kind out, with stitch(batch, heads=[...])"
+                    f"{2 * n_spatial} numbers a patch has {n_spatial} axes, or one more for channels; leave "
+                    "heads of another kind out, with stitch(batch, heads=[...])"
                 )
             if spec.patch_shape[:n_spatial] != patch:
                 raise HeadError(
@@ -397,7 +398,7 @@ class Stitcher:
     def _tell_if_large(self) -> None:
         """Warn once when bands that wait for rows take the memory."""
         nbytes = self.open_nbytes
-        if not self._has_told and not fits_in_memory(nbytes, 0, self._memory_threshold):
+        if not self._has_told and not fits_in_memory(nbytes, 0, _LARGE):
             self._has_told = True
             warnings.warn(
                 f"{as_text(nbytes)} of the map wait for rows that have not come: push in the order of the "
