@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ from accumulator.exceptions import (
 
 BLENDS = ["average", "gaussian", "hann", "max", "last"]
 DTYPES = ["?", "u1", "i1", "u2", "<i4", ">i4", "u4", "i8", "u8", "f2", "<f4", ">f4", "f8", "c8", "c16"]
-EPSILON = {2: 2**-11, 4: 2**-24, 8: 2**-53}
+EPSILON = {2: 2**-10, 4: 2**-22, 8: 2**-47}  # a few roundings; weights themselves are float64
 
 
 def boxes(starts, patch):
@@ -59,7 +60,8 @@ def assert_right(values, expected, size, dtype):
         assert (np.abs(values.astype(np.longdouble) - expected.astype(np.longdouble)) <= limit).all()
     else:
         single = dtype.itemsize // (2 if dtype.kind == "c" else 1)
-        limit = EPSILON[single] * np.maximum(size, np.finfo(dtype).tiny * 2**24) * 4
+        least = np.longdouble(np.finfo(dtype).smallest_subnormal)
+        limit = np.maximum(EPSILON[single] * size.astype(np.longdouble), least)
         assert (np.abs(values - expected) <= limit).all()
 
 
@@ -119,28 +121,32 @@ def random_values(rng, shape, dtype):
 
 
 @pytest.mark.usefixtures("bands")
-@given(case=cases(), is_streamed=st.booleans())
-@settings(max_examples=150)
-def test_map_is_the_reference(where, case, is_streamed):
+@given(case=cases(), is_streamed=st.booleans(), threshold=st.sampled_from([100, 100, 100, 0]))
+@settings(max_examples=int(os.environ.get("ACCUMULATOR_STITCH_EXAMPLES", "150")))
+def test_map_is_the_reference(case, is_streamed, threshold):
     """Every pixel is that of the reference, whatever overlaps, is missing, late, or reaches over the edge."""
     locs, shape, origin, values, come, blend, fill = case
+    where = {"memory_threshold": threshold}
     options = {"blend": blend, "output_shape": shape, "origin": origin, "fill_value": fill, **where}
     if is_streamed:
         with Stitcher(locs, **options) as stitcher:
             for rows in np.array_split(come, max(1, len(come) // 4)):
-                stitcher.push((values[rows], values[rows][..., None]), locs[rows])
+                stitcher.push((values[rows], values[rows][..., ::-1]), locs[rows])
         maps = stitcher.finalize()
     else:
         with FullBatchAccumulator(locs, **where) as accumulator:
-            accumulator.push((values[come], values[come][..., None]), locs[come])
+            accumulator.push((values[come], np.zeros(len(come))), locs[come])
         maps = stitch(accumulator.finalize(), heads=[0], **options)
     rows = np.sort(come)
     expected, coverage, size = reference(values[rows], locs[rows], shape, origin, blend, fill)
     covered = (coverage > 0).reshape(*shape, *(1 for _ in values.shape[1 + len(shape) :]))
-    result = np.asarray(maps.outputs[0][...])
+    result = np.array(maps.outputs[0][...])
     gaps = np.broadcast_to(~covered, result.shape)
     np.testing.assert_array_equal(result[gaps], np.asarray(fill, result.dtype))
-    assert_right(np.where(covered, result, 0), np.where(covered, expected, 0), size, values.dtype)
+    if is_streamed and values.ndim == len(shape) + 2:
+        np.testing.assert_array_equal(maps.outputs[1][...], result[..., ::-1])
+    result[gaps] = expected[gaps] = 0
+    assert_right(result, expected, size, values.dtype)
     np.testing.assert_array_equal(maps.coverage(), coverage)
     np.testing.assert_array_equal(maps.coverage(1, 2), coverage[1:2])
     np.testing.assert_array_equal(maps.written, np.isin(np.arange(len(locs)), come))
@@ -364,8 +370,9 @@ def test_shuffled_patches_open_more_bands_and_say_so(monkeypatch):
                 stitcher.push(np.ones((1, 16, 16), np.float32), locs[[row]])
                 taken.append(row)
 
-        with pytest.warns(StorageWarning, match="wait for rows"):
-            pytest.raises(MemoryLimitError, push_all).match("push in the order")
+        is_warned = pytest.warns(StorageWarning, match="wait for rows")
+        with is_warned, pytest.raises(MemoryLimitError, match="push in the order"):
+            push_all()
         assert 0 < stitcher.open_nbytes <= 2**15
         np.testing.assert_array_equal(np.flatnonzero(stitcher.written), np.sort(taken))
         stitcher.close()

@@ -296,7 +296,7 @@ class Bands:
     def _shares(self, rows: NDArray[np.intp], nbytes: int) -> list[tuple[int, int]]:
         """Cut the map into parts that have about as many pixels of patches each, one a thread."""
         height, n = self._grid.shape[0], self._workers.n
-        if nbytes < PARALLEL_NBYTES or n == 1:
+        if nbytes < PARALLEL_NBYTES or n == 1 or not len(rows):
             return [(0, height)]
         start, stop = self._grid.start[rows, 0], self._grid.stop[rows, 0]
         edges, where = np.unique(np.concatenate([start, stop]), return_inverse=True)

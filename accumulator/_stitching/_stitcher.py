@@ -240,7 +240,7 @@ class Stitcher:
             try:
                 self._deliver(self._open_bands.complete(self._written))
             except AccumulatorError as refusal:  # the batch was taken: the next call tries again, and tells
-                _logger.warning("a band of the map waits: %s", refusal)
+                _logger.warning("a band of the map waits: %s", str(refusal))
 
     def finalize(self) -> StitchedMap:
         """Return the maps, the fill value where nothing came; called again, the same object.
@@ -366,7 +366,9 @@ class Stitcher:
             maps.append(MapSpec(spec.patch_shape[n_spatial:], dtype, storage.fill_value, sums, is_checked))
         blank = [np.empty((0, *grid.shape[1 : grid.n_spatial], *each.channels), each.dtype) for each in maps]
         self._rows.push(self._named(blank, heads.names), np.empty((0, 1), dtype=np.intp))
-        _logger.info("stitching %d maps of %s in %s", len(maps), grid.shape[: grid.n_spatial], self._rows)
+        _logger.info(
+            "stitching %d maps of %s in %s", len(maps), grid.shape[: grid.n_spatial], str(self._rows)
+        )
         # A map that takes much of the memory may have to leave it: then no band is held in it.
         is_small = fits_in_memory(self._rows.nbytes, 0, SMALL)
         home = self._rows._views if is_small else _nowhere  # noqa: SLF001  its rows are made in their place
