@@ -127,6 +127,12 @@ class Bands:
         """Bytes of all open bands."""
         return len(self._open) * self.height * self._row_nbytes
 
+    @property
+    def least_nbytes(self) -> int:
+        """Bytes of the bands that one row of patches lies in."""
+        n_bands = 1 + -(-self._grid.patch[0] // (self._grid.step * self.height))
+        return n_bands * self.height * self._row_nbytes
+
     def open(self, rows: NDArray[np.intp]) -> None:
         """Make the bands that rows lie in; nothing has changed if this raises.
 

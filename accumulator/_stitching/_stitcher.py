@@ -398,13 +398,14 @@ class Stitcher:
             self._on_band(rows, values)
 
     def _tell_if_large(self) -> None:
-        """Warn once when bands that wait for rows take the memory."""
-        nbytes = self.open_nbytes
-        if not self._has_told and not fits_in_memory(nbytes, 0, _LARGE):
+        """Warn once when more bands wait than patches in order have open, and take much of the memory."""
+        bands = self._open_bands
+        is_much = bands.nbytes > 2 * bands.least_nbytes and not fits_in_memory(bands.nbytes, 0, _LARGE)
+        if is_much and not self._has_told:
             self._has_told = True
             warnings.warn(
-                f"{as_text(nbytes)} of the map wait for rows that have not come: push in the order of the "
-                "list, and leave out of it what will not come",
+                f"{as_text(bands.nbytes)} of the map wait for rows that have not come: push in the order of "
+                "the list, and leave out of it what will not come",
                 StorageWarning,
                 stacklevel=3,
             )

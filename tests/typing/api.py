@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any, assert_type
 import numpy as np
 import numpy.typing as npt
 
-from accumulator import FullBatch, FullBatchAccumulator, prepare_multitask_full_batch
+from accumulator import (
+    FullBatch,
+    FullBatchAccumulator,
+    StitchedMap,
+    Stitcher,
+    prepare_multitask_full_batch,
+    stitch,
+)
 from accumulator.exceptions import AccumulatorError, UnknownLocationError
 
 if TYPE_CHECKING:
@@ -64,3 +71,16 @@ except UnknownLocationError as error:
     assert_type(error.rows, npt.NDArray[Any])
 except AccumulatorError:
     pass
+
+
+def on_band(rows: slice, maps: object) -> None:
+    """Take a band."""
+
+
+with Stitcher(locs, blend="hann", output_shape=(8, 8), origin=[0, 0], on_band=on_band) as stitcher:
+    stitcher.push({"a": patches}, locs)
+    assert_type(stitcher.written, npt.NDArray[np.bool_])
+    assert_type(stitcher.open_nbytes, int)
+assert_type(stitcher.finalize(), StitchedMap)
+assert_type(stitch(accumulator.finalize(), blend=np.ones((8, 8)), heads=["a"]), StitchedMap)
+assert_type(stitcher.finalize().coverage(), npt.NDArray[np.uint32])
