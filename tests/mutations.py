@@ -30,6 +30,10 @@ CANVAS, STORES = "accumulator/_canvas.py", "accumulator/_stores"
 HEAD, FILES, ENCODED = f"{STORES}/_head.py", f"{STORES}/_files.py", f"{STORES}/_encoded.py"
 CHUNKS, COPYING = f"{STORES}/_chunks.py", f"{STORES}/_copying.py"
 RAM, WRITER = f"{STORES}/_ram.py", f"{STORES}/_writer.py"
+STITCHING = "accumulator/_stitching"
+STITCHING_TESTS = ["tests/test_stitching.py"]
+BANDS, BLEND, GRID = f"{STITCHING}/_bands.py", f"{STITCHING}/_blend.py", f"{STITCHING}/_grid.py"
+NUMBERS, WEIGHTS, STITCH = f"{STITCHING}/_numbers.py", f"{STITCHING}/_weights.py", f"{STITCHING}/_stitch.py"
 
 MUTATIONS = [
     (LOCATIONS, "return slice(start, start + n)", "return slice(start, start + n - 1)"),
@@ -113,6 +117,36 @@ MUTATIONS = [
         "job not in self._running)\n            return id(job) in self._failed",
         "job not in self._running)\n            return False",
     ),
+    (GRID, "high = np.clip(stop, 0, shape)", "high = np.clip(stop, 0, None)"),
+    (GRID, "skip = low - start", "skip = low * 0"),
+    (GRID, "[:, :n_spatial][:, ::-1] - np.array", "[:, :n_spatial] - np.array"),
+    (GRID, "for corner in np.ndindex", "for corner in [(0,) * len(size)] or np.ndindex"),
+    (WEIGHTS, "line = self._lines.get(key)", "line = next(iter(self._lines.values()), None)"),
+    (WEIGHTS, "line[max(0, first) : last] += own", "line[max(0, first) : last] = own"),
+    (WEIGHTS, "grid.start[members, 1].min()", "grid.start[members, 1].min() + 1"),
+    (WEIGHTS, "_SIGMA: Final = 0.125", "_SIGMA: Final = 0.126"),
+    (NUMBERS, "2 * n_overlaps * 2**bits <= 2**24", "True"),
+    (NUMBERS, "is_enough = n_overlaps <= FEW", "is_enough = True"),
+    (NUMBERS, "np.rint(values, out=values)", "pass"),
+    (NUMBERS, "np.greater_equal(values, 0.5, out=target)", "np.greater(values, 0.5, out=target)"),
+    (NUMBERS, "target[is_over], target[is_under] = limits.max, limits.min", "pass"),
+    (NUMBERS, "largest = max(values.max(), -values.min())", "largest = values.max()"),
+    (BLEND, "if number < self.n_done:", "if False:"),
+    (BLEND, "if last != first:", "if last is None:"),
+    (BLEND, "np.copyto(written, fill_value, where=gaps)", "pass"),
+    (BLEND, "where=True if piece.mask is None else piece.mask", "where=True"),
+    (BANDS, "array[...] = band.sums[head]", "pass"),
+    (BANDS, "if not is_blank:", "if blank:"),
+    (BANDS, "band.rows if other > row", "band.rows if other < row"),
+    (BANDS, "written[order[self._next]]", "True"),
+    (BANDS, "[1] <= edge]", "[0] <= edge]"),
+    (
+        BANDS,
+        "return list(itertools.pairwise([0, *cuts, height]))",
+        "return [(0, c) for c in [*cuts, height]]",
+    ),
+    (STITCH, 'rows = rows[np.argsort(start, kind="stable")]', "pass"),
+    (STITCH, "return values[rows - first]", "return values[: len(rows)]"),
 ]
 
 
@@ -127,9 +161,10 @@ def is_caught(file: str, old: str, new: str) -> bool:
         if text.count(old) != 1:
             raise SystemExit(f"{file} has {text.count(old)} times, not once: {old}")
         (copy / file).write_text(text.replace(old, new))
+        tests = STITCHING_TESTS if file.startswith(STITCHING) else TESTS
         try:
             ended = subprocess.run(
-                [sys.executable, "-m", "pytest", "-x", "-q", "-n", "auto", *OPTIONS, *TESTS],
+                [sys.executable, "-m", "pytest", "-x", "-q", "-n", "auto", *OPTIONS, *tests],
                 cwd=copy,
                 env=os.environ | {"PYTHONPATH": folder},
                 capture_output=True,
