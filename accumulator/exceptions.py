@@ -25,6 +25,7 @@ __all__ = [
     "LocationError",
     "LockedError",
     "MemoryLimitError",
+    "MissingExtraError",
     "NothingPushedError",
     "OptionError",
     "ProcessError",
@@ -178,3 +179,7 @@ class ResumeError(AccumulatorError, ValueError):
 
 class LockedError(AccumulatorError, BlockingIOError):
     """A store that another accumulator is writing."""
+
+
+class MissingExtraError(AccumulatorError, ImportError):
+    """A library that only an extra installs is needed, and not there; the message names the extra."""

@@ -1,0 +1,28 @@
+"""The libraries of the extra ``ome``, imported when they are needed."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from typing import Any
+
+from accumulator.exceptions import MissingExtraError
+
+
+def need(module: str) -> Any:
+    """Return a module of the extra ``ome``.
+
+    Raises
+    ------
+    MissingExtraError
+        It, or what it needs, is not installed.
+    """
+    try:
+        with warnings.catch_warnings():
+            # ome_zarr.writer makes an object of its own deprecated class for the default of a parameter.
+            warnings.filterwarnings("ignore", "Call to deprecated class Scaler", DeprecationWarning)
+            return importlib.import_module(module)
+    except ImportError as cause:
+        raise MissingExtraError(
+            f"{module} cannot be imported ({cause}): pip install 'accumulator[ome]'", name=cause.name
+        ) from cause
