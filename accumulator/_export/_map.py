@@ -1,0 +1,154 @@
+"""Arguments become checked here: maps with named axes, pixel sizes and channel names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+import numpy as np
+import zarr
+
+from accumulator.exceptions import HeadDtypeError, HeadError, OptionError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from accumulator.typing import RowArray
+
+_AXES: Final = {2: "yx", 3: "zyx"}
+# What viewers do not show is written as what they do, which holds every value of it.
+_WIDENED: Final[dict[np.dtype[Any], np.dtype[Any]]] = {
+    np.dtype(np.bool_): np.dtype(np.uint8),
+    np.dtype(np.float16): np.dtype(np.float32),
+}
+_WRITABLE: Final = "buif"
+
+
+@attrs.frozen(eq=False)
+class Map:
+    """One head's map, seen with the axes in the order of OME: (c,) (z,) y, x."""
+
+    name: str
+    array: RowArray
+    n_spatial: int
+    dtype: np.dtype[Any]  # as it is written
+
+    @property
+    def has_channels(self) -> bool:
+        """Whether there is an axis c."""
+        return bool(self.array.ndim > self.n_spatial)
+
+    @property
+    def axes(self) -> str:
+        """The names of the axes."""
+        return "c" * self.has_channels + _AXES[self.n_spatial]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The lengths of the axes."""
+        return self._ordered(self.array.shape)
+
+    @property
+    def n_channels(self) -> int:
+        """How many channels there are, one where there is no axis for them."""
+        return self.shape[0] if self.has_channels else 1
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """What of the array has to be read at once, or is best."""
+        in_ram = (*(1,) * self.n_spatial, self.array.shape[-1])  # whose channels lie side by side
+        return self._ordered(getattr(self.array, "chunks", in_ram[: self.array.ndim]))
+
+    def read(self, region: tuple[slice, ...]) -> NDArray[Any]:
+        """Return a part of the map in the dtype that is written."""
+        where = (*region[1:], region[0]) if self.has_channels else region
+        part = np.asarray(self.array[where])
+        if self.has_channels:
+            part = np.moveaxis(part, -1, 0)
+        return part.astype(self.dtype, copy=False)
+
+    def _ordered(self, lengths: Sequence[int]) -> tuple[int, ...]:
+        lengths = tuple(int(length) for length in lengths)
+        return (lengths[-1], *lengths[:-1]) if self.has_channels else lengths
+
+
+def as_map(name: str, array: RowArray, n_spatial: int) -> Map:
+    """Return a head's array as a map.
+
+    Raises
+    ------
+    HeadError
+        It has no name, or not the shape of a map.
+    HeadDtypeError
+        It is no array, or of numbers that image formats do not have.
+    """
+    if n_spatial not in _AXES:
+        raise OptionError(f"n_spatial is {n_spatial!r}: a map has 2 spatial axes (y, x) or 3 (z, y, x)")
+    if not isinstance(name, str) or not name.isprintable() or not name:
+        raise HeadError(f"the name {name!r} of a head cannot be written: give text that can be printed")
+    label = f"head {name!r}"
+    if not isinstance(array, (np.ndarray, zarr.Array)) or isinstance(array, np.ma.MaskedArray):
+        raise HeadDtypeError(f"{label} is {type(array).__name__}: give a numpy.ndarray or a zarr.Array")
+    axes = ", ".join(_AXES[n_spatial])
+    if array.ndim not in {n_spatial, n_spatial + 1} or 0 in array.shape:
+        raise HeadError(
+            f"{label} has shape {array.shape}: a map has the axes ({axes}) or ({axes}, channel), none of "
+            "them empty; leave out heads that are no maps"
+        )
+    dtype: np.dtype[Any] = np.dtype(array.dtype)
+    if dtype.kind not in _WRITABLE or dtype.char == "g":
+        raise HeadDtypeError(
+            f"{label} has dtype {dtype}: images are bool, integer or float of at most 64 bits; export parts, "
+            "such as array.real and array.imag, on their own"
+        )
+    return Map(name, array, int(n_spatial), _WIDENED.get(dtype, dtype.newbyteorder("=")))
+
+
+def as_pixel_size(raw: float | Sequence[float] | None, n_spatial: int) -> dict[str, float] | None:
+    """Return the size of a pixel by axis; it comes for all axes, or in the order x, y(, z) of locations."""
+    if raw is None:
+        return None
+    names = _AXES[n_spatial][::-1]
+    is_list = isinstance(raw, (Sequence, np.ndarray)) and not isinstance(raw, str)
+    sizes: list[Any] = list(raw) if is_list else [raw] * n_spatial  # type: ignore[arg-type]  # a number
+    if len(sizes) != n_spatial or not all(_is_size(size) for size in sizes):
+        raise OptionError(
+            f"pixel_size is {raw!r}: give a positive number, or one a spatial axis in the order "
+            f"{', '.join(names)}"
+        )
+    return {axis: float(size) for axis, size in zip(names, sizes, strict=True)}
+
+
+def as_channel_names(
+    raw: Sequence[str] | Mapping[str, Sequence[str]] | None, maps: Sequence[Map]
+) -> list[list[str]]:
+    """Return the names of the channels of each map; they come for all maps, or in a dict by head."""
+    if isinstance(raw, Mapping):
+        unknown = [name for name in raw if name not in {each.name for each in maps}]
+        if unknown:
+            raise OptionError(f"channel_names has {unknown}: there is no such head")
+        return [_names_of(each, raw.get(each.name)) for each in maps]
+    return [_names_of(each, raw) for each in maps]
+
+
+def _names_of(each: Map, raw: Any) -> list[str]:
+    if raw is None:
+        return [str(c) for c in range(each.n_channels)] if each.has_channels else [each.name]
+    if isinstance(raw, str) or not isinstance(raw, Sequence):
+        raise OptionError(f"channel_names is {raw!r}: give a list of names, or a dict of such lists by head")
+    if len(raw) != each.n_channels:
+        raise OptionError(
+            f"channel_names has {len(raw)} names but head {each.name!r} has {each.n_channels} channels: "
+            "give one a channel, in a dict by head where heads differ"
+        )
+    wrong = [name for name in raw if not isinstance(name, str) or not name.isprintable()]
+    if wrong:
+        raise OptionError(f"channel_names has {wrong!r}: give text that can be printed")
+    return list(raw)
+
+
+def _is_size(raw: Any) -> bool:
+    return isinstance(raw, Real) and not isinstance(raw, bool) and math.isfinite(raw) and float(raw) > 0

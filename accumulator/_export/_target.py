@@ -1,0 +1,59 @@
+"""What is written goes to a folder beside the target, and gets its name when it is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from accumulator._stores import TemporaryFolder, make_parents, remove_empty, storage_error
+from accumulator._validation import as_path
+from accumulator.exceptions import AccumulatorError, ResultExistsError, StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from accumulator.typing import StrPath
+
+
+@contextlib.contextmanager
+def writing(path: StrPath) -> Iterator[Path]:
+    """Give a place in a temporary folder beside ``path``; what is there at the end is moved to ``path``.
+
+    After an error there is nothing at ``path``, nor beside it.
+
+    Raises
+    ------
+    ResultExistsError
+        Something is at ``path`` already.
+    StorageError
+        The disk refused.
+    """
+    target = Path(as_path(path, "path")).absolute()
+    try:
+        _check_free(target)
+        make_parents(target.parent)
+        folder = TemporaryFolder(str(target.parent))
+        try:
+            yield folder.path / target.name
+            _check_free(target)  # for somebody may have been faster
+            (folder.path / target.name).rename(target)
+        finally:
+            folder.remove()
+    except OSError as cause:
+        remove_empty(target.parent)
+        if isinstance(cause, AccumulatorError) and not isinstance(cause, StorageError):
+            raise
+        raise storage_error(cause, f"{target} cannot be written") from cause
+    except BaseException:
+        remove_empty(target.parent)
+        raise
+
+
+def _check_free(target: Path) -> None:
+    if os.path.lexists(target):
+        raise ResultExistsError(
+            errno.EEXIST, "something is there already: export elsewhere or remove it first", str(target)
+        )
