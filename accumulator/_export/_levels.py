@@ -125,16 +125,16 @@ def _block(
     """Return how much is read at once: whole tiles, as much of the source's chunks as memory has room for."""
     step = [min(t, length) for t, length in zip(tile, shape, strict=True)]
 
-    def grow(axis: int, most: int) -> None:
+    def grow(axis: int, most: int, room: int) -> None:
         others = nbytes * math.prod(step) // step[axis]
-        n_tiles = min(-(-most // tile[axis]), most_nbytes // (others * tile[axis]))
+        n_tiles = min(-(-most // tile[axis]), room // (others * tile[axis]))
         step[axis] = min(max(step[axis], n_tiles * tile[axis]), shape[axis])
 
     widest_first = sorted(range(len(shape)), key=lambda axis: (-(chunk[axis] // tile[axis]), -axis))
     for axis in widest_first:  # first what has to be decoded anyway
-        grow(axis, chunk[axis])
-    for axis in reversed(range(len(shape))):
-        grow(axis, shape[axis])
+        grow(axis, chunk[axis], most_nbytes)
+    for axis in reversed(range(len(shape))):  # then what makes calls fewer
+        grow(axis, shape[axis], most_nbytes // 4)
     return tuple(step)
 
 

@@ -6,6 +6,7 @@ memory with every chunk, and its scheduler decides how many bands of a slide are
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import zarr
@@ -17,11 +18,23 @@ from accumulator._export._target import writing
 from accumulator.exceptions import HeadError, OptionError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from accumulator._export._map import Map
     from accumulator.typing import RowArray, StrPath
 
+_PREFIXES: Final = (
+    " yotta zetta exa peta tera giga mega kilo hecto deci centi milli micro nano pico femto atto zepto yocto"
+)
+# What OME-Zarr asks for: the UDUNITS of length.
+_UNITS: Final = {f"{prefix}meter" for prefix in _PREFIXES.split(" ")} | {
+    "angstrom",
+    "foot",
+    "inch",
+    "mile",
+    "parsec",
+    "yard",
+}
 _COLOURS: Final = ("FF0000", "00FF00", "0000FF", "FF00FF", "00FFFF", "FFFF00")
 _MOST_NAME: Final = 255  # bytes of the name of a folder
 
@@ -78,11 +91,13 @@ def write_ome_zarr(  # noqa: PLR0913  one a property of an image
         A pixel size, unit or channel names that cannot be; a ValueError.
     """
     need("ome_zarr.writer")
+    if not isinstance(maps, Mapping) or not maps:
+        raise HeadError(
+            "there are no maps to write: give a dict with the map of one head at least, by its name"
+        )
     heads = [as_map(name, array, n_spatial) for name, array in maps.items()]
-    if not heads:
-        raise HeadError("there are no maps to write: give one head at least")
     sizes = as_pixel_size(pixel_size, n_spatial)
-    if unit not in need("ome_zarr.axes").KNOWN_SPATIAL_UNITS:
+    if unit not in _UNITS:
         raise OptionError(f'unit is {unit!r}: give the name of a unit of length, such as "micrometer"')
     names = as_channel_names(channel_names, heads)
     if len(heads) > 1:
