@@ -8,6 +8,8 @@ import os
 
 import numpy as np
 import pytest
+import tifffile
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -674,3 +676,25 @@ def test_small_maps_are_made_where_they_belong_and_large_ones_may_leave(monkeypa
             stitcher.push(values, locs)
         maps.append(stitcher.finalize().outputs[0])
     np.testing.assert_array_equal(maps[0], maps[1])
+
+
+def test_maps_become_files_that_others_open():
+    """OME-Zarr with all heads, where the region lies in the slide; OME-TIFF with one of them."""
+    locs = np.add(raster((40, 60), (20, 20), (10, 10)), [100, 200, 100, 200])
+    values = np.random.default_rng(0).random((len(locs), 20, 20, 2), dtype=np.float32)
+    with Stitcher(locs, origin=[100, 200]) as stitcher:
+        stitcher.push({"p": values, "q": values[..., 0]}, locs)
+    maps = stitcher.finalize()
+    maps.save_ome_zarr("map.ome.zarr", pixel_size=0.5, channel_names={"p": ["a", "b"]})
+    group = zarr.open_group("map.ome.zarr", mode="r")
+    np.testing.assert_array_equal(group["p/s0"][:], np.moveaxis(maps.outputs["p"], -1, 0))
+    (scales,) = group["q"].attrs["ome"]["multiscales"]
+    shift = scales["datasets"][0]["coordinateTransformations"][1]
+    assert shift == {"type": "translation", "translation": [100.0, 50.0]}
+    maps.save_ome_tiff("map.ome.tif", head="p", pixel_size=[0.5, 0.25])
+    with tifffile.TiffFile("map.ome.tif") as file:
+        np.testing.assert_array_equal(file.asarray(), np.moveaxis(maps.outputs["p"], -1, 0))
+        assert 'PhysicalSizeX="0.5"' in file.ome_metadata
+        assert 'PhysicalSizeY="0.25"' in file.ome_metadata
+    with pytest.raises(OptionError, match="choose from"):
+        maps.save_ome_tiff("other.ome.tif")

@@ -47,6 +47,7 @@ def write_ome_zarr(  # noqa: PLR0913  one a property of an image
     pixel_size: float | Sequence[float] | None = None,
     unit: str = "micrometer",
     channel_names: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+    origin: Sequence[int] | None = None,
 ) -> None:
     """Write maps as OME-Zarr 0.5.
 
@@ -74,6 +75,8 @@ def write_ome_zarr(  # noqa: PLR0913  one a property of an image
         The unit of ``pixel_size``, by its name: "micrometer", "nanometer" and so on.
     channel_names : sequence of str, or dict of them by head, optional
         One name a channel; a map without channels has one. By default their numbers, or the head's name.
+    origin : sequence of int, optional
+        Where the first pixel lies, in pixels and in the order x, y(, z); viewers shift the map by it.
 
     Raises
     ------
@@ -102,15 +105,21 @@ def write_ome_zarr(  # noqa: PLR0913  one a property of an image
     names = as_channel_names(channel_names, heads)
     if len(heads) > 1:
         _check_groups([head.name for head in heads])
+    first = dict(zip("xyz", origin or (), strict=False))
     with writing(path) as folder:
         root = zarr.create_group(folder, zarr_format=3)
         for head, channels in zip(heads, names, strict=True):
             group = root if len(heads) == 1 else root.create_group(head.name)
-            _write_image(group, head, sizes, unit, channels)
+            _write_image(group, head, sizes, unit, channels, first)
 
 
-def _write_image(
-    group: zarr.Group, head: Map, sizes: dict[str, float] | None, unit: str, channels: list[str]
+def _write_image(  # noqa: PLR0913, PLR0917  what is known of it
+    group: zarr.Group,
+    head: Map,
+    sizes: dict[str, float] | None,
+    unit: str,
+    channels: list[str],
+    first: dict[str, int],
 ) -> None:
     shapes = level_shapes(head.shape)
     levels = [
@@ -127,7 +136,10 @@ def _write_image(
     need("ome_zarr.writer").write_multiscales_metadata(
         group,
         datasets=[
-            {"path": f"s{number}", "coordinateTransformations": _transformations(head.axes, factors, sizes)}
+            {
+                "path": f"s{number}",
+                "coordinateTransformations": _transformations(head.axes, factors, sizes, first),
+            }
             for number, factors in enumerate(level_factors(shapes))
         ],
         fmt=need("ome_zarr.format").FormatV05(),
@@ -137,14 +149,20 @@ def _write_image(
     )
 
 
-def _transformations(axes: str, factors: list[int], sizes: dict[str, float] | None) -> list[dict[str, Any]]:
-    """Return where the pixels of a level are: the centre of the map's first pixel is the origin."""
+def _transformations(
+    axes: str, factors: list[int], sizes: dict[str, float] | None, first: dict[str, int]
+) -> list[dict[str, Any]]:
+    """Return where the pixels of a level are, by their centres; the slide's first one is at zero."""
     each = [(sizes or {}).get(axis, 1.0) for axis in axes]
+    shift = [first.get(axis, 0) for axis in axes]
     return [
         {"type": "scale", "scale": [size * factor for size, factor in zip(each, factors, strict=True)]},
         {
             "type": "translation",
-            "translation": [size * (factor - 1) / 2 for size, factor in zip(each, factors, strict=True)],
+            "translation": [
+                size * (start + (factor - 1) / 2)
+                for size, factor, start in zip(each, factors, shift, strict=True)
+            ],
         },
     ]
 

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any, Self
 import attrs
 import numpy as np
 
+from accumulator._export import write_ome_tiff, write_ome_zarr
 from accumulator._stitching._weights import Summer, as_window
+from accumulator.exceptions import OptionError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -91,6 +94,90 @@ class StitchedMap:
         """
         self._rows.save(path)
 
+    def save_ome_zarr(
+        self,
+        path: StrPath,
+        *,
+        pixel_size: float | Sequence[float] | None = None,
+        unit: str = "micrometer",
+        channel_names: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        """Write the maps as OME-Zarr 0.5, which napari and others open; needs ``accumulator[ome]``.
+
+        One map is the image at ``path``; of several each is one in the group of its name. Their channels
+        come first, each has a pyramid, and `origin` says where they lie. Memory is bounded.
+
+        Parameters
+        ----------
+        path : path
+            Where nothing is yet; by custom a name that ends in ``.ome.zarr``.
+        pixel_size : float or sequence of float, optional
+            How large a pixel is: for all axes, or in the order ``x, y(, z)``.
+        unit : str, default "micrometer"
+            The unit of ``pixel_size``.
+        channel_names : sequence of str, or dict of them by head, optional
+            One name a channel.
+
+        Raises
+        ------
+        MissingExtraError
+            The extra is not installed; an ImportError.
+        ResultExistsError
+            Something is at ``path``; a FileExistsError.
+        StorageError
+            The disk refused; an OSError. Nothing is left at ``path``.
+        HeadError, HeadDtypeError, OptionError
+            1-d or complex maps; a size, unit or names that cannot be.
+        """
+        write_ome_zarr(
+            path,
+            self._named,
+            n_spatial=self._grid.n_spatial,
+            pixel_size=pixel_size,
+            unit=unit,
+            channel_names=channel_names,
+            origin=self.origin,
+        )
+
+    def save_ome_tiff(
+        self,
+        path: StrPath,
+        *,
+        head: str | int | None = None,
+        pixel_size: float | Sequence[float] | None = None,
+        unit: str = "micrometer",
+        channel_names: Sequence[str] | None = None,
+    ) -> None:
+        """Write one map as a pyramidal OME-TIFF, which QuPath and others open; needs ``accumulator[ome]``.
+
+        Parameters
+        ----------
+        path : path
+            Where nothing is yet; by custom a name that ends in ``.ome.tif``.
+        head : str or int, optional
+            Which map, where there are several.
+        pixel_size, unit, channel_names
+            As in `save_ome_zarr`. The file does not say where a region lies in its slide.
+
+        Raises
+        ------
+        MissingExtraError, ResultExistsError, StorageError, HeadError, HeadDtypeError, OptionError
+            As `save_ome_zarr`; integers of 64 bits, which OME-TIFF has not, are a HeadDtypeError.
+        """
+        named = self._named
+        key = next(iter(named)) if head is None and len(named) == 1 else str(head)
+        if key not in named:
+            raise OptionError(f"head is {head!r}: a file has one map, choose from {list(named)}")
+        write_ome_tiff(
+            path,
+            named[key],
+            n_spatial=self._grid.n_spatial,
+            name=key,
+            pixel_size=pixel_size,
+            unit=unit,
+            channel_names=channel_names,
+        )
+
     def close(self) -> None:
         """Remove the temporary folder, as `FullBatch.close` does."""
         self._rows.close()
@@ -110,7 +197,15 @@ class StitchedMap:
 
     def __repr__(self) -> str:
         """Return heads, coverage and place in one line."""
-        named = self.outputs.items() if isinstance(self.outputs, dict) else enumerate(self.outputs)
-        heads = ", ".join(f"{name}: {tuple(array.shape)} {array.dtype}" for name, array in named)
+        heads = ", ".join(
+            f"{name}: {tuple(array.shape)} {array.dtype}" for name, array in self._named.items()
+        )
         place = "RAM" if self.path is None else str(self.path)
         return f"<StitchedMap {{{heads}}}, {self.written.sum()} of {len(self.written)} patches, {place}>"
+
+    @property
+    def _named(self) -> dict[str, RowArray]:
+        """The maps by name, or by number as text."""
+        if isinstance(self.outputs, dict):
+            return self.outputs
+        return {str(number): array for number, array in enumerate(self.outputs)}
