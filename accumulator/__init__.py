@@ -7,6 +7,8 @@ the pure function under it.
 
 from __future__ import annotations
 
+import logging
+
 from accumulator import exceptions, typing
 from accumulator._accumulator import FullBatchAccumulator
 from accumulator._full_batch import prepare_multitask_full_batch
@@ -26,3 +28,5 @@ __all__ = [
     "typing",
 ]
 __version__ = "0.1.0"
+
+logging.getLogger("accumulator").addHandler(logging.NullHandler())  # silent, unless an application listens

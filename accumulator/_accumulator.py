@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
 import warnings
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
 import attrs
 import numpy as np
@@ -27,7 +28,10 @@ from accumulator._arguments import (
 from accumulator._canvas import Budget, Canvas
 from accumulator._full_batch import prepare_multitask_full_batch
 from accumulator._locations import LocationIndex
+from accumulator._memory import available_memory
 from accumulator._options import StorageOptions
+from accumulator._pictures import HeadFacts, as_html, memory_text, plot_coverage
+from accumulator._progress import Progress, as_progress
 from accumulator._result import FullBatch
 from accumulator._stores import KeptRun, read_only
 from accumulator._validation import as_heads
@@ -36,10 +40,13 @@ from accumulator.exceptions import ClosedError, NothingPushedError, OptionError,
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
     from accumulator._plan import Plan
     from accumulator.typing import ArrayLike, BatchOutput, Mode, OnDuplicate, RowArray
+
+_log: Final = logging.getLogger("accumulator")
 
 
 @attrs.define(eq=False, repr=False)
@@ -103,6 +110,9 @@ class FullBatchAccumulator:
         None means none: predictions hardly get smaller, and writing them takes many times longer.
         ``dtype``, ``fill_value``, ``chunks``, ``shards`` and ``compressors`` hold for all heads, or are a
         dict by head name or number.
+    progress : bool, default False
+        Show a bar of the rows that have come, out of ``n_expected`` or all: with gaps, memory, and whether
+        they are in RAM or zarr. Needs tqdm, the extra ``accumulator[progress]``.
 
     Raises
     ------
@@ -124,6 +134,8 @@ class FullBatchAccumulator:
         ``store`` is damaged beyond its rows, or was tampered with; a ValueError.
     LockedError
         Another accumulator is writing ``store``; a BlockingIOError.
+    MissingExtraError
+        ``progress`` is True, and tqdm is not installed; an ImportError.
 
     Warns
     -----
@@ -158,6 +170,8 @@ class FullBatchAccumulator:
     _mode: Mode = attrs.field(default="w-", converter=as_mode, kw_only=True)
     _resume_token: str | None = attrs.field(default=None, converter=as_token, kw_only=True)
     _checkpoint_interval: float | None = attrs.field(default=None, converter=as_seconds, kw_only=True)
+    _bar: Any = attrs.field(default=False, converter=as_progress, kw_only=True, alias="progress")
+    _progress: Progress | None = attrs.field(init=False, default=None)
     _canvas: Canvas = attrs.field(init=False)
     _result: FullBatch | None = attrs.field(init=False, default=None)
     _is_closed: bool = attrs.field(init=False, default=False)
@@ -166,7 +180,12 @@ class FullBatchAccumulator:
     _at_exit: weakref.finalize[Any, Any] | None = attrs.field(init=False, default=None)
 
     def __attrs_post_init__(self) -> None:
-        """Make the canvas, which takes no room before the first push."""
+        """Make the canvas, which takes no room before the first push, and the bar."""
+        self._make_canvas()
+        if self._bar is not None:
+            self._progress = Progress(self._bar, self._canvas)
+
+    def _make_canvas(self) -> None:
         budget = Budget(self._save_path, self._memory_threshold, self._memory_limit)
         options = StorageOptions(
             chunks=self._chunks,
@@ -381,6 +400,8 @@ class FullBatchAccumulator:
             )
             if self._store is not None and self._at_exit is None:
                 self._at_exit = weakref.finalize(self, _tell_at_exit, weakref.ref(self))
+            if self._progress is not None:
+                self._progress.show()
 
     def finalize(self) -> FullBatch:
         """Return the complete result, the fill value where nothing came; called again, the same object.
@@ -402,6 +423,8 @@ class FullBatchAccumulator:
                 self._canvas.complete()
                 self._result = result
                 self._canvas.stop()
+                self._close_progress()
+                _log.info("finalized: %r", result)
             return self._result
 
     def close(self) -> None:
@@ -419,6 +442,7 @@ class FullBatchAccumulator:
             if self._result is not None or self._is_closed:
                 return
             self._is_closed = True
+            self._close_progress()
             try:
                 if self._store is not None and self._process == os.getpid():
                     self._canvas.flush()
@@ -458,6 +482,7 @@ class FullBatchAccumulator:
             return
         if self._process == os.getpid() and hasattr(self, "_canvas"):
             self._canvas.stop()
+            self._close_progress()
             warnings.warn(
                 f"{self!r} was dropped without finalize() or close(): use it as a context manager, or call "
                 "one of them",
@@ -473,11 +498,9 @@ class FullBatchAccumulator:
     def __repr__(self) -> str:
         """Return coverage, heads and place in one line."""
         canvas = self._canvas
-        place = "nothing pushed" if canvas.specs is None else "RAM" if canvas.zarr_store is None else "zarr"
-        state = "finalized" if self._result is not None else "closed" if self._is_closed else place
         return (
             f"<FullBatchAccumulator heads: {len(canvas.specs or ())}, written: {canvas.written.sum()} of "
-            f"{canvas.n_rows}, {state}>"
+            f"{canvas.n_rows}, {self._state}>"
         )
 
     def _views(self, start: int, stop: int) -> list[NDArray[Any]] | None:
@@ -486,6 +509,45 @@ class FullBatchAccumulator:
         As long as anybody holds one, moving out of RAM gives back no memory.
         """
         return self._canvas.views(start, stop)
+
+    def _repr_html_(self) -> str:
+        """Return heads, coverage, memory and place as a notebook shows them; nothing is read or written."""
+        canvas = self._canvas
+        specs = canvas.specs or ()
+        names = canvas.names or tuple(map(str, range(len(specs))))
+        heads = [
+            HeadFacts(name, (canvas.n_rows, *spec.patch_shape), str(spec.dtype))
+            for name, spec in zip(names, specs, strict=True)
+        ]
+        facts = {"state": self._state, "memory": memory_text(canvas.held_nbytes, available_memory())}
+        if canvas.zarr_store is not None:
+            facts["stored in"] = str(canvas.zarr_store)
+        return as_html("FullBatchAccumulator", heads, facts, self._index.locs, canvas.written)
+
+    def plot_coverage(self, ax: Axes | None = None) -> Axes:
+        """Draw which locations are written and which are missing, by matplotlib; y goes downwards.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where; a new figure by default.
+
+        Raises
+        ------
+        MissingExtraError
+            matplotlib is not installed, the extra ``accumulator[plot]``; an ImportError.
+        """
+        return plot_coverage(self._index.locs, self._canvas.written, ax)
+
+    @property
+    def _state(self) -> str:
+        canvas = self._canvas
+        place = "nothing pushed" if canvas.specs is None else "RAM" if canvas.zarr_store is None else "zarr"
+        return "finalized" if self._result is not None else "closed" if self._is_closed else place
+
+    def _close_progress(self) -> None:
+        if self._progress is not None and self._process == os.getpid():
+            self._progress.close()
 
     def _complete(self) -> FullBatch:
         """Finalize: an empty last batch, which consumes all that is outstanding."""

@@ -8,6 +8,7 @@ matched above.
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import time
 import warnings
@@ -19,7 +20,7 @@ import numpy as np
 
 from accumulator import _memory
 from accumulator._options import StorageOptions
-from accumulator._plan import Plan, make_plan
+from accumulator._plan import Plan, as_text, make_plan
 from accumulator._resume import check_heads, fit_options
 from accumulator._stores import (
     BUFFER_NBYTES,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
     from accumulator.typing import OnDuplicate, RowArray, Rows
 
+_log: Final = logging.getLogger("accumulator")
 _CHECKPOINT_SHARE: Final = 19  # a checkpoint comes no sooner than this many times what the last one took
 
 
@@ -135,6 +137,18 @@ class Canvas:
         return self.n_rows * self.row_nbytes
 
     @property
+    def n_written(self) -> int:
+        """How many rows hold a prediction, without counting them."""
+        return self._n_written
+
+    @property
+    def held_nbytes(self) -> int:
+        """Bytes of memory it takes: its rows in RAM, at most its buffers on disk."""
+        if isinstance(self.rows, ZarrRows):
+            return min(self.rows.buffer_nbytes, self.nbytes)
+        return self._n_written * self.row_nbytes
+
+    @property
     def n_unrecorded(self) -> int:
         """How many rows a run that is kept has not recorded."""
         return 0 if self.run is None else int(np.count_nonzero(self.written & ~self.run.recorded))
@@ -220,6 +234,7 @@ class Canvas:
         try:
             if is_first:
                 self._open(specs, heads.names, arrays, count(rows))
+                self._tell_place()
             elif self.run is not None and count(rows):
                 self.run.begin()
             self._settle()
@@ -245,6 +260,7 @@ class Canvas:
         self._show_rows()
         self.run.checkpoint(self.rows, self.written)
         now = time.monotonic()
+        _log.debug("checkpoint of %s: %d rows recorded, %.3f s", self.run.root, self._n_written, now - start)
         self._next_checkpoint = now + max(self.checkpoint_interval, _CHECKPOINT_SHARE * (now - start))
 
     def _retry_checkpoint(self) -> None:
@@ -380,6 +396,19 @@ class Canvas:
             self.rows, self.zarr_store = ram, None
             raise
         ram.close()
+        _log.info(
+            "memory is short: %d rows (%s) move from RAM to zarr in %s, while the run goes on",
+            self._n_written,
+            as_text(self._n_written * self.row_nbytes),
+            store,
+        )
+
+    def _tell_place(self) -> None:
+        """Log where the rows go."""
+        if _log.isEnabledFor(logging.INFO):
+            place = "RAM" if self.zarr_store is None else f"zarr in {self.zarr_store}"
+            n_heads, nbytes = len(self.specs or ()), as_text(self.nbytes)
+            _log.info("%d rows of %d heads, %s, go to %s", self.n_rows, n_heads, nbytes, place)
 
     def _parts(self, n: int) -> list[tuple[int, int]]:
         """Return pieces of a batch that may be put at a time: mostly one."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import attrs
 
 from accumulator._memory import available_memory
+from accumulator._pictures import HeadFacts, as_html, memory_text, plot_coverage
 from accumulator._stores import (
     FolderStore,
     RowChecker,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     import numpy as np
+    from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
     from accumulator._options import Storage
@@ -202,6 +204,40 @@ class FullBatch:
         )
         place = "RAM" if self._store is None else str(self._store)
         return f"<FullBatch {{{heads}}}, {self.written.sum()} of {len(self.written)} written, {place}>"
+
+    def _repr_html_(self) -> str:
+        """Return heads, coverage, memory and place as a notebook shows them; no row is read."""
+        names = self.outputs if isinstance(self.outputs, dict) else range(len(self.outputs))
+        heads = [
+            HeadFacts(str(name), tuple(array.shape), str(array.dtype))
+            for name, array in zip(names, self._arrays, strict=True)
+        ]
+        store = self._store
+        closed = "closed" if store is not None and store.is_closed else "open"
+        place = "RAM" if store is None else f"zarr, {closed}"
+        held = sum(int(array.nbytes) for array in self._arrays) if store is None else 0
+        facts = {
+            "state": f"{place}, of a run under way" if self._is_partial else place,
+            "memory": memory_text(held, available_memory()),
+        }
+        if store is not None:
+            facts["stored in"] = str(store)
+        return as_html("FullBatch", heads, facts, self.output_locs, self.written)
+
+    def plot_coverage(self, ax: Axes | None = None) -> Axes:
+        """Draw which locations are written and which are missing, by matplotlib; y goes downwards.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where; a new figure by default.
+
+        Raises
+        ------
+        MissingExtraError
+            matplotlib is not installed, the extra ``accumulator[plot]``; an ImportError.
+        """
+        return plot_coverage(self.output_locs, self.written, ax)
 
     @property
     def _arrays(self) -> list[RowArray]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import shutil
 import warnings
 from pathlib import Path
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 
     Fit = Callable[[Sequence[HeadSpec], tuple[str, ...] | None], Sequence[HeadSpec]]
 
+_log: Final = logging.getLogger("accumulator")
 _PARTS: Final = (OUTPUTS, *RECORD_ROWS)
 
 
@@ -180,6 +182,15 @@ class KeptRun:
         except BaseException:
             rows.close()
             raise
+        n_recorded = int(np.count_nonzero(self.recorded))
+        n_damaged = int(np.count_nonzero(saved.written)) - n_recorded
+        _log.info(
+            "resumed %s: %d of %d rows recorded, %d damaged and missing again",
+            self.root,
+            n_recorded,
+            len(self.recorded),
+            n_damaged,
+        )
         return rows, store, names
 
     def abandon(self) -> None:
@@ -376,5 +387,5 @@ class KeptRun:
             f"{len(gone)} rows of {self.root} were damaged and are missing again, the first being row "
             f"{gone[0]}, in {', '.join(heads)}: missing_locs has them",
             StorageWarning,
-            stacklevel=7,
+            stacklevel=8,
         )

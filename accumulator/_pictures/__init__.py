@@ -1,0 +1,24 @@
+"""Pictures of what has been accumulated: for notebooks, for plots, and for the report.
+
+Nothing here reads rows, or writes any: it is given locations and which of them are written.
+"""
+
+from __future__ import annotations
+
+from accumulator._pictures._coverage import Coverage, coverage
+from accumulator._pictures._html import HeadFacts, as_html, memory_text, shown_text
+from accumulator._pictures._plot import plot_coverage, plot_map
+from accumulator._pictures._svg import as_svg, describe
+
+__all__ = [
+    "Coverage",
+    "HeadFacts",
+    "as_html",
+    "as_svg",
+    "coverage",
+    "describe",
+    "memory_text",
+    "plot_coverage",
+    "plot_map",
+    "shown_text",
+]
