@@ -29,6 +29,7 @@ The library is used from Python; these commands show it at work, and look at wha
   accumulator info PATH       what a store holds, how far it is, and whether somebody is writing it
   accumulator verify PATH     whether every byte of it is right
   accumulator missing PATH    the locations that no prediction has come for
+  accumulator report PATH     one page with its maps, coverage and storage, for a browser
 
 PATH is what FullBatch.save or FullBatchAccumulator(store=...) was given. Each command has its own --help.
 """
@@ -106,6 +107,26 @@ exit codes: 0 done, whether something is missing or not, 1 no store, or one that
 2 wrong arguments
 """
 
+_REPORT: Final = """\
+Writes one HTML page that shows what a store holds: state, coverage, a map of each head that can be zoomed
+into, a histogram of its values, how it is stored, and when it was written.
+
+The page is a single file that needs no network, and opens in any browser. Maps show every second, third and
+so on pixel of what is written; of heads larger than 1 GiB only evenly chosen chunks are read, and the page
+says so.
+Damaged rows are shown as such. A store that is being written is not disturbed: the page shows what it had
+recorded. It is a copy at one moment; make another one to see more.
+"""
+
+_REPORT_EXAMPLES: Final = """\
+examples:
+  accumulator report run.zarr                   to report.html, here
+  accumulator report run.zarr -o monday.html    to another file, which must not be there yet
+
+exit codes: 0 done, 1 no store, one that cannot be read, or a file that is there already, 2 wrong arguments
+Needs Pillow: pip install 'accumulator[report]'
+"""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code.
@@ -162,6 +183,23 @@ def _parser() -> argparse.ArgumentParser:
         look.add_argument("path", type=Path, metavar="PATH", help="the store's folder")
         look.add_argument("--json", action="store_true", help="print JSON instead of text")
         look.set_defaults(run=run)
+    report = commands.add_parser(
+        "report",
+        help="write a page that shows what a store holds",
+        description=_REPORT,
+        epilog=_REPORT_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    report.add_argument("path", type=Path, metavar="PATH", help="the store's folder")
+    report.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("report.html"),
+        metavar="FILE",
+        help="the page, which must not be there yet (default: report.html)",
+    )
+    report.set_defaults(run=_report)
     return parser
 
 
@@ -238,6 +276,15 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 def _missing(arguments: argparse.Namespace) -> int:
     _show(missing(arguments.path), is_json=arguments.json)
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from accumulator._report import write_report  # noqa: PLC0415  not needed for anything else
+
+    nbytes = write_report(arguments.path, arguments.output)
+    line = f"{printable(str(arguments.output))}: {nbytes / 1e6:.1f} MB, open it in a browser"
+    print(_encodable(line, sys.stdout))
     return 0
 
 
