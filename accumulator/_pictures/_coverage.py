@@ -65,6 +65,7 @@ def coverage(locs: NDArray[Any], written: NDArray[np.bool_], most_cells: int = M
     listed, done = _totals(places, written, shape)
     share = np.full(shape, np.nan)
     np.divide(done, listed, out=share, where=listed > 0)
+    share[share > 1 - _TINY] = 1  # all of it, but for rounding
     extent = (left, top, left + shape[1] * cell, top + shape[0] * cell)
     kind = "points" if n_columns == 2 else "boxes"
     return Coverage(np.clip(share, 0, 1), extent, kind, n, n_written)

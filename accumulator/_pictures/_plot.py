@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from accumulator.typing import RowArray
 
 _MOST_BOXES: Final = 20_000  # that are drawn one by one; more are a raster
+_FEW_BOXES: Final = 2000  # that have an edge each
 _RASTER_CELLS: Final = 512
 _MOST_PX: Final = 2000  # of a map's longer side: more cannot be seen
 _MOST_PANELS: Final = 16
@@ -56,6 +57,8 @@ def plot_coverage(locs: NDArray[Any], written: NDArray[np.bool_], ax: Axes | Non
         ax.set(xlim=(0, max(1, shown.n)), yticks=[], xlabel="row, in canonical order", aspect="auto")
     else:
         left, top, right, bottom = shown.extent
+        if shown.kind == "boxes":  # the raster may end behind the last of them
+            right, bottom = locs[:, 2:].max(axis=0)
         ax.set(xlim=(left, right), ylim=(bottom, top), xlabel="x", ylabel="y", aspect="equal")
         ax.ticklabel_format(style="plain", useOffset=False)
     patches: Any = importlib.import_module("matplotlib.patches")
@@ -113,8 +116,8 @@ def plot_map(
     channels = [image] if is_rgb or image.ndim == 2 else [image[..., i] for i in range(image.shape[2])]
     if ax is not None and len(channels) > 1:
         raise OptionError(f"the map has {len(channels)} channels and there is one ax: choose with channel=")
-    panels = _panels(len(channels)) if ax is None else [ax]
     height, width = array.shape[:2]
+    panels = _panels(len(channels), height / width) if ax is None else [ax]
     left, top = origin
     extent = (left, left + width, top + height, top)
     for number, (panel, values) in enumerate(zip(panels, channels, strict=True)):
@@ -135,12 +138,16 @@ def _import(name: str) -> Any:
         ) from cause
 
 
-def _panels(n: int) -> list[Axes]:
+def _panels(n: int, ratio: float = 0.75) -> list[Axes]:
+    """Return the panels of a new figure, so many times as high as they are wide."""
     pyplot: Any = _import("matplotlib.pyplot")
     columns = math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
-    size = (max(6.4, 4.2 * columns), max(4.8, 3.6 * rows))
+    width = 6.4 if n == 1 else 4.2
+    height = width * min(2.0, max(0.3, ratio))
+    size = (width * columns + 0.6, height * rows + 0.8)
     figure, grid = pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.24)  # inches: it does not reckon with the labels of colorbars
     panels: list[Axes] = list(grid.ravel())
     for unused in panels[n:]:
         figure.delaxes(unused)
@@ -154,7 +161,10 @@ def _draw_boxes(ax: Axes, locs: NDArray[Any], written: NDArray[np.bool_]) -> Non
     for rows, color in ((~written, MISSING), (written, WRITTEN)):
         ax.add_collection(
             collections.PolyCollection(
-                corners[rows], facecolor=color, alpha=0.6, edgecolor=color, linewidth=0.6
+                corners[rows],
+                facecolor=color,
+                edgecolor="white",
+                linewidth=0.5 if len(locs) <= _FEW_BOXES else 0,
             )
         )
 
@@ -208,10 +218,10 @@ def _draw_map(ax: Axes, image: NDArray[Any], extent: tuple[float, float, float, 
             ground.set(facecolor=_GROUND, edgecolor=_HATCH, hatch="///", linewidth=0)
             ax.add_patch(ground)
             handle = patches.Patch(facecolor=_GROUND, edgecolor=_HATCH, hatch="///", label="missing")
-            ax.legend(handles=[handle], loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
+            ax.legend(handles=[handle], loc="upper right", bbox_to_anchor=(1, -0.08), frameon=False)
         shown = ax.imshow(masked, extent=extent, cmap="viridis", interpolation="nearest")
         if ax.figure is not None and masked.count():
-            ax.figure.colorbar(shown, ax=ax, shrink=0.8)
+            ax.figure.colorbar(shown, cax=ax.inset_axes((1.03, 0.0, 0.04, 1.0)))  # as high as the map
     else:
         ax.imshow(image, extent=extent, interpolation="nearest")
     ax.set(xlim=(left, right), ylim=(bottom, top), xlabel="x", ylabel="y")

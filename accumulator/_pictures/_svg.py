@@ -19,11 +19,7 @@ _STRIP_HEIGHT: Final = 12  # px
 def describe(shown: Coverage) -> str:
     """Return what the picture shows, as a sentence."""
     share = f" ({shown.n_written / shown.n:.1%})" if shown.n else ""
-    places = {"boxes": "where they lie", "points": "where they lie", "strip": "in canonical order"}
-    return (
-        f"{shown.n_written} of {shown.n} locations written{share}, "
-        f"{shown.n - shown.n_written} missing; {places[shown.kind]}"
-    )
+    return f"{shown.n_written} of {shown.n} locations written{share}, {shown.n - shown.n_written} missing"
 
 
 def as_svg(shown: Coverage, px: int = 180) -> str:

@@ -20,10 +20,10 @@ _RAMP: Final = (
     (39, 173, 129), (92, 200, 99), (170, 220, 50), (253, 231, 37),
 )  # fmt: skip
 MASKS: Final = {  # what is between the lines, and the lines
-    "missing": ((233, 196, 176), (217, 98, 43)),
-    "unread": ((214, 219, 226), (150, 160, 172)),
-    "damaged": ((70, 10, 20), (255, 70, 90)),
-    "strange": ((255, 255, 255), (0, 0, 0)),
+    "missing": ((217, 98, 43, 40), (217, 98, 43, 120)),  # see-through, for light pages and dark ones
+    "unread": ((120, 132, 148, 60), (120, 132, 148, 200)),
+    "damaged": ((70, 10, 20, 255), (255, 70, 90, 255)),
+    "strange": ((255, 255, 255, 255), (0, 0, 0, 255)),
 }
 _HATCH: Final = 8  # px from line to line
 
@@ -109,13 +109,13 @@ def _colored(
     levels = np.linspace(0, 1, 256)
     ramp = np.stack([np.interp(levels, at, part) for part in np.array(_RAMP).T], axis=-1).round()
     index = (np.clip(place, 0, 1) * 255).round().astype(np.uint8)
-    return ramp.astype(np.uint8)[index], (f"{low:.6g}", f"{high:.6g}"), is_strange
+    return ramp.astype(np.uint8)[index], (f"{low:.4g}", f"{high:.4g}"), is_strange
 
 
 def _hatch(ground: NDArray[np.uint8], mask: NDArray[np.bool_], name: str) -> None:
     """Paint where a mask is, with lines that tell it from any value."""
     rows, columns = np.nonzero(mask)
-    plain, line = (np.array([*color, 255], np.uint8) for color in MASKS[name])
+    plain, line = (np.array(color, np.uint8) for color in MASKS[name])
     is_line = (rows + columns) % _HATCH < 2
     ground[rows, columns] = np.where(is_line[:, None], line, plain)
 

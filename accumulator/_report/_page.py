@@ -211,13 +211,12 @@ def _sampling(head: HeadReport) -> str:
         return ""
     width, height = head.map_size
     texts = [f"The whole map has {width:,} x {height:,} px"]
-    texts[0] += f"; every {head.step}th of each side is shown." if head.step > 1 else "."
+    texts[0] += f", of which one in {head.step} along each side is shown." if head.step > 1 else "."
     texts.append("Later rows lie over earlier ones.")
     reading = head.reading
-    n_met = len(reading.rows) + len(reading.damaged) + len(reading.lost)
-    if n_met < reading.n_wanted:
+    if reading.n_met < reading.n_wanted:
         texts.append(
-            f"Of {reading.n_wanted:,} rows, {n_met:,} in evenly chosen chunks were read: "
+            f"Of {reading.n_wanted:,} rows, {reading.n_met:,} in evenly chosen chunks were read: "
             f"{as_text(reading.most_nbytes)} are the most."
         )
     if len(reading.lost):
@@ -278,7 +277,8 @@ def _key(picture: Picture) -> str:
         if mask not in picture.masks:
             continue
         plain, line = MASKS[mask]
-        color = f"repeating-linear-gradient(135deg, rgb{plain} 0 3px, rgb{line} 3px 5px)"
+        colors = [f"rgb({r} {g} {b} / {alpha / 255:.2f})" for r, g, b, alpha in (plain, line)]
+        color = f"repeating-linear-gradient(135deg, {colors[0]} 0 3px, {colors[1]} 3px 5px)"
         spans.append(f'<span><span class="swatch" style="background: {color}"></span>{label}</span>')
     return f'<div class="key">{"".join(spans)}</div>' if spans else ""
 
@@ -300,7 +300,7 @@ def _histogram(histogram: Histogram | None, name: str) -> str:
                 f'<rect x="{left:.1f}" y="{100 - height:.2f}" width="{width:.1f}" height="{height:.2f}">'
                 f"<title>{start:.6g} to {stop:.6g}: {count:,}</title></rect>"
             )
-    ends = f"{histogram.low:.6g}", f"{histogram.median:.6g}", f"{histogram.high:.6g}"
+    ends = f"{histogram.low:.4g}", f"{histogram.median:.4g}", f"{histogram.high:.4g}"
     strange = f", {histogram.n_strange:,} of them NaN or infinite" if histogram.n_strange else ""
     counted = f"{histogram.n_values:,} values of {histogram.n_rows:,} rows, evenly chosen{strange}."
     label = f"Histogram of head {name}: lowest {ends[0]}, median {ends[1]}, highest {ends[2]}"

@@ -31,16 +31,19 @@ class Reading:
         Bytes of whole chunks; at least one chunk is read.
     n_wanted : int
         How many rows were asked for.
+    n_met : int
+        How many of them lie in chunks that were to be read.
     rows : (n,) int array
         Rows that were read.
     damaged : (n,) int array
-        Rows that are not what was written.
+        Rows that are not what was written, or hold something though they never came.
     lost : (n,) int array
         Rows that could not be read, as they share a chunk with damaged ones, or are just being rewritten.
     """
 
     most_nbytes: int = MOST_NBYTES
     n_wanted: int = attrs.field(init=False, default=0)
+    n_met: int = attrs.field(init=False, default=0)
     rows: NDArray[np.intp] = attrs.field(init=False, factory=lambda: np.empty(0, np.intp))
     damaged: NDArray[np.intp] = attrs.field(init=False, factory=lambda: np.empty(0, np.intp))
     lost: NDArray[np.intp] = attrs.field(init=False, factory=lambda: np.empty(0, np.intp))
@@ -74,16 +77,17 @@ def read_rows(
     if len(numbers) > most:
         numbers = numbers[np.linspace(0, len(numbers) - 1, most).round().astype(np.intp)]
     read, damaged, lost = [], [], []
+    reading.n_met = 0
     try:
         for number in numbers.tolist():
             first, last = np.searchsorted(wanted, [number * unit, (number + 1) * unit]).tolist()
             rows = wanted[first:last]
+            reading.n_met += len(rows)
             try:
                 values = np.asarray(array[int(rows[0]) : int(rows[-1]) + 1])[rows - rows[0]]
             except DamagedError as refusal:
-                is_damaged = np.isin(rows, refusal.rows)
-                damaged.append(rows[is_damaged])
-                lost.append(rows[~is_damaged])
+                damaged.append(refusal.rows)
+                lost.append(rows[~np.isin(rows, refusal.rows)])
                 continue
             except StorageError as refusal:
                 if refusal.errno != errno.ESTALE:
