@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MOST_CELLS: Final = 96
+_EDGE: Final = 1e-9  # of a cell: an edge is believed to be where it is but for this
 _TINY: Final = 1e-6  # of a cell: less is what rounding leaves
 
 
@@ -80,14 +81,15 @@ def _strip(written: NDArray[np.bool_], most_cells: int) -> NDArray[np.float64]:
 
 
 def _grid(columns: NDArray[np.float64], most_cells: int) -> tuple[Any, Any, float]:
-    """Return left and right, top and bottom, and a cell's side: the step of the list where that will do."""
+    """Return left and right, top and bottom, and a cell's side: the least step or box if that will do."""
     starts = columns[:2]
     steps = [step for axis in starts if (step := _step(axis)) > 0]
     ends = columns[2:] if len(columns) == 4 else starts + max(1.0, min(steps, default=1.0))
     low, high = starts.min(axis=1), np.maximum(starts, ends).max(axis=1)
     longest = max(float((high - low).max()), 1.0)
-    if len(columns) == 4 and not steps:
-        steps = [longest]
+    if len(columns) == 4:
+        sides = ends - starts
+        steps += [float(side[side > 0].min()) for side in sides if (side > 0).any()] or [longest]
     cell = max(min(steps, default=1.0), longest / most_cells)
     return (float(low[0]), float(high[0])), (float(low[1]), float(high[1])), cell
 
@@ -100,7 +102,7 @@ def _step(numbers: NDArray[np.float64]) -> float:
 
 
 def _count(length: float, cell: float, most_cells: int) -> int:
-    return int(min(most_cells, max(1, np.ceil(length / cell - _TINY))))
+    return int(min(most_cells, max(1, np.ceil(length / cell - _EDGE))))
 
 
 def _totals(
@@ -142,5 +144,5 @@ def _areas(boxes: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.flo
 
 
 def _split(numbers: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    whole = np.floor(numbers + 1e-9)  # an edge that is a hair before a cell's is that cell's
+    whole = np.floor(numbers + _EDGE)  # an edge that is a hair before a cell's is that cell's
     return whole.astype(np.intp), np.maximum(numbers - whole, 0)
