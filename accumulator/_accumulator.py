@@ -8,6 +8,7 @@ import sys
 import threading
 import warnings
 import weakref
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
@@ -31,7 +32,7 @@ from accumulator._locations import LocationIndex
 from accumulator._memory import available_memory
 from accumulator._options import StorageOptions
 from accumulator._pictures import HeadFacts, as_html, memory_text, plot_coverage
-from accumulator._progress import Progress, as_progress
+from accumulator._progress import Progress, as_progress, memory_state
 from accumulator._result import FullBatch
 from accumulator._stores import KeptRun, read_only
 from accumulator._validation import as_heads
@@ -183,7 +184,8 @@ class FullBatchAccumulator:
         """Make the canvas, which takes no room before the first push, and the bar."""
         self._make_canvas()
         if self._bar is not None:
-            self._progress = Progress(self._bar, self._canvas)
+            canvas = self._canvas
+            self._progress = Progress(self._bar, canvas.n_expected, canvas.n_rows, partial(_shown, canvas))
 
     def _make_canvas(self) -> None:
         budget = Budget(self._save_path, self._memory_threshold, self._memory_limit)
@@ -593,6 +595,12 @@ class FullBatchAccumulator:
         if self._result is not None or self._is_closed:
             done = "closed" if self._is_closed else "finalized"
             raise ClosedError(f"cannot {action}: the accumulator was {done}; make a new one")
+
+
+def _shown(canvas: Canvas) -> tuple[int, str]:
+    """Return what a progress bar shows."""
+    memory = memory_state(canvas.held_nbytes, is_in_ram=canvas.zarr_store is None)
+    return canvas.n_written, f"{canvas.n_consumed - canvas.n_written} gaps, {memory}"
 
 
 def _tell_at_exit(reference: weakref.ref[FullBatchAccumulator]) -> None:

@@ -15,7 +15,7 @@ from accumulator._plan import as_text
 from accumulator.exceptions import MissingExtraError, OptionError
 
 if TYPE_CHECKING:
-    from accumulator._canvas import Canvas
+    from collections.abc import Callable
 
 _PAUSE_SECONDS: Final = 0.1  # between two drawings; tqdm's own default
 _SHARE: Final = 20  # drawing takes a twentieth of the time at most
@@ -51,16 +51,17 @@ class Progress:
     ----------
     bar : type
         What `as_progress` returned.
-    canvas : Canvas
-        What is shown. The bar starts at what is written already.
+    n_expected, n_most : int
+        How many rows will come as far as is known, 0 if it is not, and how many may.
+    state : callable
+        Returns how many have come, and what is shown beside that. The bar starts at what has come already.
     """
 
-    def __init__(self, bar: Any, canvas: Canvas) -> None:
-        self._canvas = canvas
-        self._drawn_at = -1
+    def __init__(self, bar: Any, n_expected: int, n_most: int, state: Callable[[], tuple[int, str]]) -> None:
+        self._n_most, self._state = n_most, state
         self._bar: Any = bar(
-            total=canvas.n_expected or canvas.n_rows,
-            initial=canvas.n_written,
+            total=n_expected or n_most,
+            initial=state()[0],
             desc="accumulated",
             unit=" rows",
             mininterval=0,  # it is asked to draw seldom enough
@@ -87,18 +88,18 @@ class Progress:
             bar.close()
 
     def _draw(self) -> None:
-        canvas, bar = self._canvas, self._bar
+        n_written, text = self._state()
+        bar = self._bar
         try:
-            if canvas.n_written > bar.total:  # more than were expected at least
-                bar.total = canvas.n_rows
-            bar.set_postfix_str(self._postfix(), refresh=False)
-            bar.update(canvas.n_written - bar.n)
+            if n_written > bar.total:  # more than were expected at least
+                bar.total = self._n_most
+            bar.set_postfix_str(text, refresh=False)
+            bar.update(n_written - bar.n)
         except (OSError, ValueError):  # nobody sees it any more: the predictions matter, not the bar
             bar.disable, self._bar = True, None
 
-    def _postfix(self) -> str:
-        canvas = self._canvas
-        place = "RAM" if canvas.zarr_store is None else "zarr"
-        memory = f"{as_text(canvas.held_nbytes)} held, {as_text(available_memory())} available"
-        n_gaps = canvas.n_consumed - canvas.n_written
-        return f"{n_gaps} gaps, {place}, {memory}"
+
+def memory_state(held_nbytes: int, *, is_in_ram: bool) -> str:
+    """Return where a result is, and how much memory it and others take."""
+    place = "RAM" if is_in_ram else "zarr"
+    return f"{place}, {as_text(held_nbytes)} held, {as_text(available_memory())} available"

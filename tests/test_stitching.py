@@ -17,6 +17,7 @@ from maps import reference
 
 from accumulator import FullBatch, FullBatchAccumulator, Stitcher, stitch
 from accumulator._stitching import _bands, _blend, _stitch, _stitcher
+from accumulator._stitching._grid import as_grid
 from accumulator.exceptions import (
     ClosedError,
     DuplicateLocationError,
@@ -696,5 +697,46 @@ def test_maps_become_files_that_others_open():
         np.testing.assert_array_equal(file.asarray(), np.moveaxis(maps.outputs["p"], -1, 0))
         assert 'PhysicalSizeX="0.5"' in file.ome_metadata
         assert 'PhysicalSizeY="0.25"' in file.ome_metadata
-    with pytest.raises(OptionError, match="choose from"):
+    with pytest.raises(OptionError, match="choose one"):
         maps.save_ome_tiff("other.ome.tif")
+
+
+def test_notebooks_and_plots_show_maps():
+    """Heads, coverage and place in a table; a panel a channel, where the map lies in its slide."""
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("agg")
+    with Stitcher(LOCS, origin=[-8, -4], output_shape=(16, 20)) as stitcher:
+        stitcher.push({"p<q": np.ones((2, 4, 4, 2), np.float32)}, LOCS[:2])
+    maps = stitcher.finalize()
+    assert "p&lt;q" in maps._repr_html_()
+    assert "2 of 4" in maps._repr_html_()
+    panels = maps.plot()
+    assert len(panels) == 2
+    assert panels[0].get_xlim() == (-8, 12)
+    assert len(maps.plot("p<q", channel=1)) == 1
+    with pytest.raises(OptionError, match="choose one"):
+        maps.plot("r")
+    matplotlib.pyplot.close("all")
+    with Stitcher([[0, 0, 0, 2, 2, 2]]) as stitcher:
+        stitcher.push(np.ones((1, 2, 2, 2)), [[0, 0, 0, 2, 2, 2]])
+    with pytest.raises(OptionError, match="3 spatial axes"):
+        stitcher.finalize().plot()
+
+
+def test_progress_counts_patches(capsys):
+    """The bar shows patches and open bands, and is silent by default."""
+    with Stitcher(LOCS, progress=True) as stitcher:
+        stitcher.push(np.ones((3, 4, 4), np.float32), LOCS[:3])
+    assert "3/4" in capsys.readouterr().err
+    with Stitcher(LOCS) as stitcher:
+        stitcher.push(np.ones((3, 4, 4), np.float32), LOCS[:3])
+    assert capsys.readouterr() == ("", "")
+
+
+@given(case=cases())
+def test_bound_of_overlaps_is_one(case):
+    """No pixel is covered more often than the bound that dtypes are chosen by."""
+    locs, shape, origin, values, *_ = case
+    grid = as_grid(locs, values.shape[1 : 1 + len(shape)], shape, origin)
+    _, coverage, _ = reference(np.zeros(values.shape[: 1 + len(shape)]), locs, shape, origin, "average", 0)
+    assert coverage.max() <= grid.most_overlaps() <= 3 ** len(shape) * max(1, coverage.max()) * 2

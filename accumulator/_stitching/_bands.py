@@ -130,7 +130,7 @@ class Bands:
     @property
     def least_nbytes(self) -> int:
         """Bytes of the bands that one row of patches lies in."""
-        n_bands = 1 + -(-self._grid.patch[0] // (self._grid.step * self.height))
+        n_bands = 1 + -(-self._grid.patch[0] // self.height)
         return n_bands * self.height * self._row_nbytes
 
     def open(self, rows: NDArray[np.intp]) -> None:

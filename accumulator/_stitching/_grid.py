@@ -40,8 +40,6 @@ class Grid:
         Where in the patch the box begins.
     n_spatial : int
         Axes the user sees: `shape` has one more for 1-d maps.
-    step : int
-        Every how many pixels the map is sampled, 1 for all of them; boxes count samples, `skip` pixels.
     """
 
     shape: tuple[int, ...]
@@ -50,7 +48,6 @@ class Grid:
     stop: NDArray[np.int64]
     skip: NDArray[np.int64]
     n_spatial: int
-    step: int = 1
 
     @property
     def is_inside(self) -> NDArray[np.bool_]:
@@ -69,7 +66,7 @@ class Grid:
         if not len(start):
             return 0
         # Rows are counted in the cells of a lattice that they touch, at most two a axis.
-        size = np.array([-(-length // self.step) for length in self.patch])
+        size = np.array(self.patch)
         first, last = start // size, (stop - 1) // size
         counts = np.array(self.shape) // size + 1
         cells = []
@@ -82,24 +79,18 @@ class Grid:
     def parts(self, row: int, start: int, stop: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
         """Return which part of a row's box lies between two rows of the map: there, and in the patch."""
         first, last, skip = self.start[row].tolist(), self.stop[row].tolist(), self.skip[row].tolist()
-        skip[0] += (max(first[0], start) - first[0]) * self.step
+        skip[0] += max(0, start - first[0])
         first[0], last[0] = max(first[0], start), min(last[0], stop)
-        step = self.step
-        in_map = tuple(map(slice, first, last))
-        in_patch = tuple(
-            slice(off, off + (b - a - 1) * step + 1, step)
-            for off, a, b in zip(skip, first, last, strict=True)
-        )
-        return in_map, in_patch
+        in_patch = tuple(slice(at, at + b - a) for at, a, b in zip(skip, first, last, strict=True))
+        return tuple(map(slice, first, last)), in_patch
 
 
-def as_grid(  # noqa: PLR0913  what it depends on
+def as_grid(
     locs: NDArray[Any],
     patch: tuple[int, ...] | None,
     output_shape: Sequence[int] | None,
     origin: Sequence[int] | None,
     *,
-    step: int = 1,
     name: str = "full_output_locs",
 ) -> Grid:
     """Return the boxes of locations ``[start_x, start_y, ..., end_x, end_y, ...]``.
@@ -114,8 +105,6 @@ def as_grid(  # noqa: PLR0913  what it depends on
         The map's spatial shape, in the order of its axes; by default it ends where the last patch does.
     origin : sequence of int, optional
         The location ``[x, y, ...]`` of the map's first pixel; zero by default.
-    step : int
-        Sample every so many pixels.
     name : str
         What to call the locations in a message.
 
@@ -150,16 +139,11 @@ def as_grid(  # noqa: PLR0913  what it depends on
     low = np.clip(start, 0, shape)
     high = np.clip(stop, 0, shape)
     skip = low - start
-    if step > 1:
-        sampled = -(-low // step)
-        skip = skip + sampled * step - low
-        low, high = sampled, -(-high // step)
-        shape = [-(-length // step) for length in shape]
     if n_spatial == 1:
         zeros = np.zeros_like(low)
         low, high, skip = (np.hstack(pair) for pair in ((low, zeros), (high, zeros + 1), (skip, zeros)))
         shape, patch = [*shape, 1], (*patch, 1)
-    return Grid(tuple(shape), patch, low, high, skip, n_spatial, step)
+    return Grid(tuple(shape), patch, low, high, skip, n_spatial)
 
 
 def count_axes(n_columns: int, name: str = "full_output_locs") -> int:

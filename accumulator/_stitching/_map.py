@@ -8,6 +8,8 @@ import attrs
 import numpy as np
 
 from accumulator._export import write_ome_tiff, write_ome_zarr
+from accumulator._memory import available_memory
+from accumulator._pictures import HeadFacts, as_html, memory_text, plot_map
 from accumulator._stitching._weights import Summer, as_window
 from accumulator.exceptions import OptionError
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
     from accumulator._result import FullBatch
@@ -164,19 +167,45 @@ class StitchedMap:
         MissingExtraError, ResultExistsError, StorageError, HeadError, HeadDtypeError, OptionError
             As `save_ome_zarr`; integers of 64 bits, which OME-TIFF has not, are a HeadDtypeError.
         """
-        named = self._named
-        key = next(iter(named)) if head is None and len(named) == 1 else str(head)
-        if key not in named:
-            raise OptionError(f"head is {head!r}: a file has one map, choose from {list(named)}")
+        key = self._one(head)
         write_ome_tiff(
             path,
-            named[key],
+            self._named[key],
             n_spatial=self._grid.n_spatial,
             name=key,
             pixel_size=pixel_size,
             unit=unit,
             channel_names=channel_names,
         )
+
+    def plot(
+        self, head: str | int | None = None, *, channel: int | None = None, ax: Axes | None = None
+    ) -> list[Axes]:
+        """Show one map, a panel a channel, by matplotlib; return the panels.
+
+        Parameters
+        ----------
+        head : str or int, optional
+            Which map, where there are several.
+        channel : int, optional
+            The only channel to be shown.
+        ax : matplotlib Axes, optional
+            Where; a new figure by default.
+
+        Raises
+        ------
+        MissingExtraError
+            matplotlib is not installed, the extra ``accumulator[plot]``; an ImportError.
+        OptionError
+            There is no such head or channel, or the map is not 2-d; a ValueError.
+        """
+        key = self._one(head)
+        if self._grid.n_spatial != 2:
+            raise OptionError(
+                f"map {key!r} has {self._grid.n_spatial} spatial axes: plot a plane of a volume"
+            )
+        x, y = self.origin
+        return plot_map(self._named[key], channel=channel, ax=ax, origin=(x, y), title=key)
 
     def close(self) -> None:
         """Remove the temporary folder, as `FullBatch.close` does."""
@@ -202,6 +231,22 @@ class StitchedMap:
         )
         place = "RAM" if self.path is None else str(self.path)
         return f"<StitchedMap {{{heads}}}, {self.written.sum()} of {len(self.written)} patches, {place}>"
+
+    def _repr_html_(self) -> str:
+        """Return maps, coverage and place as a notebook shows them; no pixel is read."""
+        heads = [HeadFacts(name, array.shape, str(array.dtype)) for name, array in self._named.items()]
+        held = self.nbytes if self.path is None else 0
+        facts = {"memory": memory_text(held, available_memory()), "origin": str(self.origin)}
+        if self.path is not None:
+            facts["stored in"] = str(self.path)
+        return as_html("StitchedMap", heads, facts, self.output_locs, self.written)
+
+    def _one(self, head: str | int | None) -> str:
+        """Return the name of the one map that is meant."""
+        key = next(iter(self._named)) if head is None and len(self._named) == 1 else str(head)
+        if key not in self._named:
+            raise OptionError(f"head is {head!r}: choose one of the maps {list(self._named)}")
+        return key
 
     @property
     def _named(self) -> dict[str, RowArray]:

@@ -57,14 +57,11 @@ def stitch(batch: FullBatch, *, heads: Sequence[int | str] | None = None, **opti
     """
     chosen = _chosen(batch.outputs, heads)
     rows = np.flatnonzero(batch.written)
-    step = options.pop("_step", 1)
     frame = as_grid(
         batch.output_locs, None, options.get("output_shape"), options.get("origin"), name="output_locs"
     )
     options["output_shape"] = frame.shape[: frame.n_spatial]
-    stitcher = Stitcher(batch.output_locs[rows], **options)
-    stitcher._step = step  # noqa: SLF001  its own: pictures need every so many pixels
-    with stitcher:
+    with Stitcher(batch.output_locs[rows], **options) as stitcher:
         for some in _in_batches(frame, rows, list(chosen.values())):
             values = {name: _read(array, some) for name, array in chosen.items()}
             is_named = isinstance(batch.outputs, dict)

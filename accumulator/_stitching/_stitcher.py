@@ -6,6 +6,8 @@ import logging
 import sys
 import threading
 import warnings
+import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import attrs
@@ -17,6 +19,7 @@ from accumulator._locations import LocationIndex
 from accumulator._memory import fits_in_memory
 from accumulator._options import StorageOptions
 from accumulator._plan import as_text
+from accumulator._progress import Progress, as_progress, memory_state
 from accumulator._stitching._bands import Bands, MapSpec
 from accumulator._stitching._grid import Grid, as_grid, count_axes
 from accumulator._stitching._map import StitchedMap
@@ -81,6 +84,8 @@ class Stitcher:
         Called once for each band with a slice of rows of the maps and, as heads were pushed, a list or dict
         of their values there. Bands come from top to bottom; those that nothing covers are left out. The
         arrays are used again after it returns.
+    progress : bool, default False
+        Show a bar of the patches that have come; needs ``accumulator[progress]``.
     save_path, memory_threshold, memory_limit, store, chunks, shards, compressors
         Where the maps go, as in `FullBatchAccumulator`, whose rows are those of the maps. On disk a chunk has
         whole rows by default; ``chunks=(512, 512, C)`` makes tiles, which are slower to write.
@@ -119,6 +124,7 @@ class Stitcher:
     _memory_threshold: float = attrs.field(default=80, kw_only=True)
     _memory_limit: int | str | None = attrs.field(default=None, kw_only=True)
     _store: StrPath | None = attrs.field(default=None, kw_only=True)
+    _bar_type: Any = attrs.field(default=False, kw_only=True, converter=as_progress, alias="progress")
     _chunks: Any = attrs.field(default=None, kw_only=True)
     _shards: Any = attrs.field(default=None, kw_only=True)
     _compressors: Any = attrs.field(default=None, kw_only=True)
@@ -134,7 +140,7 @@ class Stitcher:
     _is_closed: bool = attrs.field(init=False, default=False)
     _is_torn: bool = attrs.field(init=False, default=False)  # a push was interrupted half-way
     _has_told: bool = attrs.field(init=False, default=False)
-    _step: int = attrs.field(init=False, default=1)
+    _progress: Progress | None = attrs.field(init=False, default=None)
     _lock: threading.RLock = attrs.field(init=False, factory=threading.RLock)
 
     def __attrs_post_init__(self) -> None:
@@ -164,6 +170,9 @@ class Stitcher:
             shards=self._shards,
             compressors=self._compressors,
         )
+        if self._bar_type is not None:
+            n_rows = len(self._index)
+            self._progress = Progress(self._bar_type, n_rows, n_rows, partial(_shown, weakref.proxy(self)))
 
     @property
     def written(self) -> NDArray[np.bool_]:
@@ -186,6 +195,11 @@ class Stitcher:
     def open_nbytes(self) -> int:
         """Bytes of memory that bands take which rows are still expected for."""
         return 0 if self._bands is None else self._bands.nbytes
+
+    @property
+    def is_in_ram(self) -> bool:
+        """Whether the maps are in RAM, or will be as far as is known."""
+        return self._rows._canvas.zarr_store is None  # noqa: SLF001  its rows
 
     def push(self, batch_output: BatchOutput, batch_locs: ArrayLike) -> None:
         """Blend a batch of patches into the maps.
@@ -236,6 +250,8 @@ class Stitcher:
             self._open_bands.add(rows, heads.arrays)
             self._written[rows] = True
             self._is_torn = False
+            if self._progress is not None:
+                self._progress.show()
             self._tell_if_large()
             try:
                 self._deliver(self._open_bands.complete(self._written))
@@ -265,7 +281,7 @@ class Stitcher:
                 self._deliver_waiting()
                 self._deliver(self._bands.all_open())
                 rows = self._rows.finalize()
-                self._bands.close()
+                self._end()
                 origin = tuple(int(number) for number in self._origin or [0] * self._grid.n_spatial)
                 grid = self._grid.of(self._written)
                 self._result = StitchedMap(
@@ -278,8 +294,7 @@ class Stitcher:
         with self._lock:
             if not self._is_over:
                 self._is_closed = True
-                if self._bands is not None:
-                    self._bands.close()
+                self._end()
                 self._rows.close()
 
     def __enter__(self) -> Self:
@@ -323,6 +338,13 @@ class Stitcher:
             f"{len(self._written)}, {as_text(self.open_nbytes)} in open bands, {state}>"
         )
 
+    def _end(self) -> None:
+        """End the threads and the bar."""
+        if self._progress is not None:
+            self._progress.close()
+        if self._bands is not None:
+            self._bands.close()
+
     @property
     def _is_over(self) -> bool:
         return self._result is not None or self._is_closed
@@ -351,7 +373,7 @@ class Stitcher:
                     f"{heads.label(i)} has patches of {spec.patch_shape[:n_spatial]}, but {heads.label(0)} "
                     f"of {patch}: stitch heads of different size one by one"
                 )
-        grid = as_grid(self._index.locs, patch, self._output_shape, self._origin, step=self._step)
+        grid = as_grid(self._index.locs, patch, self._output_shape, self._origin)
         window = as_window(self._blend, grid.patch)
         n_overlaps = grid.most_overlaps()
         maps = []
@@ -429,6 +451,14 @@ class Stitcher:
         if self._is_over:
             done = "closed" if self._is_closed else "finalized"
             raise ClosedError(f"cannot {action}: the stitcher was {done}; make a new one")
+
+
+def _shown(stitcher: Stitcher) -> tuple[int, str]:
+    """Return what a progress bar shows."""
+    held = stitcher.nbytes if stitcher.is_in_ram else 0
+    memory = memory_state(held + stitcher.open_nbytes, is_in_ram=stitcher.is_in_ram)
+    n_written = int(np.count_nonzero(stitcher.written))
+    return n_written, f"{as_text(stitcher.open_nbytes)} in open bands, {memory}"
 
 
 def _nowhere(_start: int, _stop: int) -> None:

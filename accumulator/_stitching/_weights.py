@@ -233,7 +233,7 @@ class Summer:
         grid = self._grid
         n, skip = int(grid.stop[row, axis] - grid.start[row, axis]), int(grid.skip[row, axis])
         lines: Any = self._window.lines
-        own: NDArray[np.float64] = lines[axis][skip : skip + (n - 1) * grid.step + 1 : grid.step]
+        own: NDArray[np.float64] = lines[axis][skip : skip + n]
         return own
 
     def _add_line(self, line: NDArray[np.float64], row: np.intp, axis: int, start: int) -> None:
