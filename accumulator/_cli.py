@@ -11,10 +11,11 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TextIO
+from typing import TYPE_CHECKING, Final
 
 from accumulator import __version__
-from accumulator._inspect import Info, Missing, Verdict, info, missing, printable, verify
+from accumulator._cli_stitch import add_stitch
+from accumulator._inspect import Info, Missing, Verdict, encodable, info, missing, printable, verify
 from accumulator.exceptions import AccumulatorError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ The library is used from Python; these commands show it at work, and look at wha
   accumulator info PATH       what a store holds, how far it is, and whether somebody is writing it
   accumulator verify PATH     whether every byte of it is right
   accumulator missing PATH    the locations that no prediction has come for
+  accumulator stitch PATH     its patches blended into maps, as OME-Zarr, OME-TIFF or zarr
   accumulator report PATH     one page with its maps, coverage and storage, for a browser
 
 PATH is what FullBatch.save or FullBatchAccumulator(store=...) was given. Each command has its own --help.
@@ -143,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (AccumulatorError, OSError) as error:
-        print(_encodable(f"accumulator: error: {printable(str(error))}", sys.stderr), file=sys.stderr)
+        print(encodable(f"accumulator: error: {printable(str(error))}", sys.stderr), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("accumulator: interrupted", file=sys.stderr)
@@ -183,6 +185,7 @@ def _parser() -> argparse.ArgumentParser:
         look.add_argument("path", type=Path, metavar="PATH", help="the store's folder")
         look.add_argument("--json", action="store_true", help="print JSON instead of text")
         look.set_defaults(run=run)
+    add_stitch(commands)
     report = commands.add_parser(
         "report",
         help="write a page that shows what a store holds",
@@ -284,7 +287,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
     nbytes = write_report(arguments.path, arguments.output)
     line = f"{printable(str(arguments.output))}: {nbytes / 1e6:.1f} MB, open it in a browser"
-    print(_encodable(line, sys.stdout))
+    print(encodable(line, sys.stdout))
     return 0
 
 
@@ -293,14 +296,8 @@ def _show(found: Info | Verdict | Missing, *, is_json: bool) -> None:
         print(json.dumps(found.as_json()))
     else:
         for line in found.lines():
-            print(_encodable(line, sys.stdout))
+            print(encodable(line, sys.stdout))
     sys.stdout.flush()  # while errors are still caught
-
-
-def _encodable(text: str, stream: TextIO) -> str:
-    """Return text with escapes for what a stream's encoding does not have."""
-    encoding = stream.encoding or "utf-8"
-    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _percent(text: str) -> float:

@@ -6,7 +6,7 @@ no character that a terminal would obey.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import attrs
 import numpy as np
@@ -258,6 +258,12 @@ def missing(path: Path) -> Missing:
 def printable(text: str) -> str:
     """Return text with escapes for what is no character that can be printed."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def encodable(text: str, stream: TextIO) -> str:
+    """Return text with escapes for what a stream's encoding does not have."""
+    encoding = stream.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _open(root: Path) -> SavedResult:
