@@ -42,6 +42,10 @@ class CaseSpec:
     is_list_shuffled: bool = False
     values: str = "numbers"  # of VALUES
 
+    def make(self) -> Case:
+        """Return all inputs of a run."""
+        return make_case(self)
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -74,6 +78,11 @@ class Case:
     def batch_nbytes(self) -> int:
         """Bytes of the longest batch."""
         return self.row_nbytes * max((len(batch.locs) for batch in self.batches), default=0)
+
+    @property
+    def output_nbytes(self) -> int:
+        """Bytes of the result."""
+        return self.row_nbytes * len(self.locs)
 
 
 def make_case(spec: CaseSpec) -> Case:

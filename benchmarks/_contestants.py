@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from benchmarks import _by_hand, _codecs, _libraries, _model, _own
+from benchmarks import _by_hand, _codecs, _libraries, _model, _own, _stitch_libraries, _stitching
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,5 +35,13 @@ CONTESTANTS: Final[Mapping[str, Contestant]] = {
         _codecs.codec_alone,
         _model.model_amount,
         _model.model,
+        _stitching.stitcher,
+        _stitching.stitch_result,
+        _stitching.numpy_canvas,
+        _stitching.memory_limit,
+        _stitch_libraries.monai,
+        _stitch_libraries.monai_zarr,
+        _stitch_libraries.torchio,
+        _stitch_libraries.tiler,
     )
 }

@@ -22,7 +22,7 @@ _PENDING: Final = 6  # writes that tensorstore may have under way: two batches o
 
 def tensorstore(case: Case, folder: Path) -> Work:
     """Write zarr with a chunk a batch and no compression, asynchronously, a bounded number at a time."""
-    library = _import("tensorstore")
+    library = load_library("tensorstore")
 
     def work() -> Outcome:
         outputs = [
@@ -59,7 +59,7 @@ def tensorstore(case: Case, folder: Path) -> Work:
 
 def hdf5(case: Case, folder: Path) -> Work:
     """Assign the batches to contiguous data sets of h5py."""
-    library = _import("h5py")
+    library = load_library("h5py")
 
     def work() -> Outcome:
         with library.File(folder / "result.h5", "w") as file:
@@ -80,8 +80,8 @@ def tiatoolbox(case: Case, folder: Path, *, place: str) -> Work:
 
     The engine's loop without what it does between two batches to merge finished rows of a slide.
     """
-    segmentor = _import("tiatoolbox.models.engine.multi_task_segmentor")
-    concatenate_none = _import("tiatoolbox.models.engine.semantic_segmentor").concatenate_none
+    segmentor = load_library("tiatoolbox.models.engine.multi_task_segmentor")
+    concatenate_none = load_library("tiatoolbox.models.engine.semantic_segmentor").concatenate_none
 
     def work() -> Outcome:
         canvas: list[Any] = [None] * len(case.heads)
@@ -107,7 +107,8 @@ def tiatoolbox(case: Case, folder: Path, *, place: str) -> Work:
     return work
 
 
-def _import(name: str) -> Any:
+def load_library(name: str) -> Any:
+    """Import what a peer is made of, before the clock starts."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # theirs, not ours

@@ -27,10 +27,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from benchmarks._cases import CaseSpec, make_case
+from benchmarks._cases import CaseSpec
 from benchmarks._cgroup import facts, join, memory_group
 from benchmarks._contestants import CONTESTANTS
 from benchmarks._outcome import UnavailableError
+from benchmarks._stitch_cases import StitchSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,6 +42,7 @@ _STATUS: Final = Path("/proc/self/status")
 _SPARE_NBYTES: Final = 2**28
 _ONE_BLAS_THREAD: Final = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 _BLOCK: Final = 512  # what st_blocks counts, whatever the file system
+_SPECS: Final = {each.__name__: each for each in (CaseSpec, StitchSpec)}
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Run:
     """Who runs what."""
 
     contestant: str  # of CONTESTANTS
-    case: CaseSpec
+    case: CaseSpec | StitchSpec
     options: Mapping[str, Any] = field(default_factory=dict)
     is_synced: bool = False  # whether os.sync at the end is timed too
     spare: float = 2  # how many times what is pushed is touched beforehand; 0 for nothing at all
@@ -69,7 +71,7 @@ def measure(run: Run) -> dict[str, float]:
 
 def measure_here(run: Run, folder: Path) -> tuple[dict[str, float], Outcome]:
     """Run in this process; return all metrics, and what was made."""
-    case = make_case(run.case)
+    case = run.case.make()
     work = CONTESTANTS[run.contestant](case, folder, **run.options)
     pushed = case.row_nbytes * case.n_rows
     gc.collect()
@@ -88,8 +90,9 @@ def measure_here(run: Run, folder: Path) -> tuple[dict[str, float], Outcome]:
         "gb_cpu_seconds": cpu_seconds / max(pushed / 1e9, 1e-9),
         "peak_nbytes": peak,
         "disk_nbytes": disk_nbytes(folder),
-        "output_nbytes": case.row_nbytes * len(case.locs),
-        "least_nbytes": case.row_nbytes * len(case.locs) + case.batch_nbytes,
+        "output_nbytes": case.output_nbytes,
+        "output_gb_s": case.output_nbytes / 1e9 / seconds,
+        "least_nbytes": case.output_nbytes + case.batch_nbytes,
         "pushed_nbytes": pushed,
     }
     return metrics | outcome.facts, outcome
@@ -128,7 +131,15 @@ def _status(key: str) -> int:
 
 def _spawn(run: Run, folder: str, *group: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(  # noqa: S603  this very module
-        [sys.executable, "-m", "benchmarks._measure", json.dumps(asdict(run)), folder, *group],
+        [
+            sys.executable,
+            "-m",
+            "benchmarks._measure",
+            type(run.case).__name__,
+            json.dumps(asdict(run)),
+            folder,
+            *group,
+        ],
         cwd=Path(__file__).parents[1],
         env=os.environ | _ONE_BLAS_THREAD,
         stdout=subprocess.PIPE,
@@ -147,12 +158,13 @@ def _metrics(done: subprocess.CompletedProcess[str]) -> dict[str, float]:
 
 
 def _main() -> None:
-    raw = json.loads(sys.argv[1])
-    run = Run(**(raw | {"case": CaseSpec(**raw["case"])}))
-    for group in sys.argv[3:]:
+    kind, text, folder, *groups = sys.argv[1:]
+    raw = json.loads(text)
+    run = Run(**(raw | {"case": _SPECS[kind](**raw["case"])}))
+    for group in groups:
         join(Path(group))
     try:
-        metrics, _outcome = measure_here(run, Path(sys.argv[2]))
+        metrics, _outcome = measure_here(run, Path(folder))
     except UnavailableError as reason:
         print(json.dumps({"unavailable": str(reason)}))
     else:

@@ -39,6 +39,14 @@ class Question:
         """The metric that is shown; None for a mere ratio."""
         return self.top[-1] if self.bottom is None else None
 
+    def has_answer(self, one: Round) -> bool:
+        """Whether all that it names ran in a round, and left what is asked for."""
+        return all(
+            entry in one and term[-1] in one[entry]
+            for term in (self.top, self.bottom or ())
+            for entry in term[:-1]
+        )
+
     def value(self, one: Round) -> float:
         """Return the answer of one round."""
         top = _least(self.top, one)
@@ -71,6 +79,17 @@ class Exponent(Question):
 
 
 @dataclass(frozen=True)
+class AgainstFastest(Question):
+    """A metric against the same of the fastest of several entries, not against the least."""
+
+    def value(self, one: Round) -> float:
+        """Return the answer of one round."""
+        *names, metric = self.bottom or ()
+        fastest = min(names, key=lambda name: one[name]["seconds"])
+        return _least(self.top, one) / max(one[fastest][metric], 1)  # a tiny run has no peak
+
+
+@dataclass(frozen=True)
 class Workload:
     """Entries that run in turn, and what is asked of them."""
 
@@ -95,8 +114,8 @@ class Result:
         return [one[entry] for one in self.rounds if entry in one]
 
     def answers(self, question: Question) -> list[float]:
-        """Return the answers of those rounds in which all that it names ran."""
-        return [question.value(one) for one in self.rounds if all(entry in one for entry in question.entries)]
+        """Return the answers of those rounds in which all that it names ran, and was not killed."""
+        return [question.value(one) for one in self.rounds if question.has_answer(one)]
 
 
 def _least(term: Term, one: Round) -> float:

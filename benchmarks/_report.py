@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from benchmarks._questions import Question, Result
 
 _INTRODUCTION: Final = """\
-Written by `python -m benchmarks`, which takes half an hour or more, 14 GB of memory and 9 GB of disk where
+Written by `python -m benchmarks`, which takes an hour or more, 14 GB of memory and 20 GB of disk where
 `TMPDIR` is. The libraries that accumulator is held against are in the dependency group `bench`:
 `pip install -e . --group bench`; those that are not installed are left out. With `--only ram` it runs one
 workload and prints; with `--smoke`, all of them in tiny sizes, whose times mean nothing."""
@@ -28,8 +28,8 @@ that is reversed every other time, and a ratio is taken within its round. Shown 
 rounds, the middle half of them, and all. A target is held against the median. Rounds: {rounds}.
 The slowest entries run in fewer.
 
-Locations and batches are made before the clock starts; batches come from a pool of four, used round and
-round, the same for everybody. Time runs from construction to the complete result, allocation included.
+Locations and batches are made before the clock starts; batches come from a pool of four (for stitching, of
+0.8 GB), used round and round, the same for everybody. Time runs from construction to the complete result, allocation included.
 What an earlier run left to be written is synced before the next starts. As much memory as a run may need
 is touched and freed before its clock starts: where the host of a virtual machine takes free memory back,
 the first touch of a page was measured to cost twenty times as much as the next.
@@ -39,7 +39,7 @@ VmRSS of that moment: what imports and inputs take does not count. `ru_maxrss` i
 inherits it from the one that started it. Disk is what the files take in blocks, holes left out, as `du`
 counts it. CPU time is user and system of all threads of the run. Where a run is synced, `os.sync` is inside
 of its clock; CPU time that the kernel spends in threads of its own to write the pages is not seen. All
-runs have BLAS on one thread."""
+runs have BLAS on one thread; torch, which MONAI and torchio compute with, has all cores."""
 
 
 def _seconds(value: float) -> str:
@@ -54,6 +54,7 @@ _UNITS: Final[Mapping[str, Callable[[float], str]]] = {
     "seconds": _seconds,
     "cpu_seconds": _seconds,
     "gb_cpu_seconds": lambda value: f"{value:.2f} s/GB",
+    "output_gb_s": lambda value: f"{value:.2f} GB/s",
     "loop_s": _seconds,
     "longest_push_s": _seconds,
     "finalize_s": _seconds,
@@ -77,6 +78,10 @@ _LIBRARIES: Final = (
     "tensorstore",
     "h5py",
     "tiatoolbox",
+    "monai",
+    "torchio",
+    "tiler",
+    "torch",
 )
 _RAW: Final = {
     "seconds": "whole run",
@@ -130,7 +135,7 @@ def _answer(question: Question, result: Result) -> tuple[str, ...]:
     values = result.answers(question)
     if not values:
         reasons = {result.absent[entry] for entry in question.entries if entry in result.absent}
-        return f"not measured: {'; '.join(sorted(reasons))}", "", "", target, ""
+        return f"not measured: {'; '.join(sorted(reasons)) or 'it was killed'}", "", "", target, ""
     low, lower, upper, high = (shown(each) for each in np.percentile(values, [0, 25, 75, 100]))
     half = lower if lower == upper else f"{lower} to {upper}"
     spread = low if low == high else f"{low} to {high}"

@@ -8,6 +8,14 @@ from benchmarks._cases import CaseSpec
 from benchmarks._disk_workloads import codecs, container, disk, durable, leaving_ram, model, orders, sparse
 from benchmarks._measure import Run
 from benchmarks._questions import Exponent, Question, Workload, never_behind
+from benchmarks._stitch_workloads import (
+    stitch_2d,
+    stitch_3d,
+    stitch_container,
+    stitch_disk,
+    stitch_hann,
+    stitch_small,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -164,5 +172,11 @@ WORKLOADS: Mapping[str, Callable[..., Workload]] = {
         growth,
         index,
         same_bytes,
+        stitch_2d,
+        stitch_3d,
+        stitch_hann,
+        stitch_small,
+        stitch_disk,
+        stitch_container,
     )
 }
