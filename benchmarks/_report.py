@@ -29,10 +29,10 @@ rounds, the middle half of them, and all. A target is held against the median. R
 The slowest entries run in fewer.
 
 Locations and batches are made before the clock starts; batches come from a pool of four (for stitching, of
-0.8 GB), used round and round, the same for everybody. Time runs from construction to the complete result, allocation included.
-What an earlier run left to be written is synced before the next starts. As much memory as a run may need
-is touched and freed before its clock starts: where the host of a virtual machine takes free memory back,
-the first touch of a page was measured to cost twenty times as much as the next.
+0.8 GB), used round and round, the same for everybody. Time runs from construction to the complete result,
+allocation included. What an earlier run left to be written is synced before the next starts. As much memory
+as a run may need is touched and freed before its clock starts: where the host of a virtual machine takes
+free memory back, the first touch of a page was measured to cost twenty times as much as the next.
 
 Peak memory is VmHWM, set back through `/proc/self/clear_refs` (5) right before the clock starts, less the
 VmRSS of that moment: what imports and inputs take does not count. `ru_maxrss` is not used, as a process

@@ -18,8 +18,9 @@ from benchmarks import _codecs  # noqa: E402
 from benchmarks._cases import ORDERS, CaseSpec, make_case  # noqa: E402
 from benchmarks._measure import Run, disk_nbytes, measure, measure_here, peak_nbytes, reset_peak  # noqa: E402
 from benchmarks._outcome import UnavailableError  # noqa: E402
-from benchmarks._questions import Exponent, Question, Result  # noqa: E402
+from benchmarks._questions import AgainstFastest, Exponent, Question, Result  # noqa: E402
 from benchmarks._report import report  # noqa: E402
+from benchmarks._stitch_cases import StitchCase, StitchSpec, hann  # noqa: E402
 from benchmarks._workloads import WORKLOADS  # noqa: E402
 
 ENTRIES = {
@@ -60,6 +61,11 @@ def assert_right(run, case, outcome, folder):
     elif run.contestant == "hdf5":
         with pytest.importorskip("h5py").File(folder / "result.h5") as file:
             assert_outputs([file[str(number)] for number in range(len(case.heads))], case)
+    elif run.contestant == "memory_limit":
+        assert outcome.facts["largest"] == max(batch.heads[0].max() for batch in case.batches)
+        assert outcome.outputs[0].shape == case.shape
+    elif isinstance(case, StitchCase):
+        assert_map(run, case, outcome.outputs[0][:])
     elif run.options.get("sink") != "nothing":
         assert_outputs(outcome.outputs, case)
 
@@ -74,6 +80,25 @@ def assert_outputs(outputs, case):
                 pytest.fail(f"row {row} is wrong")
 
 
+def assert_map(run, case, output):
+    """Compare a map with the same map made in the plainest way, in float64."""
+    window = np.ones(case.patch)
+    if run.options.get("blend") == "hann":
+        window = hann(case.patch, has_zeros=run.contestant == "tiler").astype(np.float64)
+    sums, weights = np.zeros(case.shape), np.zeros((*case.shape[:-1], 1))
+    for batch in case.batches:
+        for patch, loc in zip(batch.heads[0], batch.locs, strict=True):
+            starts = loc[: len(case.patch)][::-1]
+            box = tuple(slice(at, at + length) for at, length in zip(starts, case.patch, strict=True))
+            sums[box] += patch * window[..., None]
+            weights[box] += window[..., None]
+    right = np.divide(sums, weights, out=np.zeros_like(sums), where=weights > 0)
+    if run.contestant == "monai_zarr":
+        output = np.moveaxis(output[0], 0, -1)
+    assert output.dtype == np.float32
+    np.testing.assert_allclose(output, right, rtol=2e-5 if run.contestant == "tiler" else 2e-6)
+
+
 def assert_encoded(run, case, folder):
     """Decode what the codec alone wrote, and compare it with what it was given."""
     decode = _codecs.ALONE[run.options["codec"]].decode
@@ -86,13 +111,14 @@ def assert_encoded(run, case, folder):
 @pytest.mark.parametrize("run", ENTRIES.values(), ids=ENTRIES)
 def test_every_entry_makes_the_right_thing(run, tmp_path):
     """A contestant that does less than the others would win for nothing."""
-    small = {"heads": "small"} if run.case.heads == "wide" else {}
-    spec = CaseSpec(**(vars(run.case) | small))
+    spec = run.case
+    if isinstance(spec, CaseSpec) and spec.heads == "wide":
+        spec = replace(spec, heads="small")
     try:
         metrics, outcome = measure_here(replace(run, case=spec, spare=0), tmp_path)
     except UnavailableError as reason:
         pytest.skip(str(reason))
-    assert_right(run, make_case(spec), outcome, tmp_path)
+    assert_right(run, spec.make(), outcome, tmp_path)
     assert metrics["seconds"] > 0
     assert metrics["cpu_seconds"] >= 0
     assert metrics["peak_nbytes"] >= 0
@@ -172,6 +198,36 @@ def test_of_several_entries_the_least_counts():
     question = Question("", ("a", "b", "seconds"), ("c", "seconds"), at_least=0.85)
     assert question.value({"a": {"seconds": 6}, "b": {"seconds": 3}, "c": {"seconds": 4}}) == 0.75
     assert question.entries == ["a", "b", "c"]
+
+
+def test_against_the_fastest_and_not_the_least():
+    """The peak of the fastest of several counts, whoever has the least."""
+    question = AgainstFastest("", ("a", "peak_nbytes"), ("b", "c", "peak_nbytes"))
+    metrics = {"a": {"peak_nbytes": 6e6}, "b": {"seconds": 1, "peak_nbytes": 3e6}}
+    metrics["c"] = {"seconds": 2, "peak_nbytes": 1e6}
+    assert question.value(metrics) == 2
+
+
+def test_a_run_that_was_killed_has_no_time():
+    """What it left is shown, and the rest is said not to be measured."""
+    workload = WORKLOADS["stitch_container"](is_smoke=True)
+    (name,) = workload.entries
+    killed = {"finished": 0.0, "oom_kills": 1.0, "limit_met": 9.0, "group_peak_nbytes": 2e9}
+    page = report([Result(workload, [{name: killed}], {})])
+    assert "| stitch_container | finished | NO | NO | NO | yes | **no** |" in page
+    assert "| stitch_container | time | not measured: it was killed |  |  |  |  |" in page
+
+
+@pytest.mark.parametrize("shape", [(64, 96), (70, 64), (32, 32)])
+def test_patches_overlap_by_half_and_cover_the_map(shape):
+    """The last on each axis ends where the map does, and pools in another layout hold the same batches."""
+    case = StitchSpec(shape, (32, 32), 3, pool_nbytes=32 * 12_288).make()
+    assert len(np.unique(case.locs, axis=0)) == len(case.locs) == case.n_rows
+    assert case.locs.min(axis=0)[:2].tolist() == [0, 0]
+    assert case.locs.max(axis=0)[2:].tolist() == [*shape[::-1]]
+    assert case.shape == (*shape, 3)
+    for batch, same in zip(case.batches, case.batches_of(case.pool), strict=True):
+        assert np.array_equal(batch.heads[0], same)
 
 
 def test_exponent_is_the_slope():
