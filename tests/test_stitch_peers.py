@@ -36,7 +36,7 @@ def _peers_may_warn():
 
 
 def random_case(seed, n_axes=2, most_overlaps=4):
-    """Return map shape, patch shape, starts in raster order, and patches with channels last, all at random."""
+    """Return map shape, patch shape, starts in raster order, and patches with channels last."""
     rng = np.random.default_rng(seed)
     patch = rng.integers(4, 13, n_axes)
     strides = [int(rng.integers(-(-size // most_overlaps), size + 1)) for size in patch]
