@@ -537,7 +537,7 @@ def test_interrupt_in_the_middle_is_told(monkeypatch):
     stitcher = Stitcher(locs)
     stitcher.push(np.ones((1, 4, 4)), locs[:1])
 
-    def interrupt(_piece):
+    def interrupt(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setitem(_blend.METHODS, "average", interrupt)

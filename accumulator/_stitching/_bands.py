@@ -6,7 +6,6 @@ one has come. What has not been touched takes no memory.
 
 from __future__ import annotations
 
-import itertools
 import math
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -16,18 +15,20 @@ import numpy as np
 
 from accumulator import _memory
 from accumulator._plan import as_text
-from accumulator._stitching._blend import METHODS, PARALLEL_NBYTES, Piece, Task, Workers, finish
+from accumulator._stitching._blend import PARALLEL_NBYTES, Layer, Task, Workers, finish
 from accumulator._stitching._numbers import lowest, wider
+from accumulator._stitching._parts import parts_of, shares
 from accumulator._stitching._weights import Summer
 from accumulator._stores import Pages
 from accumulator.exceptions import MemoryLimitError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
     from accumulator._stitching._grid import Grid
+    from accumulator._stitching._parts import Part
     from accumulator._stitching._weights import Window
 
 _BAND_NBYTES: Final = 64 * 2**20
@@ -156,16 +157,17 @@ class Bands:
         if self._window.blend == "last":
             order = np.argsort(rows, kind="stable")
             rows, heads = rows[order], [head[order] for head in heads]
-        patches = [
-            np.ascontiguousarray(head).reshape(len(head), *self._grid.patch, spec.n_channels)
-            for head, spec in zip(heads, self._specs, strict=True)
+        n_shares = self._workers.n if sum(head.nbytes for head in heads) >= PARALLEL_NBYTES else 1
+        cut = [
+            parts_of(self._grid, rows, low, high, self.height)
+            for low, high in shares(self._grid, rows, n_shares)
         ]
-        shares = self._shares(rows, sum(head.nbytes for head in heads))
-        done = [0] * len(shares)
+        done = [0] * len(cut)
         while True:
+            layers = self._layers(heads)
             tasks = [
-                Task(METHODS[self._window.blend], self._pieces(rows, patches, *share), n)
-                for share, n in zip(shares, done, strict=True)
+                Task(self._window.blend, layers, parts, n, partial(self._mask, rows))
+                for parts, n in zip(cut, done, strict=True)
             ]
             self._workers.run(tasks)
             done = [task.n_done for task in tasks]
@@ -297,59 +299,31 @@ class Bands:
         if not self._window.is_weighted:
             return None
         real = np.zeros((), spec.sum_dtype).real.dtype
-        return np.repeat(self._window.weights.astype(real)[..., None], spec.n_channels, axis=-1)
+        return np.repeat(self._window.weights.astype(real), spec.n_channels, axis=-1)
 
-    def _shares(self, rows: NDArray[np.intp], nbytes: int) -> list[tuple[int, int]]:
-        """Cut the map into parts that have about as many pixels of patches each, one a thread."""
-        height, n = self._grid.shape[0], self._workers.n
-        if nbytes < PARALLEL_NBYTES or n == 1 or not len(rows):
-            return [(0, height)]
-        start, stop = self._grid.start[rows, 0], self._grid.stop[rows, 0]
-        edges, where = np.unique(np.concatenate([start, stop]), return_inverse=True)
-        depth = np.cumsum(np.bincount(where.ravel(), np.repeat([1.0, -1.0], len(rows))))
-        area = np.concatenate([[0], np.cumsum(depth[:-1] * np.diff(edges))])
-        cuts = np.interp(np.arange(1, n) / n * area[-1], area, edges).astype(int).tolist()
-        return list(itertools.pairwise([0, *cuts, height]))
+    def _layers(self, heads: Sequence[NDArray[Any]]) -> list[Layer]:
+        """Return the heads of a push and where they go, the last axis and the channels laid in one."""
+        return [
+            Layer(
+                _flat(np.ascontiguousarray(head).reshape(len(head), *self._grid.patch, spec.n_channels)),
+                {number: _flat(band.sums[i]) for number, band in self._open.items()},
+                self._weights[i],
+                spec.n_channels,
+                spec.is_checked,
+            )
+            for i, (head, spec) in enumerate(zip(heads, self._specs, strict=True))
+        ]
 
-    def _pieces(
-        self, rows: NDArray[np.intp], patches: Sequence[NDArray[Any]], low: int, high: int
-    ) -> Iterator[Piece]:
-        """Yield the parts of patches that lie between two rows of the map, cut at the edges of bands."""
-        grid, height = self._grid, self.height
-        numbers = rows.tolist()
-        spans = np.stack([grid.start[rows, 0].clip(low), grid.stop[rows, 0].clip(None, high)], axis=1)
-        spans[~grid.is_inside[rows]] = 0
-        for i, (first, end) in enumerate(spans.tolist()):
-            for band in range(first // height, -(-end // height) if first < end else 0):
-                box, in_patch = grid.parts(
-                    numbers[i], max(first, band * height), min(end, (band + 1) * height)
-                )
-                for head in range(len(self._specs)):
-                    yield self._piece(numbers[i], head, patches[head][i][in_patch], band, box, in_patch)
-
-    def _piece(  # noqa: PLR0913, PLR0917  what it is made of
-        self,
-        row: int,
-        head: int,
-        patch: NDArray[Any],
-        number: int,
-        box: tuple[slice, ...],
-        in_patch: tuple[slice, ...],
-    ) -> Piece:
-        band, weights, top = self._open[number], self._weights[head], number * self.height
-        in_band = (slice(box[0].start - top, box[0].stop - top), *box[1:])
-        mask = None
-        if self._window.blend == "last" and band.last > row:
-            mask = self._not_covered([other for other in band.rows if other > row], box)
-            mask = np.repeat(mask[..., None], self._specs[head].n_channels, axis=-1)
-        return Piece(
-            head,
-            _flat(band.sums[head][in_band]),
-            _flat(patch),
-            None if weights is None else _flat(weights[in_patch]),
-            None if mask is None else _flat(mask),
-            self._specs[head].is_checked,
-        )
+    def _mask(self, rows: NDArray[np.intp], part: Part, n_channels: int) -> NDArray[np.bool_] | None:
+        """Return which numbers of a part no row covers that has come and is later; None for all."""
+        band, row = self._open[part.band], int(rows[part.patch])
+        if band.last < row:
+            return None
+        top = part.band * self.height
+        (first, last), *rest = part.at
+        box = (slice(first + top, last + top), *(slice(*each) for each in rest))
+        mask = self._not_covered([other for other in band.rows if other > row], box)
+        return np.repeat(mask, n_channels, axis=-1)
 
     def _not_covered(self, others: list[int], box: tuple[slice, ...]) -> NDArray[np.bool_]:
         """Return which pixels of a box none of some rows covers."""
@@ -365,4 +339,5 @@ class Bands:
 
 def _flat(array: NDArray[Any]) -> NDArray[Any]:
     """Return an array with its channels laid one after the other: a view, where they lie so."""
-    return array.reshape(*array.shape[:-2], -1)
+    *axes, last, n_channels = array.shape
+    return array.reshape(*axes, last * n_channels)

@@ -8,89 +8,173 @@ from __future__ import annotations
 
 import contextlib
 from concurrent.futures import wait
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
 from accumulator._stitching._numbers import convert, is_large
+from accumulator._stitching._parts import groups, run_step
 from accumulator._threads import n_cores, start_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from concurrent.futures import Future, ThreadPoolExecutor
 
     from numpy.typing import NDArray
 
+    from accumulator._stitching._parts import Part
     from accumulator._stitching._weights import Sums
+
+Method: TypeAlias = "Callable[[NDArray[Any], NDArray[Any], NDArray[Any] | None], None]"
+Mask: TypeAlias = "Callable[[Part, int], NDArray[np.bool_] | None]"
 
 PARALLEL_NBYTES: Final = 2**20  # below it waking a thread costs more than it saves
 _STRIP_NBYTES: Final = 2**18  # of products, which stay in the cache
 _BLOCK_NBYTES: Final = 2**20  # of a band that is divided at a time
 _BUFFER_ITEMS: Final = 1024
+_SMALL_NBYTES: Final = 2**17  # patches that take less time to add than a call of Python
 _MOST_THREADS: Final = 4  # more do not make memory faster
 
 
-class Piece(NamedTuple):
-    """Part of a patch and where it goes: arrays of one shape, whose last axis is contiguous."""
+class Layer(NamedTuple):
+    """One head of a push.
 
-    head: int
-    target: NDArray[Any]
-    patch: NDArray[Any]
-    weights: NDArray[Any] | None  # None where all count the same
-    mask: NDArray[np.bool_] | None  # pixels that no row covers which comes later; None for all
-    is_checked: bool  # whether its values may be too large for the target
+    Attributes
+    ----------
+    patches : (n, h, ..., w * channels) array
+        What was pushed.
+    bands : dict of (rows, ..., length * channels) arrays
+        Where it goes, by the number of the band.
+    weights : (h, ..., w * channels) array, or None
+        What its numbers count; None where all count the same.
+    n_channels : int
+        How many numbers a pixel has.
+    is_checked : bool
+        Whether values may be too large for the sum's dtype.
+    """
+
+    patches: NDArray[Any]
+    bands: dict[int, NDArray[Any]]
+    weights: NDArray[Any] | None
+    n_channels: int
+    is_checked: bool
 
 
 class Task:
-    """Blends pieces one after the other, up to the first that is too large for its target.
+    """Blends the parts of a push between two rows of the map, up to the first that is too large.
 
     Attributes
     ----------
     n_done : int
-        How many pieces are done, those included that were done before.
+        How many groups of parts are done, those included that were done before.
     too_large : int, optional
-        The head of the piece that stopped it.
+        The number of the layer that stopped it.
     """
 
-    def __init__(self, method: Callable[[Piece], None], pieces: Iterable[Piece], n_done: int) -> None:
-        self._method, self._pieces = method, pieces
-        self.n_done, self.too_large = n_done, None
-
-    n_done: int
-    too_large: int | None
+    def __init__(
+        self, blend: str, layers: Sequence[Layer], parts: list[Part], n_done: int, mask: Mask
+    ) -> None:
+        self._method = METHODS[blend]
+        self._layers, self._parts, self._mask = layers, parts, mask
+        self._is_last = blend == "last"
+        self.n_done = n_done
+        self.too_large: int | None = None
 
     def __call__(self) -> None:
         """Do it."""
-        for number, piece in enumerate(self._pieces):
-            if number < self.n_done:
-                continue
-            if piece.is_checked and is_large(piece.patch):
-                self.too_large = piece.head
-                return
-            self._method(piece)
-            self.n_done += 1
+        nbytes = sum(layer.patches[:1].nbytes for layer in self._layers)
+        number = 0
+        for group in groups(self._parts, nbytes):
+            for head, layer in enumerate(self._layers):
+                number += 1
+                if number <= self.n_done:
+                    continue
+                if layer.is_checked and _is_large(layer, group):
+                    self.too_large = head
+                    return
+                self._blend(layer, group)
+                self.n_done = number
+
+    def _blend(self, layer: Layer, group: list[Part]) -> None:
+        if self._is_last:
+            for part in group:
+                target, patch, _ = _views(layer, part)
+                _take_last(target, patch, self._mask(part, layer.n_channels))
+            return
+        is_small = layer.patches[:1].nbytes < _SMALL_NBYTES
+        step = run_step(group) if is_small and len(group) > 2 else 0
+        if step:
+            _blend_run(self._method, layer, group, step)
+            return
+        for part in group:
+            self._method(*_views(layer, part))
 
 
-def _add(piece: Piece) -> None:
-    if piece.weights is None:
-        np.add(piece.target, piece.patch, out=piece.target)
+def _views(layer: Layer, part: Part) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]:
+    """Return a part's place in its band, the part of the patch, and its weights."""
+    at, of = _slices(part.at, layer.n_channels), _slices(part.of, layer.n_channels)
+    weights = None if layer.weights is None else layer.weights[of]
+    return layer.bands[part.band][at], layer.patches[part.patch][of], weights
+
+
+def _slices(box: tuple[tuple[int, int], ...], n_channels: int) -> tuple[slice, ...]:
+    *axes, (first, last) = box
+    return (*(slice(a, b) for a, b in axes), slice(first * n_channels, last * n_channels))
+
+
+def _is_large(layer: Layer, group: list[Part]) -> bool:
+    """Whether a value in a group of parts is too large to be added up."""
+    of = _slices(group[0].of, layer.n_channels)[0]
+    return is_large(layer.patches[group[0].patch : group[-1].patch + 1, of])
+
+
+def _blend_run(method: Method, layer: Layer, group: list[Part], step: int) -> None:
+    """Blend small patches of a row of a grid in as many calls as they overlap, not in one for each."""
+    first = group[0]
+    width = first.at[-1][1] - first.at[-1][0]
+    n_sets = -(-width // step)  # every so manieth patch is beside the one before
+    target, _, weights = _views(layer, first)
+    of = _slices(first.of, layer.n_channels)
+    for number in range(min(n_sets, len(group))):
+        patches = layer.patches[first.patch + number : group[-1].patch + 1 : n_sets, *of]
+        apart = step * layer.n_channels * target.itemsize
+        row, *rest = target.strides
+        places = np.ndarray(
+            (target.shape[0], len(patches), *target.shape[1:]),
+            target.dtype,
+            layer.bands[first.band],
+            _offset(layer.bands[first.band], first, layer.n_channels) + number * apart,
+            (row, n_sets * apart, *rest),
+        )
+        method(places, np.moveaxis(patches, 0, 1), None if weights is None else weights[:, None])
+
+
+def _offset(band: NDArray[Any], part: Part, n_channels: int) -> int:
+    """Return how many bytes into a band a part begins."""
+    starts = [axis.start for axis in _slices(part.at, n_channels)]
+    return sum(start * stride for start, stride in zip(starts, band.strides, strict=True))
+
+
+def _add(target: NDArray[Any], patch: NDArray[Any], weights: NDArray[Any] | None) -> None:
+    if weights is None:
+        np.add(target, patch, out=target)
         return
-    step = max(1, _STRIP_NBYTES // max(1, piece.target[:1].size * piece.target.itemsize))
-    for start in range(0, len(piece.target), step):
+    step = max(1, _STRIP_NBYTES // max(1, target[:1].size * target.itemsize))
+    for start in range(0, len(target), step):
         part = slice(start, start + step)
-        product = np.multiply(piece.patch[part], piece.weights[part], dtype=piece.target.dtype)
-        np.add(piece.target[part], product, out=piece.target[part])
+        product = np.multiply(patch[part], weights[part], dtype=target.dtype)
+        np.add(target[part], product, out=target[part])
 
 
-def _take_largest(piece: Piece) -> None:
-    np.maximum(piece.target, piece.patch, out=piece.target)
+def _take_largest(target: NDArray[Any], patch: NDArray[Any], _weights: NDArray[Any] | None) -> None:
+    np.maximum(target, patch, out=target)
 
 
-def _take_last(piece: Piece) -> None:
-    np.copyto(piece.target, piece.patch, where=True if piece.mask is None else piece.mask)
+def _take_last(target: NDArray[Any], patch: NDArray[Any], mask: NDArray[np.bool_] | None) -> None:
+    np.copyto(target, patch, where=True if mask is None else mask)
 
 
-METHODS: Final[Mapping[str, Callable[[Piece], None]]] = {
+METHODS: Final[Mapping[str, Method]] = {
     "average": _add,
     "gaussian": _add,
     "hann": _add,

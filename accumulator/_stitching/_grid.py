@@ -40,6 +40,8 @@ class Grid:
         Where in the patch the box begins.
     n_spatial : int
         Axes the user sees: `shape` has one more for 1-d maps.
+    is_inside : (N,) bool array
+        Which rows have any pixel in the map.
     """
 
     shape: tuple[int, ...]
@@ -48,10 +50,10 @@ class Grid:
     stop: NDArray[np.int64]
     skip: NDArray[np.int64]
     n_spatial: int
+    is_inside: NDArray[np.bool_] = attrs.field(init=False)
 
-    @property
-    def is_inside(self) -> NDArray[np.bool_]:
-        """Which rows have any pixel in the map, ``(N,)``."""
+    @is_inside.default
+    def _find_inside(self) -> NDArray[np.bool_]:
         inside: NDArray[np.bool_] = np.all(self.stop > self.start, axis=1)
         return inside
 
