@@ -144,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever reads has seen enough: Python shall not complain of it at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (AccumulatorError, OSError) as error:
+    except (AccumulatorError, OSError, MemoryError) as error:
         print(encodable(f"accumulator: error: {printable(str(error))}", sys.stderr), file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -102,6 +102,8 @@ def _stitch(arguments: argparse.Namespace) -> int:
     kind = _kind(output)
     if output.exists() or output.is_symlink():
         raise OptionError(f"{output} is there already: give another name, or remove it first")
+    if output.resolve().is_relative_to(arguments.path.resolve()):
+        raise OptionError(f"{output} is in the store itself: write elsewhere")
     batch = FullBatch.load(arguments.path, partial=True)
     heads = arguments.head
     if heads is not None and isinstance(batch.outputs, list):

@@ -38,7 +38,6 @@ _NO_OME: Final = {np.dtype(np.int64), np.dtype(np.uint64)}
 _CLASSIC_NBYTES: Final = 3 * 2**30  # beyond 4 GiB a TIFF needs 64 bit offsets; zlib may make pixels longer
 _LEAST_RESOLUTION: Final = 1e-6
 _MOST_RESOLUTION: Final = 2.0**31
-_PYRAMID: Final = "full_batch_levels"  # a name that no target has by chance
 _TILES_NBYTES: Final = 64 * 2**20  # read at once, and compressed at once
 
 
@@ -108,7 +107,7 @@ def write_ome_tiff(  # noqa: PLR0913  one a property of an image
         raise OptionError(f"unit is {unit!r}: give one of {', '.join(_UNITS)}")
     (channels,) = as_channel_names(channel_names, [head])
     with writing(path) as target:
-        levels = _lay_out(target.with_name(_PYRAMID), head)
+        levels = _lay_out(target.with_name(f"{target.name}.levels"), head)
         factors = level_factors([level.shape for level in levels])
         tags = [{"subfiletype": 1, "metadata": None} | _resolution(head, sizes, symbol, f) for f in factors]
         tags[0] |= {"subfiletype": 0, "subifds": len(levels) - 1}  # the others are reduced images

@@ -15,8 +15,8 @@ import numpy as np
 
 from accumulator import _memory
 from accumulator._plan import as_text
-from accumulator._stitching._blend import PARALLEL_NBYTES, Layer, Task, Workers, finish
-from accumulator._stitching._numbers import lowest, wider
+from accumulator._stitching._blend import PARALLEL_NBYTES, Layer, Workers, blend_parts, finish
+from accumulator._stitching._numbers import is_large, lowest, wider
 from accumulator._stitching._parts import parts_of, shares
 from accumulator._stitching._weights import Summer
 from accumulator._stores import Pages
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 _BAND_NBYTES: Final = 64 * 2**20
 _MOST_SPARE: Final = 2
+_SUMS_NBYTES: Final = 8 * 2**20  # of the sums of weights that a thread makes at a time
+_CHECKED_ITEMS: Final = 2**18  # fewer are not worth another thread
 
 
 @attrs.frozen(eq=False)
@@ -76,6 +78,16 @@ class _Band:
     home: list[NDArray[Any]] | None
     rows: list[int] = attrs.field(factory=list)
     last: int = -1  # the greatest of them
+    values: list[NDArray[Any]] | None = None  # of the map, once it is finished
+
+
+@attrs.frozen(eq=False)
+class Prepared:
+    """A push of which nothing but the blending is left: rows, heads, and the parts that each thread does."""
+
+    rows: NDArray[np.intp]
+    layers: list[Layer]
+    parts: list[list[Part]]
 
 
 class Bands:
@@ -98,6 +110,8 @@ class Bands:
     ----------
     height : int
         Rows of the map in a band.
+    is_torn : bool
+        Whether something was interrupted that cannot be gone on with.
     """
 
     def __init__(
@@ -111,7 +125,9 @@ class Bands:
         self._home = home
         self._grid, self._window, self._specs = grid, window, list(specs)
         self._weights = [self._repeated(spec) for spec in specs]
+        self._has_zeros = not window.weights.all()
         self._summer = Summer(grid, window)
+        self.is_torn = False
         self._workers = Workers()
         self._open: dict[int, _Band] = {}
         self._spare: list[_Band] = []
@@ -152,35 +168,51 @@ class Bands:
             )
         self._open.update({band: self._make(band) for band in new})
 
-    def add(self, rows: NDArray[np.intp], heads: Sequence[NDArray[Any]]) -> None:
-        """Blend patches, one for each row, into their bands, which are open."""
+    def prepare(self, rows: NDArray[np.intp], heads: Sequence[NDArray[Any]]) -> Prepared:
+        """Do what may fail of blending patches, one for each row, whose bands are open.
+
+        Raises
+        ------
+        MemoryLimitError
+            Values are so large that their sums need a wider dtype, for which there is no memory.
+        """
         if self._window.blend == "last":
             order = np.argsort(rows, kind="stable")
             rows, heads = rows[order], [head[order] for head in heads]
-        n_shares = self._workers.n if sum(head.nbytes for head in heads) >= PARALLEL_NBYTES else 1
-        cut = [
+        native = [np.ascontiguousarray(head, head.dtype.newbyteorder("=")) for head in heads]
+        for i, (head, spec) in enumerate(zip(native, self._specs, strict=True)):
+            if spec.is_checked and self._any_large(head):
+                self._widen(i)
+        layers = [
+            Layer(
+                _flat(head.reshape(len(head), *self._grid.patch, spec.n_channels)),
+                {number: _flat(band.sums[i]) for number, band in self._open.items()},
+                self._weights[i],
+                self._has_zeros,
+                spec.n_channels,
+            )
+            for i, (head, spec) in enumerate(zip(native, self._specs, strict=True))
+        ]
+        n_shares = self._workers.n if sum(head.nbytes for head in native) >= PARALLEL_NBYTES else 1
+        parts = [
             parts_of(self._grid, rows, low, high, self.height)
             for low, high in shares(self._grid, rows, n_shares)
         ]
-        done = [0] * len(cut)
-        while True:
-            layers = self._layers(heads)
-            tasks = [
-                Task(self._window.blend, layers, parts, n, partial(self._mask, rows))
-                for parts, n in zip(cut, done, strict=True)
-            ]
-            self._workers.run(tasks)
-            done = [task.n_done for task in tasks]
-            too_large = {task.too_large for task in tasks if task.too_large is not None}
-            if not too_large:
-                break
-            for head in too_large:
-                self._widen(head)
-        for row, spans in zip(rows.tolist(), self._spans(rows), strict=True):
+        return Prepared(rows, layers, parts)
+
+    def add(self, push: Prepared) -> None:
+        """Blend what was prepared into its bands; `is_torn` if that is interrupted."""
+        mask = partial(self._mask, push.rows)
+        self.is_torn = True
+        self._workers.run(
+            [partial(blend_parts, self._window.blend, push.layers, parts, mask) for parts in push.parts]
+        )
+        for row, spans in zip(push.rows.tolist(), self._spans(push.rows), strict=True):
             for number in spans:
                 band = self._open[number]
                 band.rows.append(row)
                 band.last = max(band.last, row)
+        self.is_torn = False
 
     def complete(self, written: NDArray[np.bool_]) -> list[int]:
         """Return the open bands that no row is outstanding for, in order."""
@@ -196,45 +228,66 @@ class Bands:
         return sorted(self._open)
 
     def finish(self, number: int) -> tuple[slice, list[NDArray[Any]]]:
-        """Let go of a band: return which rows of the map it is, and each head's values there.
+        """Return which rows of the map a band is, and each head's values there; `is_torn` if interrupted.
 
-        The memory of the arrays serves for the next band that is opened.
+        The memory of the arrays serves for other bands after `let_go`.
         """
         band = self._open[number]
         start, stop = self._extent(number)
-        sums = self._summer.band(np.array(band.rows, dtype=np.intp), start, stop)
-        values, tasks = [], []
-        for head, (spec, array) in enumerate(zip(self._specs, band.sums, strict=True)):
-            own = array[: stop - start]
-            if band.home is not None:
-                target = band.home[head].reshape(own.shape)
-            else:
-                target = own if spec.dtype == own.dtype else np.empty(own.shape, spec.dtype)
-            is_in_place = target.ctypes.data == own.ctypes.data
-            values.append(target.reshape(-1, *self._grid.shape[1 : self._grid.n_spatial], *spec.channels))
-            step = -(-len(own) // self._workers.n)
-            tasks += [
-                partial(
-                    finish,
-                    own[first : first + step],
-                    target[first : first + step],
-                    sums.part(first, first + step),
-                    spec.fill_value,
-                    is_sum=self._window.is_sum,
-                    is_in_place=is_in_place,
-                )
-                for first in range(0, len(own), step)
+        if band.values is None:
+            rows = np.array(band.rows, dtype=np.intp)
+            flat = []
+            for head, (spec, array) in enumerate(zip(self._specs, band.sums, strict=True)):
+                own = array[: stop - start]
+                if band.home is not None:
+                    flat.append(band.home[head].reshape(own.shape))
+                else:
+                    flat.append(own if spec.dtype == own.dtype else np.empty(own.shape, spec.dtype))
+            # Strips whose sums of weights, in float64, are small.
+            line_nbytes = 8 * math.prod(self._grid.shape[1:])
+            step = max(1, min(-(-(stop - start) // self._workers.n), _SUMS_NBYTES // line_nbytes))
+            self.is_torn = True
+            self._workers.run(
+                [
+                    partial(self._finish_strip, band, flat, rows, start, first, min(first + step, stop))
+                    for first in range(start, stop, step)
+                ]
+            )
+            shape = self._grid.shape[1 : self._grid.n_spatial]
+            band.values = [
+                each.reshape(len(each), *shape, *spec.channels)
+                for each, spec in zip(flat, self._specs, strict=True)
             ]
-        self._workers.run(tasks)
-        del self._open[number]
-        is_own = band.home is None
-        if (
-            is_own
-            and len(self._spare) < _MOST_SPARE
-            and [a.dtype for a in band.sums] == [s.sum_dtype for s in self._specs]
-        ):
+            self.is_torn = False
+        return slice(start, stop), band.values
+
+    def _finish_strip(  # noqa: PLR0913, PLR0917  what it works on
+        self,
+        band: _Band,
+        targets: list[NDArray[Any]],
+        rows: NDArray[np.intp],
+        top: int,
+        start: int,
+        stop: int,
+    ) -> None:
+        sums = self._summer.band(rows, start, stop)
+        part = slice(start - top, stop - top)
+        for spec, array, target in zip(self._specs, band.sums, targets, strict=True):
+            finish(
+                array[part],
+                target[part],
+                sums,
+                spec.fill_value,
+                is_sum=self._window.is_sum,
+                is_in_place=target.ctypes.data == array.ctypes.data,
+            )
+
+    def let_go(self, number: int) -> None:
+        """Forget a band that is finished."""
+        band = self._open.pop(number)
+        is_alike = [a.dtype for a in band.sums] == [spec.sum_dtype for spec in self._specs]
+        if band.home is None and is_alike and len(self._spare) < _MOST_SPARE:
             self._spare.append(band)
-        return slice(start, stop), values
 
     def close(self) -> None:
         """End the threads, and let go of all bands."""
@@ -262,16 +315,15 @@ class Bands:
         spare = self._spare.pop().sums if self._spare and home is None else None
         arrays = []
         for head, spec in enumerate(self._specs):
-            blank = lowest(spec.sum_dtype) if self._window.blend == "max" else 0
-            is_blank = spare is None and not blank
             if home is not None and spec.sum_dtype == spec.dtype:
-                array = home[head].reshape(-1, *self._grid.shape[1:], spec.n_channels)
-                is_blank &= not any(np.asarray(spec.fill_value, spec.dtype).tobytes())
+                arrays.append(home[head].reshape(-1, *self._grid.shape[1:], spec.n_channels))
             else:
-                array = self._fresh(spec) if spare is None else spare[head]
-            if not is_blank:
+                arrays.append(self._fresh(spec) if spare is None else spare[head])
+        for spec, array in zip(self._specs, arrays, strict=True):  # nothing fails any more
+            blank = lowest(spec.sum_dtype) if self._window.blend == "max" else 0
+            is_filled = home is not None and any(np.asarray(spec.fill_value, spec.dtype).tobytes())
+            if blank or spare is not None or is_filled:
                 array[...] = blank
-            arrays.append(array)
         return _Band(arrays, home)
 
     def _fresh(self, spec: MapSpec) -> NDArray[Any]:
@@ -282,17 +334,32 @@ class Bands:
         except MemoryError as cause:
             raise MemoryLimitError(f"a band of {self.height} rows of the map: {cause}") from cause
 
+    def _any_large(self, head: NDArray[Any]) -> bool:
+        """Whether a value may be too large to be added up, looked for on all cores."""
+        flat = head.reshape(-1)
+        step = max(_CHECKED_ITEMS, -(-len(flat) // self._workers.n))
+        found: list[bool] = []
+        self._workers.run(
+            [partial(_look, flat[first : first + step], found) for first in range(0, len(flat), step)]
+        )
+        return any(found)
+
     def _widen(self, head: int) -> None:
         """Go on in a dtype in which the values of a head can be added up."""
         old = self._specs[head]
-        new = wider(old.sum_dtype)
-        self._specs[head] = attrs.evolve(old, sum_dtype=new, is_checked=False)
-        self._weights[head] = self._repeated(self._specs[head])
+        new = attrs.evolve(old, sum_dtype=wider(old.sum_dtype), is_checked=False)
+        needed = sum(band.sums[head].size for band in self._open.values()) * new.sum_dtype.itemsize
+        if needed and not _memory.fits_in_memory(needed, 0, 100):
+            raise MemoryLimitError(
+                f"values are so large that their sums need {new.sum_dtype}, and {as_text(needed)} of memory"
+            )
+        made = {number: self._fresh(new) for number in self._open}
+        for number, array in made.items():
+            sums = self._open[number].sums
+            array[: len(sums[head])] = sums[head]
+            sums[head] = array
+        self._specs[head], self._weights[head] = new, self._repeated(new)
         self._spare.clear()
-        for band in self._open.values():
-            array = self._fresh(self._specs[head])
-            array[...] = band.sums[head]
-            band.sums[head] = array
 
     def _repeated(self, spec: MapSpec) -> NDArray[Any] | None:
         """Return the weights with one number for each of a patch; None where all are 1."""
@@ -301,24 +368,11 @@ class Bands:
         real = np.zeros((), spec.sum_dtype).real.dtype
         return np.repeat(self._window.weights.astype(real), spec.n_channels, axis=-1)
 
-    def _layers(self, heads: Sequence[NDArray[Any]]) -> list[Layer]:
-        """Return the heads of a push and where they go, the last axis and the channels laid in one."""
-        return [
-            Layer(
-                _flat(np.ascontiguousarray(head).reshape(len(head), *self._grid.patch, spec.n_channels)),
-                {number: _flat(band.sums[i]) for number, band in self._open.items()},
-                self._weights[i],
-                spec.n_channels,
-                spec.is_checked,
-            )
-            for i, (head, spec) in enumerate(zip(heads, self._specs, strict=True))
-        ]
-
-    def _mask(self, rows: NDArray[np.intp], part: Part, n_channels: int) -> NDArray[np.bool_] | None:
-        """Return which numbers of a part no row covers that has come and is later; None for all."""
+    def _mask(self, rows: NDArray[np.intp], part: Part, n_channels: int) -> NDArray[np.bool_] | bool:
+        """Return which numbers of a part no row covers that has come and is later; True for all."""
         band, row = self._open[part.band], int(rows[part.patch])
         if band.last < row:
-            return None
+            return True
         top = part.band * self.height
         (first, last), *rest = part.at
         box = (slice(first + top, last + top), *(slice(*each) for each in rest))
@@ -335,6 +389,10 @@ class Bands:
             if all(a < b for a, b in zip(low, high, strict=True)):
                 free[tuple(map(slice, low, high))] = False
         return free
+
+
+def _look(values: NDArray[Any], found: list[bool]) -> None:
+    found.append(is_large(values))
 
 
 def _flat(array: NDArray[Any]) -> NDArray[Any]:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
-from accumulator._stitching._numbers import convert, is_large
+from accumulator._stitching._numbers import convert
 from accumulator._stitching._parts import groups, run_step
 from accumulator._threads import n_cores, start_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Future, ThreadPoolExecutor
 
     from numpy.typing import NDArray
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from accumulator._stitching._weights import Sums
 
 Method: TypeAlias = "Callable[[NDArray[Any], NDArray[Any], NDArray[Any] | None], None]"
-Mask: TypeAlias = "Callable[[Part, int], NDArray[np.bool_] | None]"
+Mask: TypeAlias = "Callable[[Part, int], NDArray[np.bool_] | bool]"
 
 PARALLEL_NBYTES: Final = 2**20  # below it waking a thread costs more than it saves
 _STRIP_NBYTES: Final = 2**18  # of products, which stay in the cache
@@ -47,67 +47,36 @@ class Layer(NamedTuple):
         Where it goes, by the number of the band.
     weights : (h, ..., w * channels) array, or None
         What its numbers count; None where all count the same.
+    has_zeros : bool
+        Whether some of them count nothing, whatever they are.
     n_channels : int
         How many numbers a pixel has.
-    is_checked : bool
-        Whether values may be too large for the sum's dtype.
     """
 
     patches: NDArray[Any]
     bands: dict[int, NDArray[Any]]
     weights: NDArray[Any] | None
+    has_zeros: bool
     n_channels: int
-    is_checked: bool
 
 
-class Task:
-    """Blends the parts of a push between two rows of the map, up to the first that is too large.
-
-    Attributes
-    ----------
-    n_done : int
-        How many groups of parts are done, those included that were done before.
-    too_large : int, optional
-        The number of the layer that stopped it.
-    """
-
-    def __init__(
-        self, blend: str, layers: Sequence[Layer], parts: list[Part], n_done: int, mask: Mask
-    ) -> None:
-        self._method = METHODS[blend]
-        self._layers, self._parts, self._mask = layers, parts, mask
-        self._is_last = blend == "last"
-        self.n_done = n_done
-        self.too_large: int | None = None
-
-    def __call__(self) -> None:
-        """Do it."""
-        nbytes = sum(layer.patches[:1].nbytes for layer in self._layers)
-        number = 0
-        for group in groups(self._parts, nbytes):
-            for head, layer in enumerate(self._layers):
-                number += 1
-                if number <= self.n_done:
-                    continue
-                if layer.is_checked and _is_large(layer, group):
-                    self.too_large = head
-                    return
-                self._blend(layer, group)
-                self.n_done = number
-
-    def _blend(self, layer: Layer, group: list[Part]) -> None:
-        if self._is_last:
+def blend_parts(blend: str, layers: Sequence[Layer], parts: list[Part], mask: Mask) -> None:
+    """Blend the parts of a push, in their order."""
+    nbytes = sum(layer.patches[:1].nbytes for layer in layers)
+    for group in groups(parts, nbytes):
+        for layer in layers:
+            if blend == "last":
+                for part in group:
+                    target, patch, _ = _views(layer, part)
+                    np.copyto(target, patch, where=mask(part, layer.n_channels))
+                continue
+            method = _take_largest if blend == "max" else _add_some if layer.has_zeros else _add
+            step = run_step(group) if nbytes < _SMALL_NBYTES and len(group) > 2 else 0
+            if step:
+                _blend_run(method, layer, group, step)
+                continue
             for part in group:
-                target, patch, _ = _views(layer, part)
-                _take_last(target, patch, self._mask(part, layer.n_channels))
-            return
-        is_small = layer.patches[:1].nbytes < _SMALL_NBYTES
-        step = run_step(group) if is_small and len(group) > 2 else 0
-        if step:
-            _blend_run(self._method, layer, group, step)
-            return
-        for part in group:
-            self._method(*_views(layer, part))
+                method(*_views(layer, part))
 
 
 def _views(layer: Layer, part: Part) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]:
@@ -120,12 +89,6 @@ def _views(layer: Layer, part: Part) -> tuple[NDArray[Any], NDArray[Any], NDArra
 def _slices(box: tuple[tuple[int, int], ...], n_channels: int) -> tuple[slice, ...]:
     *axes, (first, last) = box
     return (*(slice(a, b) for a, b in axes), slice(first * n_channels, last * n_channels))
-
-
-def _is_large(layer: Layer, group: list[Part]) -> bool:
-    """Whether a value in a group of parts is too large to be added up."""
-    of = _slices(group[0].of, layer.n_channels)[0]
-    return is_large(layer.patches[group[0].patch : group[-1].patch + 1, of])
 
 
 def _blend_run(method: Method, layer: Layer, group: list[Part], step: int) -> None:
@@ -166,22 +129,13 @@ def _add(target: NDArray[Any], patch: NDArray[Any], weights: NDArray[Any] | None
         np.add(target[part], product, out=target[part])
 
 
+def _add_some(target: NDArray[Any], patch: NDArray[Any], weights: NDArray[Any] | None) -> None:
+    """Add what counts; what does not may be NaN."""
+    _add(target, patch if weights is None else np.where(weights == 0, 0, patch), weights)
+
+
 def _take_largest(target: NDArray[Any], patch: NDArray[Any], _weights: NDArray[Any] | None) -> None:
     np.maximum(target, patch, out=target)
-
-
-def _take_last(target: NDArray[Any], patch: NDArray[Any], mask: NDArray[np.bool_] | None) -> None:
-    np.copyto(target, patch, where=True if mask is None else mask)
-
-
-METHODS: Final[Mapping[str, Method]] = {
-    "average": _add,
-    "gaussian": _add,
-    "hann": _add,
-    "weights": _add,
-    "max": _take_largest,
-    "last": _take_last,
-}
 
 
 def finish(  # noqa: PLR0913  what it depends on

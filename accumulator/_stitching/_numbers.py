@@ -56,11 +56,13 @@ def sum_dtype(head: np.dtype[Any], window: Window, n_overlaps: int) -> np.dtype[
 
 
 def is_large(values: NDArray[Any]) -> bool:
-    """Whether the sum of a few such values may be infinite in their dtype, or some are no numbers."""
+    """Whether the sum of a few such values may be infinite in their dtype."""
     if values.dtype.kind == "c":
         return is_large(values.real) or is_large(values.imag)
-    largest = max(values.max(), -values.min())
-    return not largest < np.finfo(values.dtype).max / (2 * FEW)
+    largest = max(values.max(initial=0), -values.min(initial=0))
+    if not np.isfinite(largest):  # what is infinite or none at all stays so, whatever the dtype
+        largest = np.abs(values[np.isfinite(values)]).max(initial=0)
+    return bool(largest >= np.finfo(values.dtype).max / (2 * FEW))
 
 
 def wider(dtype: np.dtype[Any]) -> np.dtype[Any]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 import warnings
-import weakref
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
 import attrs
 import numpy as np
@@ -27,12 +27,14 @@ from accumulator._stitching._numbers import result_dtype, sum_dtype, wider
 from accumulator._stitching._weights import as_blend, as_window
 from accumulator._validation import as_heads, as_specs, check_rows, check_specs, named
 from accumulator.exceptions import (
-    AccumulatorError,
     ClosedError,
     DuplicateLocationError,
     HeadError,
+    MemoryLimitError,
     NothingPushedError,
     OptionError,
+    ProcessError,
+    StorageError,
     StorageWarning,
 )
 
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 
 SMALL: Final = 25  # per cent of the available memory
 _LARGE: Final = 50
+_ROW_NBYTES: Final = 64  # that the accumulator of a map's rows needs to know a row
 _logger = logging.getLogger("accumulator")
 
 
@@ -69,7 +72,8 @@ class Stitcher:
     blend : {"average", "gaussian", "hann", "max", "last"} or array, default "average"
         What a pixel gets that several patches cover: their mean, with the same weight or with more of it for
         the middle of a patch (a Gaussian of an eighth of its length; Hann's window), the largest value, or
-        that of the location that is last in the list. Or the weights, an array of a patch's spatial shape.
+        that of the location that is last in the list. Or the weights, an array of a patch's spatial shape;
+        a pixel that only weights of 0 reach holds the fill value.
     output_shape : sequence of int, optional
         The spatial shape of the maps, ``(height, width)``; by default they end with the last box.
     origin : sequence of int, optional
@@ -77,18 +81,20 @@ class Stitcher:
         places a region in a slide, or cuts it out.
     dtype : dtype, optional
         Of the maps, by default that of the heads. Means of integers are rounded to the nearest (a tie to the
-        even one), bools are True where half of the weight is or more.
+        even one; those of 64-bit integers beyond 2**53 as far as long double and weights of float64 go),
+        bools are True where half of the weight is or more.
     fill_value : scalar, default 0
         Of pixels that no patch covers, such as nan.
     on_band : callable, optional
         Called once for each band with a slice of rows of the maps and, as heads were pushed, a list or dict
-        of their values there. Bands come from top to bottom; those that nothing covers are left out. The
-        arrays are used again after it returns.
+        of their values there, for reading alone. Bands come from top to bottom; those that nothing covers
+        are left out. The arrays are used again after it returns. It must not push.
     progress : bool, default False
         Show a bar of the patches that have come; needs ``accumulator[progress]``.
     save_path, memory_threshold, memory_limit, store, chunks, shards, compressors
         Where the maps go, as in `FullBatchAccumulator`, whose rows are those of the maps. On disk a chunk has
-        whole rows by default; ``chunks=(512, 512, C)`` makes tiles, which are slower to write.
+        whole rows by default; ``chunks=(512, 512, C)`` makes tiles, which are slower to write. A store whose
+        process died is not resumed: stitch again. ``memory_limit`` is for the maps and the height of a band.
 
     Raises
     ------
@@ -135,10 +141,11 @@ class Stitcher:
     _grid: Grid | None = attrs.field(init=False, default=None)
     _bands: Bands | None = attrs.field(init=False, default=None)
     _rows: FullBatchAccumulator = attrs.field(init=False)  # those of the maps
-    _waiting: tuple[slice, BandValues] | None = attrs.field(init=False, default=None)
+    _waiting: int | None = attrs.field(init=False, default=None)  # a band that the disk refused
     _result: StitchedMap | None = attrs.field(init=False, default=None)
     _is_closed: bool = attrs.field(init=False, default=False)
-    _is_torn: bool = attrs.field(init=False, default=False)  # a push was interrupted half-way
+    _is_calling: bool = attrs.field(init=False, default=False)
+    _process: int = attrs.field(init=False, factory=os.getpid)
     _has_told: bool = attrs.field(init=False, default=False)
     _progress: Progress | None = attrs.field(init=False, default=None)
     _lock: threading.RLock = attrs.field(init=False, factory=threading.RLock)
@@ -157,6 +164,11 @@ class Stitcher:
                 f"on_band is {self._on_band!r}: it is called with a slice and the values of a band"
             )
         grid = as_grid(self._index.locs, None, self._output_shape, self._origin)
+        if not fits_in_memory(_ROW_NBYTES * grid.shape[0], 0, 100):
+            raise MemoryLimitError(
+                f"a map of {grid.shape[0]} rows: what is known of each does not fit in memory; give a "
+                "smaller output_shape, and an origin"
+            )
         self._written = np.zeros(len(self._index), dtype=bool)
         self._rows = FullBatchAccumulator(
             np.arange(grid.shape[0])[:, None],
@@ -170,9 +182,6 @@ class Stitcher:
             shards=self._shards,
             compressors=self._compressors,
         )
-        if self._bar_type is not None:
-            n_rows = len(self._index)
-            self._progress = Progress(self._bar_type, n_rows, n_rows, partial(_shown, weakref.proxy(self)))
 
     @property
     def written(self) -> NDArray[np.bool_]:
@@ -195,11 +204,6 @@ class Stitcher:
     def open_nbytes(self) -> int:
         """Bytes of memory that bands take which rows are still expected for."""
         return 0 if self._bands is None else self._bands.nbytes
-
-    @property
-    def is_in_ram(self) -> bool:
-        """Whether the maps are in RAM, or will be as far as is known."""
-        return self._rows._canvas.zarr_store is None  # noqa: SLF001  its rows
 
     def push(self, batch_output: BatchOutput, batch_locs: ArrayLike) -> None:
         """Blend a batch of patches into the maps.
@@ -231,8 +235,10 @@ class Stitcher:
 
         Notes
         -----
-        After any of these errors nothing of the batch was taken. What ``on_band`` raises comes out of here,
-        too: then the batch was taken, and the band counts as delivered. Threads may push at the same time.
+        After any of these errors nothing of the batch was taken; the heads are fixed all the same if only
+        memory or disk were missing. What ``on_band`` raises comes out of here, too: the band counts as
+        delivered then, and `written` tells whether the batch was taken. An interrupt while patches are
+        blended cannot be undone: every later call says so. Threads may push at the same time.
         """
         with self._lock:
             self._refuse_if_done("push")
@@ -246,17 +252,13 @@ class Stitcher:
             self._refuse_repeats(rows)
             self._deliver_waiting()
             self._open_bands.open(rows)
-            self._is_torn = True
-            self._open_bands.add(rows, heads.arrays)
+            push = self._open_bands.prepare(rows, heads.arrays)
+            self._open_bands.add(push)
             self._written[rows] = True
-            self._is_torn = False
             if self._progress is not None:
                 self._progress.show()
             self._tell_if_large()
-            try:
-                self._deliver(self._open_bands.complete(self._written))
-            except AccumulatorError as refusal:  # the batch was taken: the next call tries again, and tells
-                _logger.warning("a band of the map waits: %s", str(refusal))
+            self._deliver(self._open_bands.complete(self._written), is_pushing=True)
 
     def finalize(self) -> StitchedMap:
         """Return the maps, the fill value where nothing came; called again, the same object.
@@ -294,7 +296,8 @@ class Stitcher:
         with self._lock:
             if not self._is_over:
                 self._is_closed = True
-                self._end()
+                if self._process == os.getpid():
+                    self._end()
                 self._rows.close()
 
     def __enter__(self) -> Self:
@@ -321,6 +324,8 @@ class Stitcher:
         """Warn of a stitcher that was neither finalized nor closed."""
         if getattr(self, "_rows", None) is None or self._is_over or sys.is_finalizing():
             return
+        if self._process != os.getpid():
+            return
         self.close()
         warnings.warn(
             f"{self!r} was dropped without finalize() or close(): use it as a context manager, or call one "
@@ -329,6 +334,10 @@ class Stitcher:
             stacklevel=1,
             source=self,
         )
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be copied, or sent to another process."""
+        raise ProcessError("a stitcher cannot be copied or sent to another process: push where it is")
 
     def __repr__(self) -> str:
         """Return coverage, heads and state in one line."""
@@ -384,7 +393,7 @@ class Stitcher:
                 raise HeadError(f"head {key!r} is complex, which has no largest value: blend its parts")
             dtype = result_dtype(spec.dtype, asked, f"head {key!r}")
             sums = sum_dtype(spec.dtype, window, n_overlaps)
-            is_checked = window.is_sum and sums == spec.dtype and wider(sums) != sums
+            is_checked = window.is_sum and sums == spec.dtype.newbyteorder("=") and wider(sums) != sums
             maps.append(MapSpec(spec.patch_shape[n_spatial:], dtype, storage.fill_value, sums, is_checked))
         blank = [np.empty((0, *grid.shape[1 : grid.n_spatial], *each.channels), each.dtype) for each in maps]
         self._rows.push(self._named(blank, heads.names), np.empty((0, 1), dtype=np.intp))
@@ -396,28 +405,49 @@ class Stitcher:
         home = self._rows._views if is_small else _nowhere  # noqa: SLF001  its rows are made in their place
         self._grid, self._bands = grid, Bands(grid, window, maps, home, as_limit(self._memory_limit))
         self._specs, self._names = specs, heads.names
+        if self._bar_type is not None:
+            n, state = len(self._index), partial(_shown, self._rows, self._bands, self._written)
+            self._progress = Progress(self._bar_type, n, n, state)
 
     @staticmethod
     def _named(values: list[NDArray[Any]], names: tuple[str, ...] | None) -> BandValues:
         return values if names is None else dict(zip(names, values, strict=True))
 
-    def _deliver(self, numbers: list[int]) -> None:
+    def _deliver(self, numbers: list[int], *, is_pushing: bool = False) -> None:
         """Write bands to the maps, and hand them to the callback."""
         for number in numbers:
-            self._is_torn = True
-            rows, values = self._open_bands.finish(number)
-            self._waiting = rows, self._named(values, self._names)
-            self._is_torn = False
-            self._deliver_waiting()
+            self._waiting = number
+            try:
+                self._deliver_waiting()
+            except StorageError as refusal:
+                if not is_pushing:
+                    raise
+                # The batch was taken: the next call tries again, and tells.
+                _logger.warning("a band of the map waits for the disk: %s", str(refusal))
+                return
 
     def _deliver_waiting(self) -> None:
         if self._waiting is None:
             return
-        rows, values = self._waiting
-        self._rows.push(values, np.arange(rows.start, rows.stop)[:, None])
-        self._waiting = None
-        if self._on_band is not None:
-            self._on_band(rows, values)
+        rows, values = self._open_bands.finish(self._waiting)
+        self._rows.push(self._named(values, self._names), np.arange(rows.start, rows.stop)[:, None])
+        number, self._waiting = self._waiting, None
+        try:
+            self._call_back(rows, values)
+        finally:
+            self._open_bands.let_go(number)
+
+    def _call_back(self, rows: slice, values: list[NDArray[Any]]) -> None:
+        if self._on_band is None:
+            return
+        views = [value.view() for value in values]
+        for view in views:
+            view.flags.writeable = False
+        self._is_calling = True
+        try:
+            self._on_band(rows, self._named(views, self._names))
+        finally:
+            self._is_calling = False
 
     def _tell_if_large(self) -> None:
         """Warn once when more bands wait than patches in order have open, and take much of the memory."""
@@ -444,7 +474,14 @@ class Stitcher:
             )
 
     def _refuse_if_done(self, action: str) -> None:
-        if self._is_torn:
+        if self._process != os.getpid():
+            raise ProcessError(
+                f"the stitcher of process {self._process} cannot {action} in process {os.getpid()}: send the "
+                "patches and their locations back, and push them there"
+            )
+        if self._is_calling:
+            raise ClosedError(f"cannot {action} from within on_band: keep what it is given, and do it later")
+        if self._bands is not None and self._bands.is_torn:
             raise ClosedError(
                 f"cannot {action}: a push was interrupted half-way; close(), and make a new one"
             )
@@ -453,12 +490,11 @@ class Stitcher:
             raise ClosedError(f"cannot {action}: the stitcher was {done}; make a new one")
 
 
-def _shown(stitcher: Stitcher) -> tuple[int, str]:
+def _shown(rows: FullBatchAccumulator, bands: Bands, written: NDArray[np.bool_]) -> tuple[int, str]:
     """Return what a progress bar shows."""
-    held = stitcher.nbytes if stitcher.is_in_ram else 0
-    memory = memory_state(held + stitcher.open_nbytes, is_in_ram=stitcher.is_in_ram)
-    n_written = int(np.count_nonzero(stitcher.written))
-    return n_written, f"{as_text(stitcher.open_nbytes)} in open bands, {memory}"
+    is_in_ram = rows._canvas.zarr_store is None  # noqa: SLF001  what the stitcher's own rows are in
+    memory = memory_state((rows.nbytes if is_in_ram else 0) + bands.nbytes, is_in_ram=is_in_ram)
+    return int(np.count_nonzero(written)), f"{as_text(bands.nbytes)} in open bands, {memory}"
 
 
 def _nowhere(_start: int, _stop: int) -> None:

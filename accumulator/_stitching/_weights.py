@@ -7,6 +7,7 @@ multiples of it.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 import attrs
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from accumulator.typing import ArrayLike
 
 _SIGMA: Final = 0.125  # of a patch's length, as MONAI has it
-_TINY: Final = 1e-30  # a weight below it is none in float32
-_MOST_LINES: Final = 64  # kept: a grid has one, tissue a few a band
+_TINY: Final = 1e-15  # what is multiplied with less may be nothing in float32
+_LINES_NBYTES: Final = 2**25  # kept: a grid has one line, tissue a few a band
 
 
 def _ones(length: int) -> NDArray[np.float64]:
@@ -81,7 +82,7 @@ class Window:
 
     @property
     def fits_float32(self) -> bool:
-        """Whether every weight is one in float32, too."""
+        """Whether float32 holds what is multiplied with any weight."""
         positive = self.weights[self.weights > 0]
         return bool(positive.min() >= _TINY)
 
@@ -120,8 +121,8 @@ def as_window(blend: Blend | NDArray[np.float64], patch: tuple[int, ...]) -> Win
     if isinstance(blend, str):
         lines = tuple(_WINDOWS.get(blend, _ones)(length) for length in patch)
         weights = np.ones(())
-        for line in lines:
-            weights = weights[..., None] * line
+        for line in reversed(lines):  # in the order in which `Summer` multiplies: a lone patch stays itself
+            weights = _upright(line, weights.ndim) * weights
         return Window(blend, lines, weights)
     if patch not in {blend.shape, (*blend.shape, 1)}:  # a 1-d map has a second axis here
         raise OptionError(f"blend has weights of shape {blend.shape}, but patches are {patch}")
@@ -176,32 +177,37 @@ class Summer:
     def band(self, rows: NDArray[np.intp], start: int, stop: int) -> Sums:
         """Return the sums of some rows between two rows of the map."""
         grid = self._grid
-        rows = np.sort(rows)
-        if self._window.lines is None:
-            sums = np.zeros((stop - start, *grid.shape[1:]))
-            self._place(rows, sums, start)
-            return Sums(np.ones((stop - start, *(1 for _ in grid.shape[1:]))), sums)
-        groups = [(rows[members], self._line(rows[members], 1)) for members in self._by_place(rows, 0)]
-        factors = np.zeros(stop - start)
-        if all(line is groups[0][1] for _, line in groups[1:]):
-            for members, _ in groups:
-                self._add_line(factors, members[0], 0, start)
-            line = groups[0][1] if groups else np.zeros(grid.shape[1:])
+        rows = np.sort(rows[(grid.start[rows, 0] < stop) & (grid.stop[rows, 0] > start)])
+        ones = np.ones((stop - start, *(1 for _ in grid.shape[1:])))
+        groups = [] if self._window.lines is None else [rows[each] for each in self._by_place(rows, 0)]
+        if groups and all(self._key(each, 1) == self._key(groups[0], 1) for each in groups[1:]):
+            factors = np.zeros(stop - start)
+            for each in groups:
+                self._add_line(factors, each[0], 0, start)
+            line = self._line(groups[0], 1)
             return Sums(_upright(factors, line.ndim), line[None])
         sums = np.zeros((stop - start, *grid.shape[1:]))
-        for members, line in groups:
-            factors[:] = 0
-            self._add_line(factors, members[0], 0, start)
+        for each in groups or [rows]:
+            if not groups or len(each) * math.prod(grid.patch[1:]) < math.prod(grid.shape[1:]) // 2:
+                self._place(each, sums, start)
+                continue
+            factors = np.zeros(stop - start)
+            self._add_line(factors, each[0], 0, start)
             at = np.flatnonzero(factors)
             part = slice(at[0], at[-1] + 1) if len(at) else slice(0)
-            across = slice(grid.start[members, 1].min(), grid.stop[members, 1].max())
-            sums[part, across] += _upright(factors[part], line.ndim) * line[across]
-        return Sums(np.ones((stop - start, *(1 for _ in grid.shape[1:]))), sums)
+            line = self._line(each, 1)
+            sums[part] += _upright(factors[part], line.ndim) * line
+        return Sums(ones, sums)
+
+    def _key(self, rows: NDArray[np.intp], axis: int) -> tuple[int, bytes]:
+        """Return what two lists of rows have in common if they have the same places from an axis on."""
+        grid = self._grid
+        return axis, np.stack([each[rows, axis:] for each in (grid.start, grid.stop, grid.skip)]).tobytes()
 
     def _line(self, rows: NDArray[np.intp], axis: int) -> NDArray[np.float64]:
         """Return the sums of rows of one place on the axes before, over the axes from one on."""
         grid = self._grid
-        key = axis, np.stack([each[rows, axis:] for each in (grid.start, grid.stop, grid.skip)]).tobytes()
+        key = self._key(rows, axis)
         line = self._lines.get(key)
         if line is not None:
             return line
@@ -216,7 +222,7 @@ class Summer:
                 own = self._weights(first, axis)
                 inner = self._line(rows[members], axis + 1)
                 line[part] += _upright(own, inner.ndim) * inner
-        if len(self._lines) >= _MOST_LINES:
+        if (len(self._lines) + 1) * line.nbytes > _LINES_NBYTES:
             self._lines.clear()
         self._lines[key] = line
         return line
@@ -243,10 +249,9 @@ class Summer:
 
     def _place(self, rows: NDArray[np.intp], sums: NDArray[np.float64], start: int) -> None:
         for row in rows.tolist():
-            (in_band, *rest), in_patch = self._grid.parts(row, start, start + len(sums))
-            sums[(slice(in_band.start - start, in_band.stop - start), *rest)] += self._window.weights[
-                in_patch
-            ]
+            (in_map, *rest), in_patch = self._grid.parts(row, start, start + len(sums))
+            in_band = slice(in_map.start - start, in_map.stop - start)
+            sums[in_band, *rest] += self._window.weights[in_patch]
 
 
 def _upright(factors: NDArray[np.float64], n_axes: int) -> NDArray[np.float64]:
