@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import itertools
 import math
 import os
+import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -27,6 +32,7 @@ from accumulator.exceptions import (
     MemoryLimitError,
     NothingPushedError,
     OptionError,
+    ProcessError,
     ResultExistsError,
     StorageError,
     StorageWarning,
@@ -183,7 +189,7 @@ def test_three_hundred_patches_on_a_pixel(dtype, blend):
     np.testing.assert_array_equal(maps.coverage(), coverage)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex64])
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "f8", ">f8", "c8"])
 @pytest.mark.parametrize("blend", ["average", "gaussian"])
 @pytest.mark.usefixtures("bands")
 def test_sum_beyond_the_dtype_is_right(dtype, blend):
@@ -193,7 +199,7 @@ def test_sum_beyond_the_dtype_is_right(dtype, blend):
     values = np.ones((len(locs), 4, 4, 2), dtype)
     values[len(locs) // 2 :] = largest
     if np.dtype(dtype).kind == "c":
-        values *= dtype(1j)
+        values *= 1j
     with Stitcher(locs, blend=blend) as stitcher:
         stitcher.push(values[:3], locs[:3])
         stitcher.push(values[3:], locs[3:])
@@ -540,7 +546,7 @@ def test_interrupt_in_the_middle_is_told(monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(_blend.METHODS, "average", interrupt)
+    monkeypatch.setattr(_bands, "blend_parts", interrupt)
     with pytest.raises(KeyboardInterrupt):
         stitcher.push(np.ones((1, 4, 4)), locs[1:2])
     for call in (lambda: stitcher.push(np.ones((1, 4, 4)), locs[1:2]), stitcher.finalize):
@@ -740,3 +746,168 @@ def test_bound_of_overlaps_is_one(case):
     grid = as_grid(locs, values.shape[1 : 1 + len(shape)], shape, origin)
     _, coverage, _ = reference(np.zeros(values.shape[: 1 + len(shape)]), locs, shape, origin, "average", 0)
     assert coverage.max() <= grid.most_overlaps() <= 3 ** len(shape) * max(1, coverage.max()) * 2
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, np.finfo("f4").max])
+def test_value_of_any_kind_in_a_last_band_that_is_short(monkeypatch, value):
+    """The last band has fewer rows than others, also when its sums have to go on in another dtype."""
+    monkeypatch.setattr(_bands, "_BAND_NBYTES", 8 * 4 * 4)
+    locs = raster((20, 4), (4, 4), (2, 4))
+    values = np.ones((len(locs), 4, 4), np.float32)
+    values[-1] = value
+    with Stitcher(locs) as stitcher:
+        for row in range(len(locs)):
+            stitcher.push(values[[row]], locs[[row]])
+    got = stitcher.finalize().outputs[0]
+    assert (got[:16] == 1).all()
+    np.testing.assert_array_equal(got[18:], np.full((2, 4), value, np.float32))
+
+
+@pytest.mark.parametrize("blend", ["average", "gaussian", "hann"])
+@pytest.mark.parametrize("dtype", ["i8", "f8"])
+def test_lone_patch_is_itself(blend, dtype):
+    """What nothing overlaps comes out as it went in, to the last bit of 64."""
+    values = np.random.default_rng(0).integers(2**62, 2**63, (1, 6, 6, 6)).astype(dtype)
+    with Stitcher([[0, 0, 0, 6, 6, 6]], blend=blend) as stitcher:
+        stitcher.push(values, [[0, 0, 0, 6, 6, 6]])
+    got = stitcher.finalize().outputs[0]
+    if dtype == "i8":
+        assert abs(got - values[0]).max() <= (
+            blend != "average"
+        )  # of weights, long double rounds the product
+    else:
+        np.testing.assert_allclose(got, values[0], rtol=2**-52)
+
+
+def test_weight_of_zero_excludes_whatever_is_there():
+    """NaN in a margin that does not count does not show; where nothing counts is the fill value."""
+    locs = boxes([[0, 0], [0, 2]], (1, 4))
+    values = np.ones((2, 1, 4), np.float32)
+    values[:, :, -1] = np.nan
+    with Stitcher(locs, blend=[[1, 1, 1, 0]], fill_value=7) as stitcher:
+        stitcher.push(values, locs)
+    assert stitcher.finalize().outputs[0].tolist() == [[1, 1, 1, 1, 1, 7]]
+
+
+def test_errors_of_the_callback_come_out_whatever_they_are(monkeypatch):
+    """Also those of this library, which a callback may well raise."""
+    monkeypatch.setattr(_bands, "_BAND_NBYTES", 64)
+
+    def refuse(_rows, _maps):
+        raise StorageError(28, "the callback's disk is full")
+
+    stitcher = Stitcher(raster((16, 4), (4, 4), (4, 4)), on_band=refuse)
+    with pytest.raises(StorageError, match="callback's"):
+        stitcher.push(np.ones((1, 4, 4), np.float32), [[0, 0, 4, 4]])
+    assert stitcher.written[0]
+    stitcher.close()
+
+
+def test_callback_reads_and_does_not_push(monkeypatch):
+    """What it is given cannot be written, and it cannot push or finalize."""
+    monkeypatch.setattr(_bands, "_BAND_NBYTES", 64)
+    errors = []
+
+    def try_all(_rows, maps):
+        for call in (
+            lambda: maps[0].__setitem__(0, 5),
+            lambda: stitcher.push(ONES, [[0, 4, 4, 8]]),
+            stitcher.finalize,
+        ):
+            with pytest.raises(ValueError, match=r"read-only|within on_band") as error:
+                call()
+            errors.append(error)
+
+    with Stitcher(raster((8, 4), (4, 4), (4, 4)), on_band=try_all) as stitcher:
+        stitcher.push(ONES, [[0, 0, 4, 4]])
+    assert len(errors) == 3
+    assert stitcher.finalize().outputs[0].sum() == 16
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_other_processes_are_refused():
+    """A forked child cannot push or finalize, and does not hang; copies are refused, too."""
+    script = """
+import os, sys, warnings
+import numpy as np
+from accumulator import Stitcher
+from accumulator.exceptions import ProcessError
+warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
+locs = np.array([[0, y, 1024, y + 1024] for y in (0, 512)])
+stitcher = Stitcher(locs)
+stitcher.push(np.ones((1, 1024, 1024), np.float32), locs[:1])
+if os.fork() == 0:
+    for call in (stitcher.finalize, lambda: stitcher.push(np.ones((1, 1024, 1024), np.float32), locs[1:])):
+        try:
+            call()
+        except ProcessError:
+            continue
+        os._exit(1)
+    del stitcher, call
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.wait()[1]), stitcher.finalize().outputs[0].sum() == 2**20)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert ended.stdout.split() == ["0", "True"]
+    stitcher = Stitcher(LOCS)
+    for copying in (copy.copy, pickle.dumps):
+        with pytest.raises(ProcessError):
+            copying(stitcher)
+    stitcher.close()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_dropped_in_a_cycle_with_a_bar(capsys):
+    """What a closure holds is collected all the same, threads and bar end."""
+
+    def keep(*_):
+        return holder
+
+    holder = [Stitcher(LOCS, progress=True, on_band=keep)]
+    holder[0].push(ONES, LOCS[:1])
+    del keep, holder
+    gc.collect()
+    assert "1/4" in capsys.readouterr().err
+
+
+def test_memory_of_sums_is_bounded_where_patches_lie_anywhere():
+    """In volumes with patches off any grid, no plane of weights is kept for each of them."""
+    script = """
+import sys
+import numpy as np
+from accumulator import Stitcher
+rng = np.random.default_rng(0)
+starts = np.unique(rng.integers(0, [60, 700, 700], (200, 3)), axis=0)
+locs = np.hstack([starts[:, ::-1], (starts + 16)[:, ::-1]])
+patches = np.ones((len(locs), 16, 16, 16), np.float32)
+def rss(key):
+    return int(open("/proc/self/status").read().split(key + ":")[1].split()[0]) / 1024
+open("/proc/self/clear_refs", "w").write("5")
+before = rss("VmRSS")
+with Stitcher(locs) as stitcher:
+    stitcher.push(patches, locs)
+    held = stitcher.open_nbytes / 2**20
+print(rss("VmHWM") - before - held, (stitcher.finalize().outputs[0].max() == 1))
+"""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("memory is measured as Linux tells it")
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    more, is_right = ended.stdout.split()
+    assert is_right == "True"
+    assert float(more) < 100
+
+
+def test_no_memory_for_a_wider_dtype_changes_nothing(monkeypatch):
+    """The push is refused before anything of it was taken, and the next one is welcome."""
+    stitcher = Stitcher(LOCS)
+    stitcher.push(ONES, LOCS[:1])
+    available = _bands._memory.available_memory
+    monkeypatch.setattr(_bands._memory, "available_memory", lambda **_: 0)
+    with pytest.raises(MemoryLimitError, match="so large"):
+        stitcher.push(ONES * np.finfo("f4").max, LOCS[1:2])
+    monkeypatch.setattr(_bands._memory, "available_memory", available)
+    assert stitcher.written.sum() == 1
+    stitcher.push(ONES * 2, LOCS[1:2])
+    assert stitcher.finalize().outputs[0].sum() == 48
