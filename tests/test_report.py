@@ -103,9 +103,12 @@ def whole_map(array, locs, written):
     return image, covered
 
 
+@pytest.mark.parametrize("few_px", [0, 10**6])
 @given(st.integers(1, 40), st.integers(1, 5), st.integers(3, 60), st.booleans())
-def test_thumbnail_is_every_so_manieth_pixel(n, columns, max_px, is_zarr):
-    """It is what slicing the whole map gives, overlaps and gaps included."""
+def test_thumbnail_is_every_so_manieth_pixel(monkeypatch, few_px, n, columns, max_px, is_zarr):
+    """It is what slicing the whole map gives, overlaps and gaps included, row by row or many at once."""
+    monkeypatch.setattr(_content, "_FEW_PX", few_px)
+    monkeypatch.setattr(_content, "_PASTED_ROWS", 4)
     locs = grid(n, step=5, columns=columns) + np.array([3, 7, 5, 9])
     array = distinct(n, (7, 7, 2))
     written = np.arange(n) % 3 != 1

@@ -30,6 +30,8 @@ _ALL_NBYTES: Final = 4 * MOST_NBYTES  # of all heads together
 _MOST_PLACE: Final = 2**62
 _MOST_EXTENT: Final = 2**31
 _MOST_PAINTED: Final = 2**31  # px: boxes that lie over each other a thousand times are no map
+_FEW_PX: Final = 64  # of a row: so small ones are pasted many at once
+_PASTED_ROWS: Final = 2**13
 _PAINTED_ROWS: Final = 2**16  # at a time
 _MOST_VALUES: Final = 2**20  # of a histogram
 _HISTOGRAM_NBYTES: Final = 2**28
@@ -184,6 +186,12 @@ def thumbnail(
     wanted = np.flatnonzero(written & grid.is_shown)
     for rows, values in read_rows(array, wanted, Reading() if reading is None else reading):
         patches = _channels_last(values, axis)[..., :n_channels]
+        if grid.areas[rows].mean() <= _FEW_PX:
+            for first in range(0, len(rows), _PASTED_ROWS):
+                block = slice(first, first + _PASTED_ROWS)
+                at, source = grid.few_samples(rows[block], *patches.shape[1:3])
+                image[at], covered[at] = patches[block][source], True
+            continue
         for row, patch in zip(rows.tolist(), patches, strict=True):
             x0, y0, x1, y1 = grid.boxes[row].tolist()
             image[y0:y1, x0:x1] = patch[grid.samples(row, 1, patch), grid.samples(row, 0, patch)]
@@ -205,6 +213,7 @@ class _Grid:
     boxes: NDArray[np.int64]
     offsets: NDArray[np.int64]
     sizes: NDArray[np.int64]
+    areas: NDArray[np.int64]  # of `boxes`
     is_shown: NDArray[np.bool_]
 
     @classmethod
@@ -228,12 +237,12 @@ class _Grid:
         corners = output_locs.astype(np.int64) - np.array([left, top, left, top])
         step = max(1, math.ceil(max(width, height) / max_px))
         boxes = np.maximum(-(-corners // step), 0)
-        spans = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
-        if int(spans.prod(axis=1).sum()) > _MOST_PAINTED:
+        areas = np.maximum(boxes[:, 2:] - boxes[:, :2], 0).prod(axis=1)
+        if int(areas.sum()) > _MOST_PAINTED:
             raise _NoMapError("too many of its boxes lie over each other")
         shape = (-(-height // step), -(-width // step))
         sizes = corners[:, 2:] - corners[:, :2]
-        return cls(step, shape, (width, height), boxes, corners[:, :2], sizes, spans.all(axis=1))
+        return cls(step, shape, (width, height), boxes, corners[:, :2], sizes, areas, areas > 0)
 
     def samples(self, row: int, axis: int, patch: NDArray[Any]) -> Any:
         """Return which pixels of a patch the small map shows, of width (0) or height (1)."""
@@ -241,6 +250,20 @@ class _Grid:
         inside = np.arange(start, stop) * self.step - self.offsets[row, axis]
         at = inside * patch.shape[1 - axis] // self.sizes[row, axis]
         return at[:, None] if axis == 1 else at
+
+    def few_samples(self, rows: NDArray[np.intp], height: int, width: int) -> tuple[Any, Any]:
+        """Return which pixels of the small map some rows have, and which of their patches these are."""
+        spans = self.boxes[rows, 2:] - self.boxes[rows, :2]
+        counts = self.areas[rows]
+        of = np.repeat(np.arange(len(rows)), counts)
+        inside = np.arange(len(of)) - np.repeat(np.cumsum(counts) - counts, counts)
+        at = self.boxes[rows, :2][of] + np.stack(np.divmod(inside, spans[of, 0])[::-1], axis=1)
+        place = (at * self.step - self.offsets[rows][of]) * np.array([width, height]) // self.sizes[rows][of]
+        return (at[:, 1], at[:, 0]), (
+            of,
+            place[:, 1],
+            place[:, 0],
+        )  # where some are the same, the last one stays
 
     def paint(self, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
         """Return where the boxes of some rows are."""
