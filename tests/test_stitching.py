@@ -10,6 +10,7 @@ import os
 import pickle
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -861,13 +862,10 @@ print(os.waitstatus_to_exitcode(os.wait()[1]), stitcher.finalize().outputs[0].su
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_dropped_in_a_cycle_with_a_bar(capsys):
     """What a closure holds is collected all the same, threads and bar end."""
-
-    def keep(*_):
-        return holder
-
-    holder = [Stitcher(LOCS, progress=True, on_band=keep)]
+    holder = []
+    holder.append(Stitcher(LOCS, progress=True, on_band=partial(print, holder)))
     holder[0].push(ONES, LOCS[:1])
-    del keep, holder
+    del holder
     gc.collect()
     assert "1/4" in capsys.readouterr().err
 
@@ -888,7 +886,7 @@ open("/proc/self/clear_refs", "w").write("5")
 before = rss("VmRSS")
 with Stitcher(locs) as stitcher:
     stitcher.push(patches, locs)
-    held = stitcher.open_nbytes / 2**20
+    held = stitcher.nbytes / 2**20
 print(rss("VmHWM") - before - held, (stitcher.finalize().outputs[0].max() == 1))
 """
     if not sys.platform.startswith("linux"):

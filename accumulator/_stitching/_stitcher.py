@@ -418,22 +418,28 @@ class Stitcher:
         for number in numbers:
             self._waiting = number
             try:
-                self._deliver_waiting()
+                self._write_waiting(number)
             except StorageError as refusal:
                 if not is_pushing:
                     raise
                 # The batch was taken: the next call tries again, and tells.
                 _logger.warning("a band of the map waits for the disk: %s", str(refusal))
                 return
+            self._hand_over(number)
 
     def _deliver_waiting(self) -> None:
-        if self._waiting is None:
-            return
-        rows, values = self._open_bands.finish(self._waiting)
+        """Deliver the band that the disk refused, if there is one."""
+        if self._waiting is not None:
+            self._deliver([self._waiting])
+
+    def _write_waiting(self, number: int) -> None:
+        rows, values = self._open_bands.finish(number)
         self._rows.push(self._named(values, self._names), np.arange(rows.start, rows.stop)[:, None])
-        number, self._waiting = self._waiting, None
+
+    def _hand_over(self, number: int) -> None:
+        self._waiting = None
         try:
-            self._call_back(rows, values)
+            self._call_back(*self._open_bands.finish(number))
         finally:
             self._open_bands.let_go(number)
 
