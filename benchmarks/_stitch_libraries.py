@@ -69,17 +69,17 @@ def monai_zarr(case: StitchCase, folder: Path, *, is_tuned: bool) -> Work:
 
 
 def torchio(case: StitchCase, _folder: Path, *, blend: str = "average") -> Work:
-    """Hand batches to torchio's `GridAggregator`; a 2-d map is a volume of one plane."""
+    """Hand batches to torchio's `GridAggregator`; a 2-d map is a volume with a last axis of one."""
     library, batches, torch = load_library("torchio"), _torch_batches(case), load_library("torch")
     flat = (1,) * (3 - len(case.patch))
-    shape, patch = (*flat, *case.shape[:-1]), (*flat, *case.patch)
+    shape, patch = (*case.shape[:-1], *flat), (*case.patch, *flat)
     volume = torch.zeros((1, *shape), dtype=torch.uint8)
     sampler = library.GridSampler(
         library.Subject(image=library.LabelMap(tensor=volume)),
         patch,
-        (*(0 for _ in flat), *(length // 2 for length in case.patch)),
+        (*(length // 2 for length in case.patch), *(0 for _ in flat)),
     )
-    corners = np.hstack([np.zeros((len(case.starts), len(flat)), np.int64), case.starts])
+    corners = np.hstack([case.starts, np.zeros((len(case.starts), len(flat)), np.int64)])
     locations = torch.from_numpy(np.hstack([corners, corners + np.array(patch)]))
     if not np.array_equal(locations.numpy(), sampler.locations):
         raise RuntimeError("torchio would take other patches")
