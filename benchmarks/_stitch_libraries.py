@@ -1,7 +1,9 @@
 """Other libraries that stitch patches, as their users use them, each in the layout that it works in.
 
 Channels are first for MONAI and torchio; patches are brought in that order before the clock starts. Torch
-has all cores here: every run is started with OpenMP on one thread, and that is taken back for torch.
+has all cores here: every run is started with OpenMP on one thread, and that is taken back for torch. Its
+threads wait by spinning, so that on a machine that is busy with something else they were seen to take twenty
+times as long: the numbers count on a quiet one only.
 """
 
 from __future__ import annotations
