@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -523,3 +524,45 @@ def test_export_of_1_gb_takes_a_third_of_it(tmp_path, kind):
     command = [sys.executable, "-c", LARGE, kind, "9500"]
     done = subprocess.run(command, check=True, cwd=tmp_path, capture_output=True, text=True)
     assert int(done.stdout) < 400
+
+
+FULL_DISK = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from accumulator._export import write_ome_tiff, write_ome_zarr
+from accumulator.exceptions import StorageError
+disk = Path(sys.argv[1])
+values = np.random.default_rng(0).random((1024, 1024, 2), dtype=np.float32)
+for number in range(4):
+    try:
+        if number % 2:
+            write_ome_zarr(disk / "sub" / "map.ome.zarr", {"a": values})
+        else:
+            write_ome_tiff(disk / "sub" / "map.ome.tif", values, name="a")
+    except StorageError as refusal:
+        print(refusal.errno)
+    time.sleep(0.3)
+    print(len(list(disk.iterdir())))
+"""
+
+
+def test_full_disk_leaves_nothing(tmp_path):
+    """On a real disk that fills up, zarr's own threads may write a moment longer: all of it is removed."""
+    disk, script = tmp_path / "disk", tmp_path / "script.py"
+    disk.mkdir()
+    script.write_text(FULL_DISK)
+    mount = f"mount -t tmpfs -o size=2m tmpfs {disk} || exit 99; exec {sys.executable} -W error"
+    try:
+        ended = subprocess.run(
+            ["unshare", "-m", "sh", "-c", f"{mount} {script} {disk}"],  # noqa: S607
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError:
+        pytest.skip("only Linux has file systems of one's own")
+    if ended.returncode == 99 or "unshare" in ended.stderr:
+        pytest.skip("needs root, to mount a small file system")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.split() == [str(errno.ENOSPC), "0"] * 4

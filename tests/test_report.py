@@ -303,6 +303,27 @@ def test_histogram(values, counts):
     assert (found.n_values, found.n_strange) == (len(values), int(np.isnan(values.astype(float)).sum()))
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.array([np.iinfo("i8").min, 0, np.iinfo("i8").max]),
+        np.array([2**53, 2**53 + 4, 2**53 + 8]),
+        np.array([2**63 - 1, 2**63 - 1]),
+        np.full(4, 1.7e308),
+        np.array([-1.7e308, 1.7e308]),
+        np.array([1.0, np.nextafter(1.0, 2)]),
+        np.array([-(2**60), -(2**60)]),
+    ],
+)
+def test_histogram_of_extreme_values(values):
+    """Every value is counted, and the median is one of them."""
+    found = _content._histogram(values[:, None], np.ones(len(values), bool))
+    assert found.counts.sum() == len(values)
+    assert (np.diff(found.edges) > 0).all()
+    assert np.isfinite(found.edges).all()
+    assert found.median in values.astype(float)
+
+
 def test_histogram_of_many_rows_is_a_sample(monkeypatch):
     """Rows are chosen evenly, and values of them too."""
     monkeypatch.setattr(_content, "_HISTOGRAM_ROWS", 10)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from accumulator._stores import TemporaryFolder, make_parents, remove_empty, storage_error
 from accumulator._validation import as_path
@@ -16,6 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from accumulator.typing import StrPath
+
+
+_ATTEMPTS: Final = 200
+_STAYS_GONE: Final = 6  # looks in a row at which nobody has made it again
+_PAUSE_SECONDS: Final = 0.05
 
 
 @contextlib.contextmanager
@@ -40,8 +47,10 @@ def writing(path: StrPath) -> Iterator[Path]:
             yield folder.path / target.name
             _check_free(target)  # for somebody may have been faster
             (folder.path / target.name).rename(target)
-        finally:
-            folder.remove()
+        except BaseException:
+            _remove_all(folder)
+            raise
+        folder.remove()
     except OSError as cause:
         remove_empty(target.parent)
         if isinstance(cause, AccumulatorError) and not isinstance(cause, StorageError):
@@ -50,6 +59,25 @@ def writing(path: StrPath) -> Iterator[Path]:
     except BaseException:
         remove_empty(target.parent)
         raise
+
+
+def _remove_all(folder: TemporaryFolder) -> None:
+    """Remove a folder that zarr's threads may still be writing to: they do not end when one of them fails.
+
+    What broke the writing matters more than what cannot be removed.
+    """
+    n_gone = 0
+    for _ in range(_ATTEMPTS):
+        with contextlib.suppress(OSError):
+            if folder.path.exists():
+                shutil.rmtree(folder.path)
+                n_gone = 0
+        n_gone += not folder.path.exists()
+        if n_gone == _STAYS_GONE:
+            break
+        time.sleep(_PAUSE_SECONDS)
+    with contextlib.suppress(StorageError):
+        folder.remove()
 
 
 def _check_free(target: Path) -> None:

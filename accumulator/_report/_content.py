@@ -37,6 +37,7 @@ _MOST_VALUES: Final = 2**20  # of a histogram
 _HISTOGRAM_NBYTES: Final = 2**28
 _HISTOGRAM_ROWS: Final = 4096
 _BINS: Final = 48
+_COARSE: Final = 2.0**50  # beyond it a float64 has no halves
 
 
 class _NoMapError(ValueError):
@@ -369,7 +370,7 @@ def _histogram(array: RowArray, written: NDArray[np.bool_]) -> Histogram | None:
         counts,
         edges,
         low,
-        float(np.median(known)),
+        float(np.partition(known, len(known) // 2)[len(known) // 2]),  # of two, no mean: it may be infinite
         high,
         len(values),
         len(reading.rows),
@@ -379,12 +380,14 @@ def _histogram(array: RowArray, written: NDArray[np.bool_]) -> Histogram | None:
 
 def _edges(low: float, high: float, *, is_whole: bool) -> NDArray[np.float64]:
     """Return where bins begin and end; a bin of whole numbers has as many of them as any other."""
-    if is_whole:
+    if low == high and abs(low) >= _COARSE:
+        return np.array(sorted((0.0, low)))
+    if low == high and not is_whole:
+        return np.array([low - 0.5, low + 0.5])
+    if is_whole and high - low < _COARSE and max(-low, high) < _COARSE:
         width = max(1.0, math.ceil((high - low + 1) / _BINS))
         n_bins = math.ceil((high - low + 1) / width)
         return np.asarray(low - 0.5 + width * np.arange(n_bins + 1), np.float64)
-    if low == high:
-        return np.array([low - 0.5, low + 0.5]) if abs(low) < 2**50 else np.array([low, low * 1.5 or 1.0])
     if not math.isfinite(high - low):
         return np.array([low, 0.0, high])
-    return np.linspace(low, high, _BINS + 1)
+    return np.unique(np.linspace(low, high, _BINS + 1))  # neighbours in float64 have no bins between them
