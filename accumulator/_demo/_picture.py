@@ -1,18 +1,19 @@
-"""The picture: the slide, which locations were written, and each head laid over the slide.
+"""The picture: the slide, which locations were written, the map before and after blending, and its use.
 
-Only draws; what it draws is read from the result, row by row. Everything is drawn at twice its size and
-shrunk at the end, which smooths the lines. Texts have only characters that Pillow's own font has.
+Only draws. Everything is drawn at twice its size and shrunk at the end, which smooths the lines. Texts have
+only characters that Pillow's own font has.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 import numpy as np
 from PIL import Image, ImageChops, ImageColor, ImageDraw, ImageFilter, ImageFont
 
-from accumulator._demo._tiles import STRIDE, TILE, lay_out
+from accumulator._demo._maps import head_of
+from accumulator._demo._tiles import STRIDE, TILE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,18 +21,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from accumulator import FullBatch
-    from accumulator.typing import RowArray
+    from accumulator._demo._maps import Maps
 
 # Lengths in px as drawn: of the picture, a panel, the space around it, and what is above and below it.
 _WIDTH: Final = 3840
-_PANEL: Final = 1200
-_MARGIN: Final = 60
-_HEADER: Final = 276
+_PANEL: Final = 900
+_MARGIN: Final = 48
+_HEADER: Final = 300
 _TITLE: Final = 128
-_LEGEND: Final = 124
+_LEGEND: Final = 112
 _SWATCH: Final = (64, 34)
 _LINE: Final = 5
-_DASH: Final = 22
+_ZOOM: Final = 3.0  # of the enlarged place
 _HATCH: Final = 38
 
 _INK: Final = "#1f2933"
@@ -42,62 +43,106 @@ _MISSING: Final = "#c2410c"
 _OUTLINE: Final = "#00b8d4"
 _NO_TILE: Final = ("#eef0f3", "#c3cad4")
 _CLASSES: Final = {"lumen": "#b9dff5", "epithelium": "#5b2a86", "stroma": "#f2a65a"}
-_EOSIN: Final = ("#ffffff", "#f08aa8", "#c2185b", "#5c0a2c")
 _HAEMATOXYLIN: Final = ("#ffffff", "#8c9be0", "#3f3d9e", "#17123f")
 _VALUES: Final = (0, 85, 170, 255)
 _PLAIN: Final = (_INK, _QUIET, _RULE, _WRITTEN, _MISSING, _OUTLINE, *_NO_TILE, *_CLASSES.values())
-_NAMED: Final = (*_PLAIN, *_EOSIN, *_HAEMATOXYLIN)
+_NAMED: Final = (*_PLAIN, *_HAEMATOXYLIN)
 
 
-def draw(path: Path, rgb: NDArray[np.uint8], result: FullBatch) -> None:
-    """Draw a result of the demo over its slide, and write it as a PNG.
+def draw(path: Path, rgb: NDArray[np.uint8], result: FullBatch, maps: Maps) -> None:
+    """Draw a result of the demo and its maps, and write them as a PNG.
 
     Raises
     ------
     OSError
         The file cannot be written.
     """
-    heads = cast("dict[str, RowArray]", result.outputs)
     size = (_PANEL, round(_PANEL * rgb.shape[0] / rgb.shape[1]))
     slide = Image.fromarray(rgb).resize(size, Image.Resampling.LANCZOS)
-    n_tiles, n_written = len(result.written), int(result.written.sum())
     height = _HEADER + 2 * (_TITLE + size[1] + _LEGEND)
     sheet = _Sheet(Image.new("RGB", (_WIDTH, height), "white"), size[1])
-    sheet.write(_MARGIN, 104, "A real slide through a real network, collected by accumulator", 84, _INK)
-    done = f"{n_written} of {n_tiles} tiles were predicted, batch by batch, and laid over the slide."
-    sheet.write(_MARGIN, 176, f"CMU-1-Small-Region (skin, H&E) and SHELL v1: {done}", 52, _INK)
+    sheet.write(
+        _MARGIN, 104, "Tile by tile through a network, stitched without seams by accumulator", 84, _INK
+    )
+    done = f"{maps.n_blended} of {len(result.written)} tiles were predicted, batch by batch, then stitched."
+    sheet.write(_MARGIN, 180, f"CMU-1-Small-Region (skin, H&E) and SHELL v1: {done}", 56, _INK)
     caution = "this shows the accumulator, it is no diagnosis."
-    sheet.write(_MARGIN, 238, f"SHELL was trained on prostate and errs on skin: {caution}", 52, _MISSING)
+    sheet.write(_MARGIN, 248, f"SHELL was trained on prostate and errs on skin: {caution}", 56, _MISSING)
 
-    sheet.panel((0, 0), ("The slide", "haematoxylin and eosin, at one micrometre per pixel"), slide, {})
-    titles = ("The locations", "numbered in canonical order")
-    tiles = {f"written ({n_written})": True, f"missing ({n_tiles - n_written})": False}
-    swatches = {label: _tile_swatch(is_written=is_written) for label, is_written in tiles.items()}
-    sheet.panel((0, 1), titles, _locations(slide, rgb.shape, result), swatches)
-
-    head = heads["probability"]
-    probability, covered = lay_out(head, result.output_locs, result.written, rgb.shape[:2])
-    no_tile = {"no tile": _framed(_hatching(_SWATCH))}
-    titles = ("Head “probability”", f"{head.dtype}, {head.shape[1:]} a tile; later tile over earlier")
-    swatches = {name: _swatch(color) for name, color in _CLASSES.items()}
-    sheet.panel((0, 2), titles, _over_hatching(_mix(probability), covered, size), swatches | no_tile)
-    titles = ("“probability” on the slide", "where epithelium is at least 0.5")
-    line = {"outline of epithelium": Image.new("RGB", (_SWATCH[0], 6), _OUTLINE)}
+    sheet.panel((0, 0), ("The slide", "H&E, one micrometre per pixel"), slide, {})
+    _draw_locations(sheet, slide, rgb.shape, result, maps)
+    _draw_seams(sheet, size, maps)
+    probability = head_of(maps.blended, "probability")
+    line = {"outline of epithelium": Image.new("RGB", (_SWATCH[0], 8), _OUTLINE)}
+    titles = ("The map on the slide", "where epithelium is at least 0.5")
     sheet.panel((1, 0), titles, _outlined(slide, probability[..., 1]), line)
 
-    head = heads["stain"]
-    stain, covered = lay_out(head, result.output_locs, result.written, rgb.shape[:2])
-    for channel, (name, colors) in enumerate({"eosin": _EOSIN, "haematoxylin": _HAEMATOXYLIN}.items()):
-        image = _over_hatching(_ramp(colors)[stain[..., channel]], covered, size)
-        titles = (f"Head “stain”: {name}", f"{head.dtype}, {head.shape[1:]} a tile; later tile over earlier")
-        swatches = {str(value): _swatch(color) for value, color in zip(_VALUES, colors, strict=True)}
-        sheet.panel((1, 1 + channel), titles, image, swatches | no_tile)
+    stain = head_of(maps.blended, "stain")
+    covered = maps.blended.coverage() > 0
+    image = _over_hatching(_ramp(_HAEMATOXYLIN)[stain[..., 1]], covered, size)
+    swatches = {str(value): _swatch(color) for value, color in zip(_VALUES, _HAEMATOXYLIN, strict=True)}
+    titles = ("Second head: stain", f"haematoxylin, {stain.dtype}, blended alike")
+    sheet.panel((1, 1), titles, image, swatches)
     sheet.save(path)
+
+
+def _draw_locations(
+    sheet: _Sheet, slide: Image.Image, shape: tuple[int, ...], result: FullBatch, maps: Maps
+) -> None:
+    n_missing = len(result.written) - maps.n_blended
+    swatches = {f"written ({maps.n_blended})": _number_swatch(_WRITTEN)}
+    swatches[f"missing ({n_missing})"] = _number_swatch(_MISSING)
+    titles = ("The locations", "at the middle of each tile; four overlap")
+    image = _locations(slide, shape, result, maps.blended.coverage())
+    sheet.panel((0, 1), titles, image, swatches)
+
+
+def _draw_seams(sheet: _Sheet, size: tuple[int, int], maps: Maps) -> None:
+    """Draw both maps of the probabilities, and below each the place with the worst seams enlarged."""
+    shown = {
+        f"Before: {maps.n_beside} tiles side by side": (maps.beside, maps.seams_beside),
+        f"After: {maps.n_blended}, half overlap, Hann": (maps.blended, maps.seams_blended),
+    }
+    box = _box_of_seams(head_of(maps.beside, "probability"), maps.beside.coverage())
+    swatches = {name: _swatch(color) for name, color in _CLASSES.items()}
+    swatches["no tile"] = _framed(_hatching(_SWATCH))
+    for column, (title, (stitched, seams)) in enumerate(shown.items(), start=2):
+        colored, covered = _mix(head_of(stitched, "probability")), stitched.coverage() > 0
+        whole = _over_hatching(colored, covered, size)
+        scale = size[0] / colored.shape[1]
+        x0, y0, x1, y1 = box
+        frame = tuple(round(number * scale) for number in box)
+        pen = ImageDraw.Draw(whole)
+        pen.rectangle(frame, outline="white", width=3 * _LINE)
+        pen.rectangle(frame, outline=_INK, width=2 * _LINE)
+        sheet.panel((0, column), (title, f"seams {seams:.1f} times the usual gradient"), whole, swatches)
+        zoomed = _over_hatching(colored[y0:y1, x0:x1], covered[y0:y1, x0:x1], size)
+        name = "before" if column == 2 else "after"
+        titles = (f"Enlarged: {name}", f"the frame above, {_ZOOM:.0f} times larger")
+        sheet.panel((1, column), titles, zoomed, {})
+
+
+def _box_of_seams(values: NDArray[Any], coverage: NDArray[np.uint32]) -> tuple[int, int, int, int]:
+    """Return a box ``x0, y0, x1, y1`` around that corner of four tiles where their seams are worst."""
+    height, width = coverage.shape
+    half_x, half_y = round(width / _ZOOM / 2), round(height / _ZOOM / 2)
+    seen = np.where(coverage[..., None] > 0, values, np.nan)
+
+    def sharpness(corner: tuple[int, int]) -> float:
+        x, y = corner
+        near_x, near_y = slice(max(0, x - half_x), x + half_x), slice(max(0, y - half_y), y + half_y)
+        below, right = seen[y, near_x] - seen[y - 1, near_x], seen[near_y, x] - seen[near_y, x - 1]
+        return float(np.nansum(np.abs(below)) + np.nansum(np.abs(right)))
+
+    corners = [(x, y) for y in range(TILE, height, TILE) for x in range(TILE, width, TILE)]
+    x, y = max(corners, key=sharpness, default=(width // 2, height // 2))
+    x, y = min(max(x, half_x), width - half_x), min(max(y, half_y), height - half_y)
+    return x - half_x, y - half_y, x + half_x, y + half_y
 
 
 @attrs.frozen
 class _Sheet:
-    """A white sheet with two rows of three panels."""
+    """A white sheet with two rows of four panels."""
 
     image: Image.Image
     panel_height: int
@@ -146,50 +191,40 @@ class _Sheet:
         image.quantize(256).crop((0, 0, width, height)).save(path, format="PNG", optimize=True)
 
 
-def _locations(slide: Image.Image, shape: tuple[int, ...], result: FullBatch) -> Image.Image:
-    """Draw every tile over a faint slide, and its number in the middle of what no other tile covers."""
-    image = Image.blend(slide, Image.new("RGB", slide.size, "white"), 0.5)
+def _locations(
+    slide: Image.Image, shape: tuple[int, ...], result: FullBatch, coverage: NDArray[np.uint32]
+) -> Image.Image:
+    """Draw the number of every tile in its middle, over a slide that is the greener the more tiles cover it.
+
+    All borders of overlapping tiles would hide each other: only two tiles have theirs, beside each other.
+    """
+    faint = Image.blend(slide, Image.new("RGB", slide.size, "white"), 0.5)
+    opacity = np.minimum(coverage, 4).astype(np.uint8) * 22
+    shade = Image.fromarray(opacity).resize(slide.size, Image.Resampling.NEAREST)
+    image = Image.composite(Image.new("RGB", slide.size, _WRITTEN), faint, shade)
     scale = slide.width / shape[1]
-    boxes = (np.add(result.output_locs, [5, 5, -5, -5]) * scale).round().astype(int).tolist()
-    for box, is_written in zip(boxes, result.written, strict=True):
-        _draw_tile(image, box, is_written=is_written)
-    pen = ImageDraw.Draw(image, "RGBA")
-    font = ImageFont.load_default(52)
+    pen, font = ImageDraw.Draw(image, "RGBA"), ImageFont.load_default(46)
+    for row in _neighbours(result):
+        box = (np.asarray(result.output_locs[row]) * scale).round().astype(int).tolist()
+        pen.rectangle(box, outline=_WRITTEN, width=_LINE)
     for row, (x0, y0, x1, y1) in enumerate(result.output_locs):
-        x, y = _inner(x0, x1, shape[1]) * scale, _inner(y0, y1, shape[0]) * scale
-        half = font.getlength(str(row)) / 2 + 12
-        pen.rounded_rectangle((x - half, y - 30, x + half, y + 30), radius=10, fill="#ffffffc0")
+        x, y = (x0 + x1) / 2 * scale, (y0 + y1) / 2 * scale
         color = _WRITTEN if result.written[row] else _MISSING
-        pen.text((x, y + 18), str(row), color, font, anchor="ms", stroke_width=1)
+        half = font.getlength(str(row)) / 2 + 12
+        pen.rounded_rectangle((x - half, y - 28, x + half, y + 28), radius=10, fill="#ffffffd8")
+        pen.text((x, y + 16), str(row), color, font, anchor="ms", stroke_width=1)
     return image
 
 
-def _inner(start: int, end: int, length: int) -> float:
-    overlap = TILE - STRIDE
-    return ((start + overlap if start else start) + min(end - overlap, length)) / 2
-
-
-def _draw_tile(image: Image.Image, box: list[int], *, is_written: bool) -> None:
-    pen = ImageDraw.Draw(image, "RGBA")
-    color = _WRITTEN if is_written else _MISSING
-    x0, y0, x1, y1 = box
-    pen.rectangle((x0, y0, x1, y1), fill=f"{color}1a")
-    if is_written:
-        pen.rectangle((x0, y0, x1, y1), outline=color, width=_LINE)
-        return
-    inset = _LINE - 1
-    for start, end in _dashes(x0, x1):
-        pen.rectangle((start, y0, end, y0 + inset), fill=color)
-        pen.rectangle((start, y1 - inset, end, y1), fill=color)
-    for start, end in _dashes(y0, y1):
-        pen.rectangle((x0, start, x0 + inset, end), fill=color)
-        pen.rectangle((x1 - inset, start, x1, end), fill=color)
-
-
-def _dashes(start: int, end: int) -> list[tuple[int, int]]:
-    """Return dashes, twice as long as the gaps, of which the first and the last reach the ends."""
-    marks = np.linspace(start, end, 3 * max(2, round((end - start) / _DASH))).round().astype(int).tolist()
-    return list(zip(marks[::3], marks[2::3], strict=True))
+def _neighbours(result: FullBatch) -> list[int]:
+    """Return two tiles that were written and overlap by half, near the middle; none if there are not two."""
+    starts = result.output_locs[:, :2]
+    pairs = [
+        (row, int(other))
+        for row in np.flatnonzero(result.written).tolist()
+        for other in np.flatnonzero((starts == starts[row] + [STRIDE, 0]).all(axis=1) & result.written)
+    ]
+    return list(pairs[len(pairs) // 2]) if pairs else []
 
 
 def _mix(probability: NDArray[Any]) -> NDArray[np.uint8]:
@@ -242,7 +277,8 @@ def _swatch(color: str) -> Image.Image:
     return _framed(Image.new("RGB", _SWATCH, color))
 
 
-def _tile_swatch(*, is_written: bool) -> Image.Image:
+def _number_swatch(color: str) -> Image.Image:
     image = Image.new("RGB", _SWATCH, "white")
-    _draw_tile(image, [0, 0, image.width - 1, image.height - 1], is_written=is_written)
+    pen, font = ImageDraw.Draw(image), ImageFont.load_default(40)
+    pen.text((_SWATCH[0] / 2, _SWATCH[1] - 2), "12", color, font, anchor="ms", stroke_width=1)
     return image

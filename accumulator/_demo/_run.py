@@ -17,7 +17,9 @@ from tqdm import tqdm
 
 from accumulator import FullBatchAccumulator
 from accumulator._demo._fetch import default_cache, fetch
+from accumulator._demo._maps import stitch_maps
 from accumulator._demo._network import load_network, predict
+from accumulator._demo._outputs import claim, write_outputs
 from accumulator._demo._picture import draw
 from accumulator._demo._slide import read_slide, separate_stains, tissue_mask
 from accumulator._demo._tiles import cut_tiles, pad_to_grid, tile_locations, tissue_share
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from accumulator import FullBatch
+    from accumulator._demo._maps import Maps
     from accumulator.typing import BatchOutput, RowArray
 
 MIN_TISSUE: Final = 0.12
@@ -46,9 +49,14 @@ class Options:
     batch_size: int = 4
 
     @property
+    def folder(self) -> Path | None:
+        """Where rows, map and report go: nowhere if ``output`` names a PNG."""
+        return None if self.output.suffix.lower() == ".png" else self.output
+
+    @property
     def picture(self) -> Path:
         """Where the picture goes: ``output`` itself if it names a PNG, otherwise into that folder."""
-        return self.output if self.output.suffix.lower() == ".png" else self.output / PICTURE
+        return self.output if self.folder is None else self.folder / PICTURE
 
 
 @attrs.frozen
@@ -71,10 +79,17 @@ class Run:
 
 
 def run_demo(options: Options) -> bool:
-    """Run the demo, print its table and draw its picture; return False if a comparison failed.
+    """Run the demo: print its tables, draw its picture, and write rows, map and report into a folder.
+
+    Returns
+    -------
+    bool
+        False if a comparison failed.
 
     Raises
     ------
+    ResultExistsError
+        The folder has something that no demo wrote, of the same name as an output; a FileExistsError.
     FetchError
         Slide or network cannot be fetched; an OSError.
     OptionError
@@ -83,6 +98,8 @@ def run_demo(options: Options) -> bool:
         The disk refused; an OSError.
     """
     options.picture.parent.mkdir(parents=True, exist_ok=True)  # says now, not at the end, if it cannot be
+    if options.folder is not None:
+        claim(options.folder)
     files = fetch(options.cache or default_cache())
     rgb = read_slide(files["cmu_small_region.svs"])
     tissue = tissue_mask(rgb)
@@ -110,8 +127,11 @@ def run_demo(options: Options) -> bool:
                 places.append(run.place)
                 print(f"\nthrough {run.place}:\n{table(run, digests[-1])}")
                 if threshold == thresholds[-1]:
-                    draw(options.picture, rgb, run.result)
-    print(f"\npicture: {options.picture}")
+                    places_of_maps = {"save_path": temporary, "memory_threshold": threshold}
+                    with stitch_maps(run.result, tissue.shape, **places_of_maps) as maps:
+                        print(f"\nstitched:\n{seam_table(maps)}\n")
+                        draw(options.picture, rgb, run.result, maps)
+                        _keep(options, run.result, maps)
     is_same = all(other == digests[0] for other in digests)
     if options.compare:
         print(f"same bytes in {' and '.join(places)}: {'yes' if is_same else 'NO'}")
@@ -162,5 +182,27 @@ def table(run: Run, digests: dict[str, str]) -> str:
         "seconds in the accumulator": f"{run.seconds_accumulator:.3f}",
     }
     rows |= {f"sha256 of {name}": digest for name, digest in digests.items()}
+    return _aligned(rows)
+
+
+def seam_table(maps: Maps) -> str:
+    """Return how much the seams of both maps are to be seen, as aligned text."""
+    rows = {
+        f"seams of {maps.n_beside} tiles side by side": f"{maps.seams_beside:.1f}",
+        f"seams of {maps.n_blended} tiles with 50 % overlap and Hann weights": f"{maps.seams_blended:.1f}",
+    }
+    explained = "mean gradient of the probabilities across the borders of tiles, divided by that elsewhere"
+    return f"{_aligned(rows)}\n({explained}: 1 is no seam)"
+
+
+def _keep(options: Options, result: FullBatch, maps: Maps) -> None:
+    """Write what goes into the folder, if there is one, and say where everything is."""
+    paths = {"picture": options.picture}
+    if options.folder is not None:
+        paths |= write_outputs(options.folder, result, maps.blended)
+    print(_aligned({f"{label}:": str(path) for label, path in paths.items()}))
+
+
+def _aligned(rows: dict[str, str]) -> str:
     column = max(map(len, rows))
     return "\n".join(f"{label:{column}}  {value}" for label, value in rows.items())
