@@ -1,6 +1,6 @@
 """The picture: the slide, which locations were written, the map before and after blending, and its use.
 
-Only draws. Everything is drawn at twice its size and shrunk at the end, which smooths the lines. Texts have
+Only draws. Everything is drawn at about twice its size and shrunk at the end, which smooths the lines. Texts have
 only characters that Pillow's own font has.
 """
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from accumulator import FullBatch
     from accumulator._demo._maps import Maps
 
+_SHRINK: Final = 0.4375  # of what is drawn
 # Lengths in px as drawn: of the picture, a panel, the space around it, and what is above and below it.
 _WIDTH: Final = 3840
 _PANEL: Final = 900
@@ -62,12 +63,16 @@ def draw(path: Path, rgb: NDArray[np.uint8], result: FullBatch, maps: Maps) -> N
     height = _HEADER + 2 * (_TITLE + size[1] + _LEGEND)
     sheet = _Sheet(Image.new("RGB", (_WIDTH, height), "white"), size[1])
     sheet.write(
-        _MARGIN, 104, "Tile by tile through a network, stitched without seams by accumulator", 84, _INK
+        _MARGIN,
+        104,
+        "Tile by tile through a network, stitched without visible seams by accumulator",
+        84,
+        _INK,
     )
     done = f"{maps.n_blended} of {len(result.written)} tiles were predicted, batch by batch, then stitched."
-    sheet.write(_MARGIN, 180, f"CMU-1-Small-Region (skin, H&E) and SHELL v1: {done}", 56, _INK)
+    sheet.write(_MARGIN, 180, f"CMU-1-Small-Region (skin, H&E) and SHELL v1: {done}", 52, _INK)
     caution = "this shows the accumulator, it is no diagnosis."
-    sheet.write(_MARGIN, 248, f"SHELL was trained on prostate and errs on skin: {caution}", 56, _MISSING)
+    sheet.write(_MARGIN, 248, f"SHELL was trained on prostate and errs on skin: {caution}", 52, _MISSING)
 
     sheet.panel((0, 0), ("The slide", "H&E, one micrometre per pixel"), slide, {})
     _draw_locations(sheet, slide, rgb.shape, result, maps)
@@ -92,21 +97,24 @@ def _draw_locations(
     n_missing = len(result.written) - maps.n_blended
     swatches = {f"written ({maps.n_blended})": _number_swatch(_WRITTEN)}
     swatches[f"missing ({n_missing})"] = _number_swatch(_MISSING)
-    titles = ("The locations", "at the middle of each tile; four overlap")
+    titles = ("The locations", "numbered in the middle; two outlined")
     image = _locations(slide, shape, result, maps.blended.coverage())
     sheet.panel((0, 1), titles, image, swatches)
 
 
 def _draw_seams(sheet: _Sheet, size: tuple[int, int], maps: Maps) -> None:
     """Draw both maps of the probabilities, and below each the place with the worst seams enlarged."""
+    classes = {name: _swatch(color) for name, color in _CLASSES.items()}
     shown = {
-        f"Before: {maps.n_beside} tiles side by side": (maps.beside, maps.seams_beside),
-        f"After: {maps.n_blended}, half overlap, Hann": (maps.blended, maps.seams_blended),
+        "Before: tiles side by side": (maps.beside, maps.seams_beside, classes),
+        "After: 50 % overlap, Hann": (
+            maps.blended,
+            maps.seams_blended,
+            {"no tile": _framed(_hatching(_SWATCH))},
+        ),
     }
     box = _box_of_seams(head_of(maps.beside, "probability"), maps.beside.coverage())
-    swatches = {name: _swatch(color) for name, color in _CLASSES.items()}
-    swatches["no tile"] = _framed(_hatching(_SWATCH))
-    for column, (title, (stitched, seams)) in enumerate(shown.items(), start=2):
+    for column, (title, (stitched, seams, legend)) in enumerate(shown.items(), start=2):
         colored, covered = _mix(head_of(stitched, "probability")), stitched.coverage() > 0
         whole = _over_hatching(colored, covered, size)
         scale = size[0] / colored.shape[1]
@@ -115,7 +123,7 @@ def _draw_seams(sheet: _Sheet, size: tuple[int, int], maps: Maps) -> None:
         pen = ImageDraw.Draw(whole)
         pen.rectangle(frame, outline="white", width=3 * _LINE)
         pen.rectangle(frame, outline=_INK, width=2 * _LINE)
-        sheet.panel((0, column), (title, f"seams {seams:.1f} times the usual gradient"), whole, swatches)
+        sheet.panel((0, column), (title, f"seams {seams:.1f} times the usual gradient"), whole, legend)
         zoomed = _over_hatching(colored[y0:y1, x0:x1], covered[y0:y1, x0:x1], size)
         name = "before" if column == 2 else "after"
         titles = (f"Enlarged: {name}", f"the frame above, {_ZOOM:.0f} times larger")
@@ -182,7 +190,7 @@ class _Sheet:
 
         A strip of the named colours, cut off again, makes them weigh enough to be among the 256.
         """
-        width, height = self.image.width // 2, self.image.height // 2
+        width, height = round(self.image.width * _SHRINK), round(self.image.height * _SHRINK)
         named = np.array([[ImageColor.getrgb(color) for color in _NAMED]], dtype=np.uint8)
         image = Image.new("RGB", (width, height + 200))
         image.paste(self.image.resize((width, height), Image.Resampling.LANCZOS))
@@ -206,7 +214,7 @@ def _locations(
     pen, font = ImageDraw.Draw(image, "RGBA"), ImageFont.load_default(46)
     for row in _neighbours(result):
         box = (np.asarray(result.output_locs[row]) * scale).round().astype(int).tolist()
-        pen.rectangle(box, outline=_WRITTEN, width=_LINE)
+        pen.rectangle(box, outline=_WRITTEN, width=2 * _LINE)
     for row, (x0, y0, x1, y1) in enumerate(result.output_locs):
         x, y = (x0 + x1) / 2 * scale, (y0 + y1) / 2 * scale
         color = _WRITTEN if result.written[row] else _MISSING
