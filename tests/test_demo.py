@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.util
 import os
@@ -12,11 +13,12 @@ import zipfile
 
 import numpy as np
 import pytest
+import zarr
 from PIL import Image, ImageFont
 
-from accumulator import FullBatchAccumulator, __version__
+from accumulator import FullBatch, FullBatchAccumulator, __version__, stitch
 from accumulator._cli import main
-from accumulator._demo import _fetch, _network, _picture, _run, _slide, _tiles
+from accumulator._demo import _fetch, _maps, _network, _outputs, _picture, _run, _slide, _tiles
 from accumulator._demo._fetch import FetchError, Package, fetch
 
 needs_pip = pytest.mark.skipif(importlib.util.find_spec("pip") is None, reason="this Python has no pip")
@@ -270,10 +272,10 @@ def test_grid_covers_every_pixel_without_a_tile_too_many(height, width):
     """Locations are the raster of all tiles that start before the ones before have covered the slide."""
     expected = [
         [x, y, x + 320, y + 320]
-        for y in range(0, height, 240)
-        if y == 0 or y + 80 < height
-        for x in range(0, width, 240)
-        if x == 0 or x + 80 < width
+        for y in range(0, height, 160)
+        if y == 0 or y + 160 < height
+        for x in range(0, width, 160)
+        if x == 0 or x + 160 < width
     ]
     locs = _tiles.tile_locations(height, width)
     assert locs.dtype == np.int64
@@ -290,9 +292,9 @@ def test_tissue_share_counts_pixels_of_the_slide_only():
     tissue[:, 480:] = True
     tissue[:80, :160] = True
     locs = _tiles.tile_locations(330, 600)
-    expected = [tissue[y : y + 320, x : x + 320].mean() for y in (0, 240) for x in (0, 240, 480)]
+    expected = [tissue[y : y + 320, x : x + 320].mean() for y in (0, 160) for x in (0, 160, 320)]
     assert _tiles.tissue_share(tissue, locs).tolist() == expected
-    assert expected[2] == 1
+    assert expected[2] == 120 / 280
     assert expected[0] == 80 * 160 / 320**2
 
 
@@ -301,36 +303,104 @@ def test_tiles_are_cut_where_they_are_and_continued_by_reflection():
     image = np.random.default_rng(1).integers(0, 256, (330, 500, 3), dtype=np.uint8)
     locs = _tiles.tile_locations(330, 500)
     tiles = _tiles.cut_tiles(_tiles.pad_to_grid(image, locs), locs)
-    mirrored_y = [y if y < 330 else 2 * 329 - y for y in range(560)]
-    mirrored_x = [x if x < 500 else 2 * 499 - x for x in range(560)]
+    mirrored_y = [y if y < 330 else 2 * 329 - y for y in range(480)]
+    mirrored_x = [x if x < 500 else 2 * 499 - x for x in range(640)]
     for tile, (x0, y0, x1, y1) in zip(tiles, locs, strict=True):
         np.testing.assert_array_equal(tile, image[mirrored_y[y0:y1]][:, mirrored_x[x0:x1]])
 
 
+def test_every_second_tile_makes_a_grid_without_overlap():
+    """They lie side by side, and together they cover what they reach, each pixel once."""
+    locs = _tiles.tile_locations(1481, 1108)
+    chosen = locs[_tiles.without_overlap(locs)]
+    counts = np.zeros((1600, 1280), dtype=int)
+    for x0, y0, x1, y1 in chosen:
+        counts[y0:y1, x0:x1] += 1
+    assert len(chosen) == 15
+    assert counts[:1600, :960].tolist() == np.ones((1600, 960)).tolist()
+    assert not counts[:, 960:].any()
+
+
+# The maps and their seams
+
+
+def collected(locs, rows, heads, **options):
+    """Return a result of these rows of the heads."""
+    with FullBatchAccumulator(locs, **options) as accumulator:
+        accumulator.push({name: head[rows] for name, head in heads.items()}, locs[rows])
+    return accumulator.finalize()
+
+
 @pytest.mark.parametrize("memory_threshold", [80, 0])
-def test_laid_out_tiles_lie_where_they_were_cut(tmp_path, memory_threshold):
-    """Cut, accumulated with gaps and shuffled, and laid out, the slide is itself again where a tile is."""
-    image = np.random.default_rng(2).integers(1, 256, (500, 700, 2), dtype=np.uint8)
+def test_maps_lie_where_their_tiles_were_cut(tmp_path, memory_threshold):
+    """With gaps, from RAM and from zarr, both maps are the image again wherever a tile is."""
+    image = np.random.default_rng(2).integers(1, 256, (500, 700, 5), dtype=np.uint8)
     locs = _tiles.tile_locations(500, 700)
-    padded = _tiles.pad_to_grid(image, locs)
-    with FullBatchAccumulator(locs, save_path=tmp_path, memory_threshold=memory_threshold) as accumulator:
-        for row in (5, 0, 3):
-            accumulator.push((_tiles.cut_tiles(padded, locs[[row]]),), locs[[row]])
-    with accumulator.finalize() as result:
-        laid, covered = _tiles.lay_out(result.outputs[0], result.output_locs, result.written, (500, 700))
-    expected = np.zeros((500, 700), dtype=bool)
-    for x0, y0, x1, y1 in locs[[0, 3, 5]]:
-        expected[y0:y1, x0:x1] = True
-    np.testing.assert_array_equal(covered, expected)
-    np.testing.assert_array_equal(laid, image * expected[..., None])
+    tiles = _tiles.cut_tiles(_tiles.pad_to_grid(image, locs), locs)
+    heads = {"probability": tiles[..., :3].astype(np.float32), "stain": tiles[..., 3:]}
+    rows = np.array([0, 2, 6, 5])
+    options = {"save_path": tmp_path / "spill", "memory_threshold": memory_threshold}
+    with (
+        collected(locs, rows, heads, **options) as result,
+        _maps.stitch_maps(result, (500, 700), **options) as maps,
+    ):
+        assert (maps.n_beside, maps.n_blended) == (2, 4)
+        assert (maps.blended.path is None) == (memory_threshold == 80)
+        beside = np.zeros((500, 700, 1), dtype=bool)
+        beside[:320, :640] = True
+        blended = beside.copy()
+        for x0, y0, x1, y1 in locs[rows]:
+            blended[y0:y1, x0:x1] = True
+        np.testing.assert_array_equal(_maps.head_of(maps.beside, "probability"), image[..., :3] * beside)
+        np.testing.assert_array_equal(_maps.head_of(maps.blended, "stain"), image[..., 3:] * blended)
+        np.testing.assert_array_equal(maps.blended.coverage() > 0, blended[..., 0])
+    assert not any(tmp_path.glob("spill/*"))
 
 
-def test_later_tile_covers_earlier():
-    """Where tiles overlap, the later one is seen."""
-    locs = _tiles.tile_locations(320, 560)
-    head = np.stack([np.full((320, 320, 1), value, dtype=np.float32) for value in (1, 2)])
-    laid, _ = _tiles.lay_out(head, locs, np.array([True, True]), (320, 560))
-    assert laid[0, :, 0].tolist() == [1] * 240 + [2] * 320
+def test_map_without_a_tile_side_by_side_is_empty():
+    """The mask may leave out all of them: then nothing is covered, and there is no seam to measure."""
+    locs = _tiles.tile_locations(320, 480)
+    heads = {"probability": np.ones((2, 320, 320, 3), np.float32), "stain": np.ones((2, 320, 320, 2), "u1")}
+    with (
+        collected(locs, np.array([1]), heads) as result,
+        _maps.stitch_maps(result, (320, 480)) as maps,
+    ):
+        assert not maps.beside.coverage().any()
+        assert np.isnan(maps.seams_beside)
+        assert maps.n_beside == 0
+
+
+def test_seams_are_compared_with_the_gradient_elsewhere():
+    """A ramp with jumps at the borders in x and y: each jump counts as often as pixels lie along it."""
+    values = np.zeros((6, 8, 1), np.float32)
+    values[..., 0] = np.arange(8)
+    values[:, 4:] += 9  # the step across the border at x = 4 is ten times that elsewhere in x
+    values[4:] += 4
+    across = np.array([10] * 6 + [4] * 8)
+    elsewhere = np.array([1] * 6 * 6 + [0] * 4 * 8)
+    covered = np.ones((6, 8), np.uint32)
+    assert _maps.seam_ratio(values, covered, 4) == pytest.approx(across.mean() / elsewhere.mean())
+    covered[:, 4:] = 0  # which hides the jump in x
+    elsewhere = np.array([1] * 3 * 6 + [0] * 4 * 4)
+    assert _maps.seam_ratio(values, covered, 4) == pytest.approx(4 / elsewhere.mean())
+
+
+def test_blending_takes_the_seams_away():
+    """Tiles that disagree by a constant have seams side by side, and none with Hann weights."""
+    rng = np.random.default_rng(5)
+    locs = _tiles.tile_locations(960, 960)
+    x, y = np.arange(320)[:, None], np.arange(320)
+    waves = np.sin((x + y) / 20)[..., None] * np.ones(3)
+    heads = {
+        "probability": (waves + rng.normal(0, 1, (len(locs), 1, 1, 1))).astype(np.float32),
+        "stain": np.zeros((len(locs), 320, 320, 2), np.uint8),
+    }
+    with (
+        collected(locs, np.arange(len(locs)), heads) as result,
+        _maps.stitch_maps(result, (960, 960)) as maps,
+    ):
+        assert maps.seams_beside > 5
+        assert maps.seams_blended < 1.5
 
 
 # The network
@@ -383,16 +453,14 @@ def test_cores_are_those_this_process_may_use(monkeypatch):
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """Collect what is drawn: the slide, the heads laid over it, and the folder of the result."""
+    """Collect what is drawn: the slide, the blended heads with where tiles are, and the result's folder."""
     drawn = []
 
-    def draw(path, rgb, result):
-        laid = {
-            name: _tiles.lay_out(head, result.output_locs, result.written, rgb.shape[:2])
-            for name, head in result.outputs.items()
-        }
+    def draw(path, rgb, result, maps):
+        covered = maps.blended.coverage() > 0
+        laid = {name: (_maps.head_of(maps.blended, name), covered) for name in result.outputs}
         drawn.append((rgb, laid, result.path))
-        _picture.draw(path, rgb, result)
+        _picture.draw(path, rgb, result, maps)
 
     monkeypatch.setattr(_run, "draw", draw)
     return drawn
@@ -400,7 +468,7 @@ def drawn(monkeypatch):
 
 @pytest.fixture
 def small_demo(monkeypatch, tmp_path, stained):
-    """Replace slide and network: 3 x 3 tiles, and tissue only in some."""
+    """Replace slide and network: 3 x 4 tiles, and tissue only in some."""
     slide = np.full((1300, 1150, 3), 245, dtype=np.uint8)  # at 1 um/px: 649 x 574
     slide[400:1200, 700:1000] = np.tile(stained[:, 100:], (2, 2, 1))[:, :300]
     Image.fromarray(slide).save(tmp_path / "slide.png")
@@ -425,7 +493,7 @@ def check_png(path, least_bytes):
         assert image.width == 1920
         assert 1000 < image.height < 3000
         assert len(image.getcolors()) > 50
-    assert least_bytes < path.stat().st_size < 1_500_000
+    assert least_bytes < path.stat().st_size < 800_000
 
 
 @pytest.mark.usefixtures("small_demo")
@@ -439,14 +507,16 @@ def test_demo_prints_its_table_and_draws_its_picture(drawn, tmp_path, capsys, th
     output = capsys.readouterr().out
     rows = fields(output)
     n_written = int(rows["written"][0])
-    assert rows["locations"] == ["9"]
-    assert 0 < n_written < 9
-    assert rows["missing"] == [str(9 - n_written)]
-    assert rows["bytes"] == [f"{9 * 320 * 320 * (3 * 4 + 2):,}"]
+    assert rows["locations"] == ["12"]
+    assert 0 < n_written < 12
+    assert rows["missing"] == [str(12 - n_written)]
+    assert rows["bytes"] == [f"{12 * 320 * 320 * (3 * 4 + 2):,}"]
     assert rows["held in"] == [place]
     assert float(rows["seconds in the network"][0]) >= 0
     assert float(rows["seconds in the accumulator"][0]) >= 0
-    assert output.endswith(f"picture: {picture}\n")
+    assert float(rows[f"seams of {n_written} tiles with 50 % overlap and Hann weights"][0]) > 0
+    assert rows["picture:"] == [str(picture)]
+    assert list(picture.parent.iterdir()) == [picture]
     check_png(picture, 10_000)
     _, _, path = drawn[0]
     assert (path is None) == (place == "RAM")
@@ -481,40 +551,165 @@ def test_texts_of_the_picture_can_be_read(monkeypatch, tmp_path):
         return end
 
     monkeypatch.setattr(_picture._Sheet, "write", note)
-    assert main(["demo", "--output", str(tmp_path)]) == 0
-    assert len(texts) == 3 + 6 * 2 + 2 + 4 + 1 + 2 * 5  # header, titles, legends
+    assert main(["demo", "--output", str(tmp_path / "p.png")]) == 0
+    assert len(texts) == 3 + 8 * 2 + 2 + 3 + 1 + 1 + 4  # header, titles, legends
     font = ImageFont.load_default(40)
     no_glyph = bytes(font.getmask("\uffff"))
     for left, end, text, size in texts:
         assert all(bytes(font.getmask(letter)) != no_glyph for letter in text), text
         in_header = size in {84, 52}
-        column_end = 3840 if in_header else 60 + (left - 60) // 1260 * 1260 + 1200
+        column_end = 3840 if in_header else 48 + (left - 48) // 948 * 948 + 900
         assert end < column_end - 30, text
 
 
 @pytest.mark.usefixtures("small_demo")
 def test_picture_shows_the_slide_and_where_no_tile_is(drawn, tmp_path):
-    """The first panel is the slide; in the third and the last two, what is hatched is what has no tile."""
-    assert main(["demo", "--output", str(tmp_path)]) == 0
+    """The first panel is the slide; in the blended map and the stain, hatched is what has no tile."""
+    assert main(["demo", "--output", str(tmp_path / "accumulator-demo.png")]) == 0
     rgb, laid, _ = drawn[0]
     with Image.open(tmp_path / "accumulator-demo.png") as image:
         picture = np.asarray(image.convert("RGB")).astype(int)
-    size = (600, round(1200 * rgb.shape[0] / rgb.shape[1]) // 2)
-    lower = 202 + size[1] + 62 + 64
-    top_left = {"slide": (30, 202), "probability": (1290, 202), "eosin": (660, lower), "h": (1290, lower)}
+    size = (450, round(900 * rgb.shape[0] / rgb.shape[1]) // 2)
+    lower = 214 + size[1] + 56 + 64
+    top_left = {"slide": (24, 214), "blended": (24 + 3 * 474, 214), "stain": (24 + 474, lower)}
     panels = {name: picture[y : y + size[1], x : x + size[0]] for name, (x, y) in top_left.items()}
     assert abs(panels["slide"] - np.asarray(Image.fromarray(rgb).resize(size)).astype(int)).mean() < 5
     covered = np.asarray(Image.fromarray(laid["stain"][1]).resize(size))
-    for name in ("probability", "eosin", "h"):
+    is_framed = (abs(panels["blended"] - [31, 41, 51]) < 3).all(axis=-1)
+    assert is_framed.any()
+    for name in ("blended", "stain"):
         is_hatched = (abs(panels[name] - [238, 240, 243]) < 3).all(axis=-1)
         assert is_hatched[covered].mean() < 0.02, name
-        assert is_hatched[~covered].mean() > 0.6, name  # the rest are the lines
+        assert is_hatched[~covered].mean() > 0.6, name  # the rest are the lines and the frame
+
+
+@pytest.mark.parametrize(("corner", "expected"), [((320, 640), 320), ((640, 960), 640)])
+def test_place_that_is_enlarged_has_the_worst_seams(corner, expected):
+    """The box lies around the corner of four tiles with the greatest jumps, and inside the slide."""
+    values = np.zeros((1481, 1108, 3), np.float32)
+    x, y = corner
+    values[y - 200 : y, x - 150 : x] = 1
+    x0, y0, x1, y1 = _picture._box_of_seams(values, np.ones((1481, 1108), np.uint32))
+    assert (x0 + x1) / 2 == expected
+    assert (y0 + y1) / 2 == corner[1]
+    assert (x1 - x0, y1 - y0) == (370, 494)
+
+
+def test_place_that_is_enlarged_on_a_slide_of_one_tile():
+    """Without any corner of four tiles it is the middle."""
+    box = _picture._box_of_seams(np.zeros((300, 240, 3), np.float32), np.ones((300, 240), np.uint32))
+    assert box == (80, 100, 160, 200)
+
+
+def test_locations_outline_two_tiles_only_if_two_overlap():
+    """Of tiles that are not beside each other none is outlined."""
+    locs = _tiles.tile_locations(320, 640)
+    head = np.zeros((3, 320, 320, 1), np.float32)
+    with collected(locs, np.array([0, 2]), {"head": head}) as result:
+        assert _picture._neighbours(result) == []
+    with collected(locs, np.array([1, 2]), {"head": head}) as result:
+        assert _picture._neighbours(result) == [1, 2]
+
+
+@pytest.mark.usefixtures("small_demo")
+@pytest.mark.parametrize("threshold", ["80", "0"])
+def test_folder_gets_rows_map_and_report(tmp_path, capsys, threshold):
+    """All are whole, also of a result that was on disk, and a second run replaces them."""
+    folder = tmp_path / "deep" / "out"
+    argv = ["demo", "--memory-threshold", threshold, "--output", str(folder)]
+    for _ in range(2):
+        assert main(argv) == 0
+        rows = fields(capsys.readouterr().out)
+        with FullBatch.load(folder / "rows.zarr") as batch:
+            assert [_run.sha256_of(head) for head in batch.outputs.values()] == [
+                rows["sha256 of probability"][0],
+                rows["sha256 of stain"][0],
+            ]
+        assert main(["verify", str(folder / "rows.zarr")]) == 0
+        capsys.readouterr()
+        page = (folder / "report.html").read_text()
+        assert str(folder / "rows.zarr") in page
+        stain = zarr.open_group(folder / "map.ome.zarr" / "stain", mode="r")
+        assert stain["s0"].shape == (2, 649, 574)
+        ome = stain.attrs["ome"]
+        assert [channel["label"] for channel in ome["omero"]["channels"]] == ["eosin", "haematoxylin"]
+        assert [axis.get("unit") for axis in ome["multiscales"][0]["axes"]] == [
+            None,
+            "micrometer",
+            "micrometer",
+        ]
+        assert sorted(path.name for path in folder.iterdir()) == [
+            ".accumulator-demo",
+            "accumulator-demo.png",
+            "map.ome.zarr",
+            "report.html",
+            "rows.zarr",
+        ]
+
+
+@pytest.mark.usefixtures("small_demo")
+@pytest.mark.parametrize("name", ["rows.zarr", "map.ome.zarr", "report.html"])
+def test_file_that_no_demo_wrote_is_left_alone(tmp_path, capsys, name):
+    """The demo says so before it runs, and writes nothing; a picture alone may still go there."""
+    (tmp_path / name).write_text("mine")
+    assert main(["demo", "--output", str(tmp_path)]) == 1
+    captured = capsys.readouterr()
+    assert "no demo wrote this" in captured.err
+    assert str(tmp_path / name) in captured.err
+    assert captured.out == ""
+    assert (tmp_path / name).read_text() == "mine"
+    assert main(["demo", "--output", str(tmp_path / "picture.png")]) == 0
+    assert (tmp_path / name).read_text() == "mine"
+
+
+@pytest.mark.usefixtures("small_demo")
+def test_outputs_of_an_earlier_demo_stay_when_writing_fails(monkeypatch, tmp_path, capsys):
+    """A disk that is full leaves the old ones whole, and nothing beside them."""
+    assert main(["demo", "--output", str(tmp_path)]) == 0
+    before = {path: path.stat().st_ino for path in tmp_path.iterdir() if path.suffix != ".png"}
+    capsys.readouterr()
+
+    def refuse(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(FullBatch, "save", refuse)
+    assert main(["demo", "--output", str(tmp_path)]) == 1
+    assert "No space left" in capsys.readouterr().err
+    assert {path: path.stat().st_ino for path in tmp_path.iterdir() if path.suffix != ".png"} == before
+
+
+def test_link_in_place_of_an_output_is_replaced_not_followed(tmp_path):
+    """What a link leads to is not the demo's."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "mine").write_text("mine")
+    folder = tmp_path / "out"
+    _outputs.claim(folder)
+    (folder / "map.ome.zarr").symlink_to(elsewhere)
+    locs = _tiles.tile_locations(320, 320)
+    head = np.ones((1, 320, 320, 3), np.float32)
+    heads = {"probability": head, "stain": head[..., :2]}
+    with collected(locs, np.array([0]), heads) as result, stitch(result) as maps:
+        _outputs.write_outputs(folder, result, maps)
+    assert not (folder / "map.ome.zarr").is_symlink()
+    assert [path.name for path in elsewhere.iterdir()] == ["mine"]
+
+
+@pytest.mark.usefixtures("small_demo")
+def test_missing_ome_zarr_is_said_before_the_run(monkeypatch, tmp_path, capsys):
+    """Nothing is computed that could not be written; the remedy is the demo's own extra."""
+    monkeypatch.setattr(_outputs.importlib.util, "find_spec", lambda _: None)
+    assert main(["demo", "--output", str(tmp_path / "out")]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.endswith("pip install 'accumulator[demo]'\n")
+    assert captured.out == ""
+    assert list(tmp_path.glob("out/*")) == []
 
 
 @pytest.mark.usefixtures("small_demo")
 def test_compare_runs_both_and_says_that_they_agree(tmp_path, capsys):
     """RAM and zarr hold the same bytes, and each is said to be what it is."""
-    assert main(["demo", "--compare", "--output", str(tmp_path)]) == 0
+    assert main(["demo", "--compare", "--output", str(tmp_path / "p.png")]) == 0
     output = capsys.readouterr().out
     assert "same bytes in RAM and zarr: yes" in output
     assert fields(output)["held in"] == ["RAM", "zarr"]
@@ -526,7 +721,7 @@ def test_compare_that_differs_ends_with_exit_code_one(monkeypatch, tmp_path, cap
     """A network that does not repeat itself is noticed."""
     digests = iter("abcd")
     monkeypatch.setattr(_run, "sha256_of", lambda _: next(digests))
-    assert main(["demo", "--compare", "--output", str(tmp_path)]) == 1
+    assert main(["demo", "--compare", "--output", str(tmp_path / "p.png")]) == 1
     assert "same bytes in RAM and zarr: NO" in capsys.readouterr().out
 
 
@@ -668,12 +863,14 @@ def test_real_slide_and_network_through_ram_and_zarr(drawn, tmp_path, capsys):
     assert main(["demo", "--compare", "--output", str(tmp_path)]) == 0
     output = capsys.readouterr().out
     rows = fields(output)
-    assert rows["locations"] == ["30", "30"]
-    assert rows["written"] == ["18", "18"]
-    assert rows["missing"] == ["12", "12"]
+    assert rows["locations"] == ["54", "54"]
+    assert rows["written"] == ["40", "40"]
+    assert rows["missing"] == ["14", "14"]
     assert rows["held in"] == ["RAM", "zarr"]
     assert all(float(seconds) > 0 for seconds in rows["seconds in the network"])
     assert "same bytes in RAM and zarr: yes" in output
+    assert float(rows["seams of 10 tiles side by side"][0]) > 12
+    assert float(rows["seams of 40 tiles with 50 % overlap and Hann weights"][0]) < 1.6
     check_png(tmp_path / "accumulator-demo.png", 300_000)
 
     ((rgb, laid, _),) = drawn

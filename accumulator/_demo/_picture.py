@@ -1,6 +1,6 @@
 """The picture: the slide, which locations were written, the map before and after blending, and its use.
 
-Only draws. Everything is drawn at about twice its size and shrunk at the end, which smooths the lines. Texts have
+Only draws. Everything is drawn at twice its size and shrunk at the end, which smooths the lines. Texts have
 only characters that Pillow's own font has.
 """
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from accumulator import FullBatch
     from accumulator._demo._maps import Maps
 
-_SHRINK: Final = 0.4375  # of what is drawn
 # Lengths in px as drawn: of the picture, a panel, the space around it, and what is above and below it.
 _WIDTH: Final = 3840
 _PANEL: Final = 900
@@ -34,6 +33,7 @@ _LEGEND: Final = 112
 _SWATCH: Final = (64, 34)
 _LINE: Final = 5
 _ZOOM: Final = 3.0  # of the enlarged place
+_COLOURS: Final = 128  # of the file
 _HATCH: Final = 38
 
 _INK: Final = "#1f2933"
@@ -178,7 +178,7 @@ class _Sheet:
         top = _HEADER + place[0] * (_TITLE + self.panel_height + _LEGEND) + _TITLE
         left = _MARGIN + place[1] * (_PANEL + _MARGIN)
         self.write(left, top - 76, titles[0], 60, _INK)
-        self.write(left, top - 24, titles[1], 44, _QUIET)
+        self.write(left, top - 24, titles[1], 48, _QUIET)
         self.image.paste(_framed(image), (left, top))
         baseline = top + self.panel_height + 58
         for label, swatch in legend.items():
@@ -186,17 +186,17 @@ class _Sheet:
             left = self.write(left + swatch.width + 18, baseline, label, 44, _INK) + 44
 
     def save(self, path: Path) -> None:
-        """Write 256 colours instead of millions: a third of the bytes, and hardly a difference to be seen.
+        """Write few colours instead of millions: a third of the bytes, and hardly a difference to be seen.
 
-        A strip of the named colours, cut off again, makes them weigh enough to be among the 256.
+        A strip of the named colours, cut off again, makes them weigh enough to be among the few.
         """
-        width, height = round(self.image.width * _SHRINK), round(self.image.height * _SHRINK)
+        width, height = self.image.width // 2, self.image.height // 2
         named = np.array([[ImageColor.getrgb(color) for color in _NAMED]], dtype=np.uint8)
         image = Image.new("RGB", (width, height + 200))
         image.paste(self.image.resize((width, height), Image.Resampling.LANCZOS))
         image.paste(Image.fromarray(named).resize((width, 200), Image.Resampling.NEAREST), (0, height))
         path.parent.mkdir(parents=True, exist_ok=True)
-        image.quantize(256).crop((0, 0, width, height)).save(path, format="PNG", optimize=True)
+        image.quantize(_COLOURS).crop((0, 0, width, height)).save(path, format="PNG", optimize=True)
 
 
 def _locations(
