@@ -33,7 +33,8 @@ RAM, WRITER = f"{STORES}/_ram.py", f"{STORES}/_writer.py"
 STITCHING = "accumulator/_stitching"
 STITCHING_TESTS = ["tests/test_stitching.py"]
 BANDS, BLEND, GRID = f"{STITCHING}/_bands.py", f"{STITCHING}/_blend.py", f"{STITCHING}/_grid.py"
-NUMBERS, WEIGHTS, STITCH = f"{STITCHING}/_numbers.py", f"{STITCHING}/_weights.py", f"{STITCHING}/_stitch.py"
+NUMBERS, WEIGHTS = f"{STITCHING}/_numbers.py", f"{STITCHING}/_weights.py"
+PARTS, STITCH = f"{STITCHING}/_parts.py", f"{STITCHING}/_stitch.py"
 
 MUTATIONS = [
     (LOCATIONS, "return slice(start, start + n)", "return slice(start, start + n - 1)"),
@@ -123,28 +124,28 @@ MUTATIONS = [
     (GRID, "for corner in np.ndindex", "for corner in [(0,) * len(size)] or np.ndindex"),
     (WEIGHTS, "line = self._lines.get(key)", "line = next(iter(self._lines.values()), None)"),
     (WEIGHTS, "line[max(0, first) : last] += own", "line[max(0, first) : last] = own"),
-    (WEIGHTS, "grid.start[members, 1].min()", "grid.start[members, 1].min() + 1"),
+    (WEIGHTS, "sums[in_band, *rest] += ", "sums[in_band, *rest] = "),
+    (WEIGHTS, "(grid.stop[rows, 0] > start)", "(grid.stop[rows, 0] > start + 1)"),
     (WEIGHTS, "_SIGMA: Final = 0.125", "_SIGMA: Final = 0.126"),
     (NUMBERS, "2 * n_overlaps * 2**bits <= 2**24", "True"),
-    (NUMBERS, "is_enough = n_overlaps <= FEW", "is_enough = True"),
     (NUMBERS, "np.rint(values, out=values)", "pass"),
     (NUMBERS, "np.greater_equal(values, 0.5, out=target)", "np.greater(values, 0.5, out=target)"),
     (NUMBERS, "target[is_over], target[is_under] = limits.max, limits.min", "pass"),
-    (NUMBERS, "largest = max(values.max(), -values.min())", "largest = values.max()"),
-    (BLEND, "if number < self.n_done:", "if False:"),
+    (NUMBERS, "largest >= np.finfo(values.dtype).max / (2 * FEW)", "largest == np.inf"),
+    (BLEND, "np.where(weights == 0, 0, patch)", "patch"),
+    (BLEND, "+ number * apart", "+ 0 * apart"),
     (BLEND, "if last != first:", "if last is None:"),
     (BLEND, "np.copyto(written, fill_value, where=gaps)", "pass"),
-    (BLEND, "where=True if piece.mask is None else piece.mask", "where=True"),
-    (BANDS, "array[...] = band.sums[head]", "pass"),
-    (BANDS, "if not is_blank:", "if blank:"),
+    (BLEND, "where=mask(part, layer.n_channels)", "where=True"),
+    (BANDS, "array[: len(sums[head])] = sums[head]", "pass"),
+    (BANDS, "if blank or spare is not None or is_filled:", "if blank or spare is not None:"),
     (BANDS, "band.rows if other > row", "band.rows if other < row"),
     (BANDS, "written[order[self._next]]", "True"),
     (BANDS, "[1] <= edge]", "[0] <= edge]"),
-    (
-        BANDS,
-        "return list(itertools.pairwise([0, *cuts, height]))",
-        "return [(0, c) for c in [*cuts, height]]",
-    ),
+    (PARTS, "itertools.pairwise([0, *cuts, height])", "((0, c) for c in [*cuts, height])"),
+    (PARTS, "in_band = begin - top", "in_band = begin - top + 1"),
+    (PARTS, "part.at[-1] == (begin, begin + width)", "True"),
+    (PARTS, "-(-end // height) - bands", "1"),
     (STITCH, 'rows = rows[np.argsort(start, kind="stable")]', "pass"),
     (STITCH, "return values[rows - first]", "return values[: len(rows)]"),
 ]
