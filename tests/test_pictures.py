@@ -20,13 +20,6 @@ from accumulator.exceptions import AccumulatorError, MissingExtraError, OptionEr
 HOSTILE = "</td><script>alert(1)</script>\" onload='x' \x1b[2J\u202e\n&amp;"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _font_is_open():
-    """Write a letter, which opens a font for good, before open files are counted."""
-    plt.switch_backend("Agg")
-    plt.figure(layout="constrained").text(0, 0, "a").figure.canvas.draw()
-
-
 @pytest.fixture(autouse=True)
 def _no_window():
     """Draw into memory, and close every figure afterwards."""
