@@ -10,18 +10,23 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
+import numpy as np
+
+from accumulator._export import check_ome_tiff, check_ome_zarr
 from accumulator._inspect import encodable, printable
 from accumulator.exceptions import OptionError
 from accumulator.typing import Blend
 
 if TYPE_CHECKING:
+    from accumulator._result import FullBatch
     from accumulator._stitching import StitchedMap
 
 _DESCRIPTION: Final = """\
 Stitches the patches of a store into one map a head, and writes the maps to a file that others open.
 
 Patches are blended where they overlap. Pixels that no patch covers hold the fill value. A run that is not
-complete is stitched as far as it came. Maps that do not fit in memory are made on disk, beside the output.
+complete is stitched as far as it came. Classes and other labels must not be averaged: give --blend last (or
+max), head by head. Maps that do not fit in memory are made on disk, beside the output.
 The name of the output says what it is:
 
   NAME.ome.zarr    OME-Zarr 0.5 with a pyramid, for napari, Fiji and others; several heads are groups in it
@@ -108,11 +113,9 @@ def _stitch(arguments: argparse.Namespace) -> int:
     heads = arguments.head
     if heads is not None and isinstance(batch.outputs, list):
         heads = [int(head) if head.isascii() and head.isdigit() else head for head in heads]
-    if kind == "OME-TIFF" and len(heads or batch.outputs) != 1:
-        known = list(batch.outputs) if isinstance(batch.outputs, dict) else list(range(len(batch.outputs)))
-        raise OptionError(f"an OME-TIFF holds one head: choose with --head one of {known}")
     if kind == "zarr" and (arguments.pixel_size is not None or arguments.channel is not None):
         raise OptionError("--pixel-size and --channel are for OME files, not for plain zarr")
+    _check(batch, heads, kind, arguments)
     with stitch(
         batch,
         heads=heads,
@@ -129,9 +132,39 @@ def _stitch(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _check(batch: FullBatch, heads: list[Any] | None, kind: str, arguments: argparse.Namespace) -> None:
+    """Refuse now what the file would refuse when the maps are made."""
+    outputs: dict[Any, Any] = (
+        batch.outputs if isinstance(batch.outputs, dict) else dict(enumerate(batch.outputs))
+    )
+    chosen = {head: outputs[head] for head in heads or outputs if head in outputs}
+    n_spatial = batch.output_locs.shape[1] // 2
+    if kind == "OME-TIFF" and len(heads or outputs) != 1:
+        raise OptionError(f"an OME-TIFF holds one head: choose with --head one of {list(outputs)}")
+    if kind == "zarr" or any(array.ndim - 1 not in {n_spatial, n_spatial + 1} for array in chosen.values()):
+        return  # stitching says what is wrong with such heads
+    small: dict[str, Any] = {
+        str(head): np.broadcast_to(np.zeros((), array.dtype), (1,) * n_spatial + array.shape[1 + n_spatial :])
+        for head, array in chosen.items()
+    }
+    options = {
+        "pixel_size": _pixel_size(arguments),
+        "unit": arguments.unit,
+        "channel_names": arguments.channel,
+    }
+    if kind == "OME-Zarr" and small:
+        check_ome_zarr(small, n_spatial=n_spatial, **options)
+    for name, array in small.items() if kind == "OME-TIFF" else ():
+        check_ome_tiff(array, n_spatial=n_spatial, name=name, **options)
+
+
+def _pixel_size(arguments: argparse.Namespace) -> Any:
+    sizes = arguments.pixel_size
+    return sizes[0] if sizes is not None and len(sizes) == 1 else sizes
+
+
 def _save(maps: StitchedMap, output: Path, kind: str, arguments: argparse.Namespace) -> None:
-    sizes: list[float] | None = arguments.pixel_size
-    size = sizes[0] if sizes is not None and len(sizes) == 1 else sizes
+    size = _pixel_size(arguments)
     if kind == "zarr":
         maps.save(output)
     elif kind == "OME-Zarr":
@@ -154,6 +187,7 @@ def _show(maps: StitchedMap, output: Path, kind: str, *, is_json: bool) -> None:
             "origin": list(maps.origin),
             "n_patches": n_patches,
             "n_written": n_written,
+            "n_stitched": maps.n_stitched,
             "heads": heads,
         }
         lines = [json.dumps(facts)]
@@ -162,7 +196,12 @@ def _show(maps: StitchedMap, output: Path, kind: str, *, is_json: bool) -> None:
             f"map {printable(str(name))}: {' x '.join(map(str, array.shape))} {array.dtype}"
             for name, array in named.items()
         ]
-        lines.append(f"{n_written} of {n_patches} patches; {kind} in {printable(str(output))}")
+        lines.append(
+            f"{maps.n_stitched} of {n_patches} patches ({n_written} written); "
+            f"{kind} in {printable(str(output))}"
+        )
+        if kind == "OME-Zarr" and len(named) > 1:
+            lines += [f"a viewer opens {printable(str(output / str(name)))}" for name in named]
     for line in lines:
         print(encodable(line, sys.stdout))
     sys.stdout.flush()  # while errors are still caught

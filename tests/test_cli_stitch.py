@@ -42,7 +42,8 @@ def test_ome_zarr_of_two_heads(store, capsys):
     assert run("-o", "map.ome.zarr", *arguments) == 0
     said = capsys.readouterr().out
     assert "map tumour: 112 x 144 x 2 float32" in said
-    assert "40 of 48 patches; OME-Zarr in map.ome.zarr" in said
+    assert "40 of 48 patches (40 written); OME-Zarr in map.ome.zarr" in said
+    assert "a viewer opens map.ome.zarr/class" in said
     group = zarr.open_group("map.ome.zarr", mode="r")
     maps = stitch(store, heads=["tumour", "class"], blend="hann")
     np.testing.assert_array_equal(group["tumour/s0"][:], np.moveaxis(maps.outputs["tumour"], -1, 0))

@@ -94,6 +94,28 @@ def write_ome_tiff(  # noqa: PLR0913  one a property of an image
     OptionError
         A pixel size, unit or channel names that cannot be; a ValueError.
     """
+    head, sizes, symbol, channels = check_ome_tiff(
+        array, n_spatial=n_spatial, name=name, pixel_size=pixel_size, unit=unit, channel_names=channel_names
+    )
+    with writing(path) as target:
+        levels = _lay_out(target.with_name(f"{target.name}.levels"), head)
+        factors = level_factors([level.shape for level in levels])
+        tags = [{"subfiletype": 1, "metadata": None} | _resolution(head, sizes, symbol, f) for f in factors]
+        tags[0] |= {"subfiletype": 0, "subifds": len(levels) - 1}  # the others are reduced images
+        tags[0]["metadata"] = _metadata(head, sizes, symbol, channels)
+        _write(target, levels, tags)
+
+
+def check_ome_tiff(  # noqa: PLR0913  one a property of an image
+    array: RowArray,
+    *,
+    n_spatial: int = 2,
+    name: str,
+    pixel_size: float | Sequence[float] | None = None,
+    unit: str = "µm",
+    channel_names: Sequence[str] | None = None,
+) -> tuple[Map, dict[str, float] | None, str, list[str]]:
+    """Refuse what `write_ome_tiff` would refuse, and return what it needs; no pixel is read."""
     need("tifffile")
     head = as_map(name, array, n_spatial)
     if head.dtype in _NO_OME:
@@ -106,13 +128,7 @@ def write_ome_tiff(  # noqa: PLR0913  one a property of an image
     if symbol not in _UNITS:
         raise OptionError(f"unit is {unit!r}: give one of {', '.join(_UNITS)}")
     (channels,) = as_channel_names(channel_names, [head])
-    with writing(path) as target:
-        levels = _lay_out(target.with_name(f"{target.name}.levels"), head)
-        factors = level_factors([level.shape for level in levels])
-        tags = [{"subfiletype": 1, "metadata": None} | _resolution(head, sizes, symbol, f) for f in factors]
-        tags[0] |= {"subfiletype": 0, "subifds": len(levels) - 1}  # the others are reduced images
-        tags[0]["metadata"] = _metadata(head, sizes, symbol, channels)
-        _write(target, levels, tags)
+    return head, sizes, symbol, channels
 
 
 def _lay_out(folder: Path, head: Map) -> list[zarr.Array[Any]]:

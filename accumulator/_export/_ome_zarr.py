@@ -35,6 +35,15 @@ _UNITS: Final = {f"{prefix}meter" for prefix in _PREFIXES.split(" ")} | {
     "parsec",
     "yard",
 }
+_SYMBOLS: Final = {
+    "nm": "nanometer",
+    "um": "micrometer",
+    "µm": "micrometer",
+    "\u03bcm": "micrometer",
+    "mm": "millimeter",
+    "cm": "centimeter",
+    "m": "meter",
+}
 _COLOURS: Final = ("FF0000", "00FF00", "0000FF", "FF00FF", "00FFFF", "FFFF00")
 _MOST_NAME: Final = 255  # bytes of the name of a folder
 
@@ -72,7 +81,7 @@ def write_ome_zarr(  # noqa: PLR0913  one a property of an image
         How large a pixel is: for all axes, or in the order x, y(, z) of locations. Without it, a pixel has
         size 1 and no unit.
     unit : str, optional
-        The unit of ``pixel_size``, by its name: "micrometer", "nanometer" and so on.
+        The unit of ``pixel_size``: "micrometer" or "µm", "nanometer" and so on.
     channel_names : sequence of str, or dict of them by head, optional
         One name a channel; a map without channels has one. By default their numbers, or the head's name.
     origin : sequence of int, optional
@@ -93,6 +102,26 @@ def write_ome_zarr(  # noqa: PLR0913  one a property of an image
     OptionError
         A pixel size, unit or channel names that cannot be; a ValueError.
     """
+    heads, sizes, unit, names = check_ome_zarr(
+        maps, n_spatial=n_spatial, pixel_size=pixel_size, unit=unit, channel_names=channel_names
+    )
+    first = dict(zip("xyz", origin or (), strict=False))
+    with writing(path) as folder:
+        root = zarr.create_group(folder, zarr_format=3)
+        for head, channels in zip(heads, names, strict=True):
+            group = root if len(heads) == 1 else root.create_group(head.name)
+            _write_image(group, head, sizes, unit, channels, first)
+
+
+def check_ome_zarr(
+    maps: Mapping[str, RowArray],
+    *,
+    n_spatial: int = 2,
+    pixel_size: float | Sequence[float] | None = None,
+    unit: str = "micrometer",
+    channel_names: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+) -> tuple[list[Map], dict[str, float] | None, str, list[list[str]]]:
+    """Refuse what `write_ome_zarr` would refuse, and return what it needs; no pixel is read."""
     need("ome_zarr.writer")
     if not isinstance(maps, Mapping) or not maps:
         raise HeadError(
@@ -100,17 +129,13 @@ def write_ome_zarr(  # noqa: PLR0913  one a property of an image
         )
     heads = [as_map(name, array, n_spatial) for name, array in maps.items()]
     sizes = as_pixel_size(pixel_size, n_spatial)
+    unit = _SYMBOLS.get(unit, unit)
     if unit not in _UNITS:
-        raise OptionError(f'unit is {unit!r}: give the name of a unit of length, such as "micrometer"')
+        raise OptionError(f'unit is {unit!r}: give a unit of length, such as "micrometer" or "nm"')
     names = as_channel_names(channel_names, heads)
     if len(heads) > 1:
         _check_groups([head.name for head in heads])
-    first = dict(zip("xyz", origin or (), strict=False))
-    with writing(path) as folder:
-        root = zarr.create_group(folder, zarr_format=3)
-        for head, channels in zip(heads, names, strict=True):
-            group = root if len(heads) == 1 else root.create_group(head.name)
-            _write_image(group, head, sizes, unit, channels, first)
+    return heads, sizes, unit, names
 
 
 def _write_image(  # noqa: PLR0913, PLR0917  what is known of it

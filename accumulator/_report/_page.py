@@ -212,7 +212,7 @@ def _sampling(head: HeadReport) -> str:
     width, height = head.map_size
     texts = [f"The whole map has {width:,} x {height:,} px"]
     texts[0] += f", of which one in {head.step} along each side is shown." if head.step > 1 else "."
-    texts.append("Later rows lie over earlier ones.")
+    texts.append("Patches are not blended here: later ones lie over earlier ones, so that seams show.")
     reading = head.reading
     if reading.n_met < reading.n_wanted:
         texts.append(

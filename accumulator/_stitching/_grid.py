@@ -177,8 +177,8 @@ def _check_extents(
     if len(wrong):
         raise LocationError(
             f"boxes larger than the patches, which are {patch}: {named(wrong, name)}, the first being "
-            f"{boxes[wrong[0]].tolist()}; give locations in pixels of the output: where a model's output is "
-            "smaller than its input, divide them by the same factor"
+            f"{boxes[wrong[0]].tolist()}; channels come last, (n, h, w, C); and locations are in pixels of "
+            "the output: where that is smaller than a model's input, divide them by the same factor"
         )
 
 

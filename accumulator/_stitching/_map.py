@@ -59,6 +59,11 @@ class StitchedMap:
         return self._rows.nbytes
 
     @property
+    def n_stitched(self) -> int:
+        """How many patches have any pixel in the maps."""
+        return int(np.count_nonzero(self._grid.is_inside))
+
+    @property
     def path(self) -> Path | None:
         """The folder of the zarr group; None in RAM."""
         return self._rows.path
@@ -107,8 +112,9 @@ class StitchedMap:
     ) -> None:
         """Write the maps as OME-Zarr 0.5, which napari and others open; needs ``accumulator[ome]``.
 
-        One map is the image at ``path``; of several each is one in the group of its name. Their channels
-        come first, each has a pyramid, and `origin` says where they lie. Memory is bounded.
+        One map is the image at ``path``; of several each is one in the group of its name, ``path/name``,
+        which is what a viewer opens. Channels come first, each has a pyramid, and `origin` says where they
+        lie. Memory is bounded.
 
         Parameters
         ----------

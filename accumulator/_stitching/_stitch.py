@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 import numpy as np
 
 from accumulator._memory import fits_in_memory
+from accumulator._result import FullBatch
 from accumulator._stitching._grid import as_grid
 from accumulator._stitching._stitcher import SMALL, Stitcher
 from accumulator.exceptions import OptionError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    from accumulator._result import FullBatch
     from accumulator._stitching._grid import Grid
     from accumulator._stitching._map import StitchedMap
     from accumulator.typing import RowArray
@@ -35,7 +36,8 @@ def stitch(batch: FullBatch, *, heads: Sequence[int | str] | None = None, **opti
         What `FullBatchAccumulator.finalize` or `FullBatch.load` returned. Only rows that were written
         count, also those of a run that is not complete.
     heads : sequence of names or numbers, optional
-        The heads to stitch, by default all. All have to be of the same height and width.
+        The heads to stitch, by default all. All have to be of the same height and width. Where heads have no
+        names, those chosen are numbered anew, also in the options.
     **options
         Those of `Stitcher`. The maps end by default with the last of all locations, written or not.
 
@@ -55,6 +57,8 @@ def stitch(batch: FullBatch, *, heads: Sequence[int | str] | None = None, **opti
     >>> maps.outputs["tumour"].shape, maps.outputs["tumour"][0, :, 0].tolist()
     ((4, 8, 1), [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0])
     """
+    if not isinstance(batch, FullBatch):
+        raise OptionError(f"batch is {type(batch).__name__}: give a FullBatch, such as FullBatch.load(path)")
     chosen = _chosen(batch.outputs, heads)
     rows = np.flatnonzero(batch.written)
     frame = as_grid(
@@ -75,6 +79,8 @@ def _chosen(
 ) -> dict[str, RowArray]:
     """Return the heads that were asked for by name, or by number as text."""
     known = outputs if isinstance(outputs, dict) else dict(enumerate(outputs))
+    if heads is not None and (isinstance(heads, str) or not isinstance(heads, Sequence)):
+        raise OptionError(f"heads is {heads!r}: give a list of them, of {list(known)}")
     chosen = list(known) if heads is None else list(heads)
     if not chosen or len(set(chosen)) != len(chosen) or not set(chosen) <= known.keys():
         raise OptionError(f"heads is {heads!r}: choose from {list(known)}, each once")

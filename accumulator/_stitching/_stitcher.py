@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -34,6 +35,7 @@ from accumulator.exceptions import (
     NothingPushedError,
     OptionError,
     ProcessError,
+    ResultExistsError,
     StorageError,
     StorageWarning,
 )
@@ -73,16 +75,17 @@ class Stitcher:
         What a pixel gets that several patches cover: their mean, with the same weight or with more of it for
         the middle of a patch (a Gaussian of an eighth of its length; Hann's window), the largest value, or
         that of the location that is last in the list. Or the weights, an array of a patch's spatial shape;
-        a pixel that only weights of 0 reach holds the fill value.
+        a pixel that only weights of 0 reach holds the fill value. Classes and other labels have no mean:
+        take "last" or "max" for them. NaN in a patch makes its pixels NaN.
     output_shape : sequence of int, optional
         The spatial shape of the maps, ``(height, width)``; by default they end with the last box.
     origin : sequence of int, optional
         The location ``[x, y]`` of the first pixel of the maps, by default ``[0, 0]``. With `output_shape` it
         places a region in a slide, or cuts it out.
     dtype : dtype, optional
-        Of the maps, by default that of the heads. Means of integers are rounded to the nearest (a tie to the
-        even one; those of 64-bit integers beyond 2**53 as far as long double and weights of float64 go),
-        bools are True where half of the weight is or more.
+        Of the maps, by default that of the heads. Means of integers are rounded to the nearest, bools are
+        True where half of the weight is or more. A tie goes to the even one; with unequal weights it is one
+        only up to rounding. 64-bit integers beyond 2**53 are as exact as long double and weights of float64.
     fill_value : scalar, default 0
         Of pixels that no patch covers, such as nan.
     on_band : callable, optional
@@ -170,6 +173,10 @@ class Stitcher:
                 "smaller output_shape, and an origin"
             )
         self._written = np.zeros(len(self._index), dtype=bool)
+        if self._store is not None and os.path.lexists(self._store):
+            raise ResultExistsError(
+                errno.EEXIST, "something is there already, and maps are not resumed", str(self._store)
+            )
         self._rows = FullBatchAccumulator(
             np.arange(grid.shape[0])[:, None],
             save_path=self._save_path,
