@@ -858,17 +858,16 @@ def test_python_dash_m_is_the_same_command():
 
 @needs_pip
 @pytest.mark.slow
-def test_real_slide_and_network_through_ram_and_zarr(drawn, tmp_path, capsys):
-    """The demo as a user runs it: gaps, the same bytes from both, a picture, and tissue where it is."""
-    assert main(["demo", "--compare", "--output", str(tmp_path)]) == 0
+def test_real_slide_and_network(drawn, tmp_path, capsys):
+    """The demo as a user runs it: gaps, a picture, seams before and after, and tissue where it is."""
+    assert main(["demo", "--output", str(tmp_path)]) == 0
     output = capsys.readouterr().out
     rows = fields(output)
-    assert rows["locations"] == ["54", "54"]
-    assert rows["written"] == ["40", "40"]
-    assert rows["missing"] == ["14", "14"]
-    assert rows["held in"] == ["RAM", "zarr"]
+    assert rows["locations"] == ["54"]
+    assert rows["written"] == ["40"]
+    assert rows["missing"] == ["14"]
+    assert rows["held in"] == ["RAM"]
     assert all(float(seconds) > 0 for seconds in rows["seconds in the network"])
-    assert "same bytes in RAM and zarr: yes" in output
     assert float(rows["seams of 10 tiles side by side"][0]) > 12
     assert float(rows["seams of 40 tiles with 50 % overlap and Hann weights"][0]) < 1.6
     check_png(tmp_path / "accumulator-demo.png", 300_000)
