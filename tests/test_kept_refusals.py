@@ -18,8 +18,8 @@ from zarr.abc.codec import BytesBytesCodec
 from zarr.codecs import GzipCodec, ZstdCodec
 from zarr.registry import register_codec
 
-from accumulator import FullBatch, FullBatchAccumulator
-from accumulator._stores import _claim, _lock, _redo, _system, _threads
+from accumulator import FullBatch, FullBatchAccumulator, _threads
+from accumulator._stores import _claim, _lock, _redo, _system
 from accumulator._stores._disk import ZarrRows
 from accumulator.exceptions import (
     DamagedError,
