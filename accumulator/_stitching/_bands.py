@@ -392,7 +392,9 @@ class Bands:
 
 
 def _look(values: NDArray[Any], found: list[bool]) -> None:
-    found.append(is_large(values))
+    """Look at values piece by piece, as each is read twice, the second time from the cache."""
+    pieces = (values[first : first + _CHECKED_ITEMS] for first in range(0, len(values), _CHECKED_ITEMS))
+    found.append(any(map(is_large, pieces)))
 
 
 def _flat(array: NDArray[Any]) -> NDArray[Any]:
