@@ -16,7 +16,7 @@ import numpy as np
 from accumulator import _memory
 from accumulator._plan import as_text
 from accumulator._stitching._blend import PARALLEL_NBYTES, Layer, Workers, blend_parts, finish
-from accumulator._stitching._numbers import is_large, lowest, wider
+from accumulator._stitching._numbers import MapSpec, is_large, lowest, wider
 from accumulator._stitching._parts import parts_of, shares
 from accumulator._stitching._weights import Summer
 from accumulator._stores import Pages
@@ -35,36 +35,6 @@ _BAND_NBYTES: Final = 64 * 2**20
 _MOST_SPARE: Final = 2
 _SUMS_NBYTES: Final = 8 * 2**20  # of the sums of weights that a thread makes at a time
 _CHECKED_ITEMS: Final = 2**18  # fewer are not worth another thread
-
-
-@attrs.frozen(eq=False)
-class MapSpec:
-    """One head of the map.
-
-    Attributes
-    ----------
-    channels : tuple of int
-        The shape behind the spatial axes: ``(C,)``, or nothing.
-    dtype : dtype
-        Of the map.
-    fill_value : scalar
-        Of pixels that nothing covers.
-    sum_dtype : dtype
-        Of bands.
-    is_checked : bool
-        Whether values may be so large that their sum is infinite in `sum_dtype`.
-    """
-
-    channels: tuple[int, ...]
-    dtype: np.dtype[Any]
-    fill_value: Any
-    sum_dtype: np.dtype[Any]
-    is_checked: bool
-
-    @property
-    def n_channels(self) -> int:
-        """Numbers a pixel."""
-        return math.prod(self.channels)
 
 
 @attrs.define(eq=False)

@@ -6,8 +6,10 @@ otherwise.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Final
 
+import attrs
 import numpy as np
 
 from accumulator.exceptions import HeadDtypeError, OptionError
@@ -27,6 +29,36 @@ _WIDER: Final[Mapping[np.dtype[Any], np.dtype[Any]]] = {
     np.dtype(np.complex64): np.dtype(np.complex128),
     np.dtype(np.complex128): np.dtype(np.clongdouble),
 }
+
+
+@attrs.frozen(eq=False)
+class MapSpec:
+    """One head of the map.
+
+    Attributes
+    ----------
+    channels : tuple of int
+        The shape behind the spatial axes: ``(C,)``, or nothing.
+    dtype : dtype
+        Of the map.
+    fill_value : scalar
+        Of pixels that nothing covers.
+    sum_dtype : dtype
+        Of bands.
+    is_checked : bool
+        Whether values may be so large that their sum is infinite in `sum_dtype`.
+    """
+
+    channels: tuple[int, ...]
+    dtype: np.dtype[Any]
+    fill_value: Any
+    sum_dtype: np.dtype[Any]
+    is_checked: bool
+
+    @property
+    def n_channels(self) -> int:
+        """Numbers a pixel."""
+        return math.prod(self.channels)
 
 
 def sum_dtype(head: np.dtype[Any], window: Window, n_overlaps: int) -> np.dtype[Any]:

@@ -21,10 +21,10 @@ from accumulator._memory import fits_in_memory
 from accumulator._options import StorageOptions
 from accumulator._plan import as_text
 from accumulator._progress import Progress, as_progress, memory_state
-from accumulator._stitching._bands import Bands, MapSpec
+from accumulator._stitching._bands import Bands
 from accumulator._stitching._grid import Grid, as_grid, count_axes
 from accumulator._stitching._map import StitchedMap
-from accumulator._stitching._numbers import result_dtype, sum_dtype, wider
+from accumulator._stitching._numbers import MapSpec, result_dtype, sum_dtype, wider
 from accumulator._stitching._weights import as_blend, as_window
 from accumulator._validation import as_heads, as_specs, check_rows, check_specs, named
 from accumulator.exceptions import (
