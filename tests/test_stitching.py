@@ -22,7 +22,7 @@ from hypothesis.extra import numpy as hnp
 from maps import reference
 
 from accumulator import FullBatch, FullBatchAccumulator, Stitcher, stitch
-from accumulator._stitching import _bands, _blend, _stitch, _stitcher
+from accumulator._stitching import _bands, _blend, _parts, _stitch, _stitcher
 from accumulator._stitching._grid import as_grid
 from accumulator.exceptions import (
     ClosedError,
@@ -80,7 +80,10 @@ def bands(request, monkeypatch):
     """Blend in one band and thread, or in bands of a few rows shared by threads."""
     if request.param == "many bands":
         monkeypatch.setattr(_bands, "_BAND_NBYTES", 600)
-        monkeypatch.setattr(_bands, "PARALLEL_NBYTES", 0)
+        monkeypatch.setattr(_parts, "PARALLEL_NBYTES", 0)
+        monkeypatch.setattr(_parts, "_ALONE_NBYTES", 0)
+        monkeypatch.setattr(_parts, "PART_NBYTES", 300)
+        monkeypatch.setattr(_blend, "PART_NBYTES", 300)
         monkeypatch.setattr(_blend, "_STRIP_NBYTES", 64)
         monkeypatch.setattr(_blend, "_BLOCK_NBYTES", 64)
         monkeypatch.setattr(_stitch, "_BATCH_NBYTES", 700)
@@ -547,7 +550,7 @@ def test_interrupt_in_the_middle_is_told(monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_bands, "blend_parts", interrupt)
+    monkeypatch.setattr(_bands, "blend_share", interrupt)
     with pytest.raises(KeyboardInterrupt):
         stitcher.push(np.ones((1, 4, 4)), locs[1:2])
     for call in (lambda: stitcher.push(np.ones((1, 4, 4)), locs[1:2]), stitcher.finalize):

@@ -15,9 +15,9 @@ import numpy as np
 
 from accumulator import _memory
 from accumulator._plan import as_text
-from accumulator._stitching._blend import PARALLEL_NBYTES, Layer, Workers, blend_parts, finish
-from accumulator._stitching._numbers import MapSpec, is_large, lowest, wider
-from accumulator._stitching._parts import parts_of, shares
+from accumulator._stitching._blend import Layer, Workers, blend_share, finish
+from accumulator._stitching._numbers import MapSpec, lowest, wider
+from accumulator._stitching._parts import cuts, share_of
 from accumulator._stitching._weights import Summer
 from accumulator._stores import Pages
 from accumulator.exceptions import MemoryLimitError
@@ -28,36 +28,33 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from accumulator._stitching._grid import Grid
-    from accumulator._stitching._parts import Part
+    from accumulator._stitching._parts import Share
     from accumulator._stitching._weights import Window
 
 _BAND_NBYTES: Final = 64 * 2**20
 _MOST_SPARE: Final = 2
 _SUMS_NBYTES: Final = 8 * 2**20  # of the sums of weights that a thread makes at a time
-_CHECKED_ITEMS: Final = 2**18  # fewer are not worth another thread
 
 
 @attrs.define(eq=False)
 class _Band:
-    """Rows of the map: one array a head, ``(height, ..., channels)``, and which rows have come.
+    """Rows of the map: one array a head, ``(height, ..., channels)``.
 
     Its home is where its values belong, if that is in RAM; the sums may be made there.
     """
 
     sums: list[NDArray[Any]]
     home: list[NDArray[Any]] | None
-    rows: list[int] = attrs.field(factory=list)
-    last: int = -1  # the greatest of them
     values: list[NDArray[Any]] | None = None  # of the map, once it is finished
 
 
 @attrs.frozen(eq=False)
 class Prepared:
-    """A push of which nothing but the blending is left: rows, heads, and the parts that each thread does."""
+    """A push of which nothing but the blending is left: rows, heads, and what of them each thread does."""
 
     rows: NDArray[np.intp]
-    layers: list[Layer]
-    parts: list[list[Part]]
+    heads: list[NDArray[Any]]
+    shares: list[Share]
 
 
 class Bands:
@@ -71,6 +68,8 @@ class Bands:
         How they are blended.
     specs : sequence of MapSpec
         The heads.
+    written : (N,) bool array
+        Which rows were blended; the caller's to set.
     home : callable
         Returns, for some rows of the map, each head's array that they belong to; None if that is not in RAM.
     memory_limit : int, optional
@@ -84,15 +83,16 @@ class Bands:
         Whether something was interrupted that cannot be gone on with.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917  what they depend on
         self,
         grid: Grid,
         window: Window,
         specs: Sequence[MapSpec],
+        written: NDArray[np.bool_],
         home: Callable[[int, int], list[NDArray[Any]] | None],
         memory_limit: int | None = None,
     ) -> None:
-        self._home = home
+        self._home, self._written = home, written
         self._grid, self._window, self._specs = grid, window, list(specs)
         self._weights = [self._repeated(spec) for spec in specs]
         self._has_zeros = not window.weights.all()
@@ -107,7 +107,9 @@ class Bands:
         # In the order in which the map gets complete: nothing above the first that is missing changes.
         inside = np.flatnonzero(grid.is_inside)
         self._order = inside[np.argsort(grid.start[inside, 0], kind="stable")]
+        self._tops = grid.start[self._order, 0]
         self._next = 0
+        self._last = -1  # the greatest of all rows that have come
 
     @property
     def nbytes(self) -> int:
@@ -128,7 +130,12 @@ class Bands:
         MemoryLimitError
             There is no memory for them.
         """
-        new = sorted({band for spans in self._spans(rows) for band in spans} - self._open.keys())
+        rows = rows[self._grid.is_inside[rows]]
+        first, last = self._grid.start[rows, 0] // self.height, (self._grid.stop[rows, 0] - 1) // self.height
+        spans = set(zip(first.tolist(), last.tolist(), strict=True))
+        new = sorted({band for a, b in spans for band in range(a, b + 1)} - self._open.keys())
+        if not new:
+            return
         needed = (len(new) - len(self._spare)) * self.height * self._row_nbytes
         if needed > 0 and not _memory.fits_in_memory(needed, 0, 100):
             raise MemoryLimitError(
@@ -139,55 +146,67 @@ class Bands:
         self._open.update({band: self._make(band) for band in new})
 
     def prepare(self, rows: NDArray[np.intp], heads: Sequence[NDArray[Any]]) -> Prepared:
-        """Do what may fail of blending patches, one for each row, whose bands are open.
+        """Do what may fail of blending patches, one for each row, whose bands are open."""
+        if self._window.blend == "last":
+            order = np.argsort(rows, kind="stable")
+            rows, heads = rows[order], [head[order] for head in heads]
+        native = [
+            np.ascontiguousarray(head, head.dtype.newbyteorder("=")).reshape(
+                len(head), *self._grid.patch, spec.n_channels
+            )
+            for head, spec in zip(heads, self._specs, strict=True)
+        ]
+        nbytes = sum(head[:1].nbytes for head in native)
+        shares = [
+            share_of(self._grid, rows, low, high, self.height, nbytes)
+            for low, high in cuts(self._grid, rows, nbytes, self._workers.n)
+        ]
+        return Prepared(rows, native, [share for share in shares if share is not None])
+
+    def add(self, push: Prepared) -> None:
+        """Blend what was prepared into its bands; `is_torn` if that is interrupted.
 
         Raises
         ------
         MemoryLimitError
-            Values are so large that their sums need a wider dtype, for which there is no memory.
+            Values are so large that their sums need a wider dtype, for which there is no memory; `is_torn`
+            unless they were found before anything was blended.
         """
-        if self._window.blend == "last":
-            order = np.argsort(rows, kind="stable")
-            rows, heads = rows[order], [head[order] for head in heads]
-        native = [np.ascontiguousarray(head, head.dtype.newbyteorder("=")) for head in heads]
-        for i, (head, spec) in enumerate(zip(native, self._specs, strict=True)):
-            if spec.is_checked and self._any_large(head):
-                self._widen(i)
-        layers = [
+        while large := self._add_until_large(push):
+            self.is_torn = any(share.done for share in push.shares)
+            for head in large:
+                self._widen(head)
+        self._last = max(self._last, int(push.rows.max(initial=-1)))
+        self.is_torn = False
+
+    def _add_until_large(self, push: Prepared) -> set[int]:
+        """Blend what is not done yet; return the heads with values too large, if any stopped it."""
+        self.is_torn = True
+        mask, large = partial(self._mask, push.rows), set[int]()
+        layers = self._layers(push.heads)
+        tasks = [
+            partial(blend_share, self._window.blend, layers, share, large, mask) for share in push.shares
+        ]
+        self._workers.run(tasks)
+        return large
+
+    def _layers(self, heads: Sequence[NDArray[Any]]) -> list[Layer]:
+        return [
             Layer(
-                _flat(head.reshape(len(head), *self._grid.patch, spec.n_channels)),
+                _flat(head),
                 {number: _flat(band.sums[i]) for number, band in self._open.items()},
                 self._weights[i],
                 self._has_zeros,
                 spec.n_channels,
+                spec.is_checked,
             )
-            for i, (head, spec) in enumerate(zip(native, self._specs, strict=True))
+            for i, (head, spec) in enumerate(zip(heads, self._specs, strict=True))
         ]
-        n_shares = self._workers.n if sum(head.nbytes for head in native) >= PARALLEL_NBYTES else 1
-        parts = [
-            parts_of(self._grid, rows, low, high, self.height)
-            for low, high in shares(self._grid, rows, n_shares)
-        ]
-        return Prepared(rows, layers, parts)
 
-    def add(self, push: Prepared) -> None:
-        """Blend what was prepared into its bands; `is_torn` if that is interrupted."""
-        mask = partial(self._mask, push.rows)
-        self.is_torn = True
-        self._workers.run(
-            [partial(blend_parts, self._window.blend, push.layers, parts, mask) for parts in push.parts]
-        )
-        for row, spans in zip(push.rows.tolist(), self._spans(push.rows), strict=True):
-            for number in spans:
-                band = self._open[number]
-                band.rows.append(row)
-                band.last = max(band.last, row)
-        self.is_torn = False
-
-    def complete(self, written: NDArray[np.bool_]) -> list[int]:
+    def complete(self) -> list[int]:
         """Return the open bands that no row is outstanding for, in order."""
         order = self._order
-        while self._next < len(order) and written[order[self._next]]:
+        while self._next < len(order) and self._written[order[self._next]]:
             self._next += 1
         is_over = self._next == len(order)
         edge = self._grid.shape[0] if is_over else int(self._grid.start[order[self._next], 0])
@@ -205,7 +224,7 @@ class Bands:
         band = self._open[number]
         start, stop = self._extent(number)
         if band.values is None:
-            rows = np.array(band.rows, dtype=np.intp)
+            rows = self._rows_between(start, stop)
             flat = []
             for head, (spec, array) in enumerate(zip(self._specs, band.sums, strict=True)):
                 own = array[: stop - start]
@@ -274,11 +293,11 @@ class Bands:
     def _extent(self, number: int) -> tuple[int, int]:
         return number * self.height, min(self._grid.shape[0], (number + 1) * self.height)
 
-    def _spans(self, rows: NDArray[np.intp]) -> list[range]:
-        """Return for each row which bands it lies in."""
-        first, stop = self._grid.start[rows, 0] // self.height, -(-self._grid.stop[rows, 0] // self.height)
-        stop = np.where(self._grid.is_inside[rows], stop, first)
-        return list(map(range, first.tolist(), stop.tolist()))
+    def _rows_between(self, start: int, stop: int) -> NDArray[np.intp]:
+        """Return the rows that have come and lie between two rows of the map, or near."""
+        low, high = np.searchsorted(self._tops, [start - self._grid.patch[0], stop])
+        rows = self._order[low:high]
+        return rows[self._written[rows]]
 
     def _make(self, number: int) -> _Band:
         home = self._home(*self._extent(number))
@@ -304,16 +323,6 @@ class Bands:
         except MemoryError as cause:
             raise MemoryLimitError(f"a band of {self.height} rows of the map: {cause}") from cause
 
-    def _any_large(self, head: NDArray[Any]) -> bool:
-        """Whether a value may be too large to be added up, looked for on all cores."""
-        flat = head.reshape(-1)
-        step = max(_CHECKED_ITEMS, -(-len(flat) // self._workers.n))
-        found: list[bool] = []
-        self._workers.run(
-            [partial(_look, flat[first : first + step], found) for first in range(0, len(flat), step)]
-        )
-        return any(found)
-
     def _widen(self, head: int) -> None:
         """Go on in a dtype in which the values of a head can be added up."""
         old = self._specs[head]
@@ -338,33 +347,28 @@ class Bands:
         real = np.zeros((), spec.sum_dtype).real.dtype
         return np.repeat(self._window.weights.astype(real), spec.n_channels, axis=-1)
 
-    def _mask(self, rows: NDArray[np.intp], part: Part, n_channels: int) -> NDArray[np.bool_] | bool:
+    def _mask(
+        self, rows: NDArray[np.intp], share: Share, part: int, n_channels: int
+    ) -> NDArray[np.bool_] | bool:
         """Return which numbers of a part no row covers that has come and is later; True for all."""
-        band, row = self._open[part.band], int(rows[part.patch])
-        if band.last < row:
+        row = rows[share.patches[part]]
+        if self._last < row:
             return True
-        top = part.band * self.height
-        (first, last), *rest = part.at
-        box = (slice(first + top, last + top), *(slice(*each) for each in rest))
-        mask = self._not_covered([other for other in band.rows if other > row], box)
+        box = share.at[part].copy()
+        box[:, 0] += share.bands[part] * self.height
+        others = self._rows_between(*box[:, 0].tolist())
+        mask = self._not_covered(others[others > row], box)
         return np.repeat(mask, n_channels, axis=-1)
 
-    def _not_covered(self, others: list[int], box: tuple[slice, ...]) -> NDArray[np.bool_]:
+    def _not_covered(self, others: NDArray[np.intp], box: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which pixels of a box none of some rows covers."""
-        free = np.ones([part.stop - part.start for part in box], dtype=bool)
-        origin = np.array([part.start for part in box])
-        start = np.maximum(self._grid.start[others] - origin, 0)
-        stop = np.minimum(self._grid.stop[others] - origin, free.shape)
+        free = np.ones(box[1] - box[0], dtype=bool)
+        start = np.maximum(self._grid.start[others] - box[0], 0)
+        stop = np.minimum(self._grid.stop[others] - box[0], free.shape)
         for low, high in zip(start.tolist(), stop.tolist(), strict=True):
             if all(a < b for a, b in zip(low, high, strict=True)):
                 free[tuple(map(slice, low, high))] = False
         return free
-
-
-def _look(values: NDArray[Any], found: list[bool]) -> None:
-    """Look at values piece by piece, as each is read twice, the second time from the cache."""
-    pieces = (values[first : first + _CHECKED_ITEMS] for first in range(0, len(values), _CHECKED_ITEMS))
-    found.append(any(map(is_large, pieces)))
 
 
 def _flat(array: NDArray[Any]) -> NDArray[Any]:

@@ -7,13 +7,14 @@ memory once its buffer is made smaller than a row: otherwise it copies each row 
 from __future__ import annotations
 
 import contextlib
+import math
 from concurrent.futures import wait
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
-from accumulator._stitching._numbers import convert
-from accumulator._stitching._parts import groups, run_step
+from accumulator._stitching._numbers import convert, is_large
+from accumulator._stitching._parts import PART_NBYTES
 from accumulator._threads import n_cores, start_threads
 
 if TYPE_CHECKING:
@@ -22,17 +23,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from accumulator._stitching._parts import Part
+    from accumulator._stitching._parts import Share
     from accumulator._stitching._weights import Sums
 
 Method: TypeAlias = "Callable[[NDArray[Any], NDArray[Any], NDArray[Any] | None], None]"
-Mask: TypeAlias = "Callable[[Part, int], NDArray[np.bool_] | bool]"
+Mask: TypeAlias = "Callable[[Share, int, int], NDArray[np.bool_] | bool]"
 
-PARALLEL_NBYTES: Final = 2**20  # below it waking a thread costs more than it saves
 _STRIP_NBYTES: Final = 2**18  # of products, which stay in the cache
 _BLOCK_NBYTES: Final = 2**20  # of a band that is divided at a time
 _BUFFER_ITEMS: Final = 1024
-_SMALL_NBYTES: Final = 2**17  # patches that take less time to add than a call of Python
 _MOST_THREADS: Final = 4  # more do not make memory faster
 
 
@@ -42,7 +41,7 @@ class Layer(NamedTuple):
     Attributes
     ----------
     patches : (n, h, ..., w * channels) array
-        What was pushed.
+        What was pushed, contiguous.
     bands : dict of (rows, ..., length * channels) arrays
         Where it goes, by the number of the band.
     weights : (h, ..., w * channels) array, or None
@@ -51,6 +50,8 @@ class Layer(NamedTuple):
         Whether some of them count nothing, whatever they are.
     n_channels : int
         How many numbers a pixel has.
+    is_checked : bool
+        Whether values may be too large to be added up.
     """
 
     patches: NDArray[Any]
@@ -58,84 +59,78 @@ class Layer(NamedTuple):
     weights: NDArray[Any] | None
     has_zeros: bool
     n_channels: int
+    is_checked: bool
 
 
-def blend_parts(blend: str, layers: Sequence[Layer], parts: list[Part], mask: Mask) -> None:
-    """Blend the parts of a push, in their order."""
-    nbytes = sum(layer.patches[:1].nbytes for layer in layers)
-    for group in groups(parts, nbytes):
-        for layer in layers:
+def blend_share(blend: str, layers: Sequence[Layer], share: Share, large: set[int], mask: Mask) -> None:
+    """Blend the parts of a share that are not done yet, until one has values too large to be added up.
+
+    Parameters
+    ----------
+    blend : str
+        How.
+    layers : sequence of Layer
+        The heads.
+    share : Share
+        The parts; says how many are done.
+    large : set of int
+        Gets the numbers of layers with values too large; where it has any nothing more is blended.
+    mask : callable
+        Returns, for a share, the number of a part, and of channels, where "last" puts it.
+    """
+    slices = [share.slices(layer.n_channels) for layer in layers]
+    checked = [number for number, layer in enumerate(layers) if layer.is_checked]
+    n_checked = share.done
+    for part in range(share.done, len(share.patches)):
+        if checked and part == n_checked:
+            n_checked = _look_ahead(layers, share, part, checked, large)
+        if large:
+            return
+        for layer, (at, of) in zip(layers, slices, strict=True):
+            target, patch = layer.bands[share.bands[part]][at[part]], layer.patches[share.patches[part]]
             if blend == "last":
-                for part in group:
-                    target, patch, _ = _views(layer, part)
-                    np.copyto(target, patch, where=mask(part, layer.n_channels))
-                continue
-            method = _take_largest if blend == "max" else _add_some if layer.has_zeros else _add
-            step = run_step(group) if nbytes < _SMALL_NBYTES and len(group) > 2 else 0
-            if step:
-                _blend_run(method, layer, group, step)
-                continue
-            for part in group:
-                method(*_views(layer, part))
+                np.copyto(target, patch[of[part]], where=mask(share, part, layer.n_channels))
+            elif blend == "max":
+                np.maximum(target, patch[of[part]], out=target)
+            elif layer.weights is None:
+                np.add(target, patch[of[part]], out=target)
+            else:
+                _add_weighted(target, patch[of[part]], layer.weights[of[part]], has_zeros=layer.has_zeros)
+        share.done = part + 1
 
 
-def _views(layer: Layer, part: Part) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]:
-    """Return a part's place in its band, the part of the patch, and its weights."""
-    at, of = _slices(part.at, layer.n_channels), _slices(part.of, layer.n_channels)
-    weights = None if layer.weights is None else layer.weights[of]
-    return layer.bands[part.band][at], layer.patches[part.patch][of], weights
+def _look_ahead(layers: Sequence[Layer], share: Share, part: int, checked: list[int], large: set[int]) -> int:
+    """Look for large values in some parts, just before they are added: then they are in the cache.
+
+    Returns the first part that was not looked at.
+    """
+    first = share.patches[part]
+    most: int = PART_NBYTES // max(1, sum(layers[number].patches[first].nbytes for number in checked))
+    stop: int = min(part + max(1, most), len(share.patches))
+    patches = share.patches[part:stop]
+    box: tuple[Any, ...] = (slice(min(patches), max(patches) + 1),)
+    if len(patches) == 1:
+        box = (first, slice(*share.of[part, :, 0].tolist()))
+    large.update(number for number in checked if _has_large(layers[number].patches[box]))
+    return stop
 
 
-def _slices(box: tuple[tuple[int, int], ...], n_channels: int) -> tuple[slice, ...]:
-    *axes, (first, last) = box
-    return (*(slice(a, b) for a, b in axes), slice(first * n_channels, last * n_channels))
+def _has_large(values: NDArray[Any]) -> bool:
+    flat = values.reshape(-1).view(values.real.dtype)
+    # The sum of squares is finite, unless there is much to look at: it takes one reading, not two.
+    return not math.isfinite(np.dot(flat, flat)) and is_large(flat)
 
 
-def _blend_run(method: Method, layer: Layer, group: list[Part], step: int) -> None:
-    """Blend small patches of a row of a grid in as many calls as they overlap, not in one for each."""
-    first = group[0]
-    width = first.at[-1][1] - first.at[-1][0]
-    n_sets = -(-width // step)  # every so manieth patch is beside the one before
-    target, _, weights = _views(layer, first)
-    of = _slices(first.of, layer.n_channels)
-    for number in range(min(n_sets, len(group))):
-        patches = layer.patches[first.patch + number : group[-1].patch + 1 : n_sets, *of]
-        apart = step * layer.n_channels * target.itemsize
-        row, *rest = target.strides
-        places = np.ndarray(
-            (target.shape[0], len(patches), *target.shape[1:]),
-            target.dtype,
-            layer.bands[first.band],
-            _offset(layer.bands[first.band], first, layer.n_channels) + number * apart,
-            (row, n_sets * apart, *rest),
-        )
-        method(places, np.moveaxis(patches, 0, 1), None if weights is None else weights[:, None])
-
-
-def _offset(band: NDArray[Any], part: Part, n_channels: int) -> int:
-    """Return how many bytes into a band a part begins."""
-    starts = [axis.start for axis in _slices(part.at, n_channels)]
-    return sum(start * stride for start, stride in zip(starts, band.strides, strict=True))
-
-
-def _add(target: NDArray[Any], patch: NDArray[Any], weights: NDArray[Any] | None) -> None:
-    if weights is None:
-        np.add(target, patch, out=target)
-        return
+def _add_weighted(
+    target: NDArray[Any], patch: NDArray[Any], weights: NDArray[Any], *, has_zeros: bool
+) -> None:
     step = max(1, _STRIP_NBYTES // max(1, target[:1].size * target.itemsize))
     for start in range(0, len(target), step):
         part = slice(start, start + step)
-        product = np.multiply(patch[part], weights[part], dtype=target.dtype)
+        # What counts nothing may be NaN.
+        values = np.where(weights[part] == 0, 0, patch[part]) if has_zeros else patch[part]
+        product = np.multiply(values, weights[part], dtype=target.dtype)
         np.add(target[part], product, out=target[part])
-
-
-def _add_some(target: NDArray[Any], patch: NDArray[Any], weights: NDArray[Any] | None) -> None:
-    """Add what counts; what does not may be NaN."""
-    _add(target, patch if weights is None else np.where(weights == 0, 0, patch), weights)
-
-
-def _take_largest(target: NDArray[Any], patch: NDArray[Any], _weights: NDArray[Any] | None) -> None:
-    np.maximum(target, patch, out=target)
 
 
 def finish(  # noqa: PLR0913  what it depends on

@@ -1,49 +1,73 @@
 """A push is cut into parts: where patches cross bands, and so that threads share the rows of the map.
 
-All is worked out for the whole push at once; what is left for each patch is a pair of slices.
+All is worked out for the whole push at once; what is left for each part is a pair of slices.
 """
 
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
+import attrs
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
     from accumulator._stitching._grid import Grid
 
-_GROUP_NBYTES: Final = 2**19  # of patches that are looked at and blended while they are in the cache
+PARALLEL_NBYTES: Final = 2**20  # below it waking a thread costs more than it saves
+_ALONE_NBYTES: Final = 2**17  # of a patch: adding less takes no longer than threads wait for each other
+PART_NBYTES: Final = 2**19  # that are in the cache together with the rows of the map they go to
 
 
-class Part(NamedTuple):
-    """What of a patch goes to a band: slices of the spatial axes, pixels of the last one counted."""
+@attrs.define(eq=False)
+class Share:
+    """The parts of patches that one thread blends, in order.
 
-    patch: int  # its number in the push
-    band: int
-    at: tuple[tuple[int, int], ...]  # in the band
-    of: tuple[tuple[int, int], ...]  # in the patch
+    Attributes
+    ----------
+    patches : list of int
+        Each part's patch, by its number in the push.
+    bands : list of int
+        The band that it goes to.
+    at, of : (n, 2, d) int array
+        Where it begins and stops in the band, and in the patch.
+    done : int
+        How many are blended.
+    """
+
+    patches: list[int]
+    bands: list[int]
+    at: NDArray[np.int64]
+    of: NDArray[np.int64]
+    done: int = 0
+
+    def slices(self, n_channels: int) -> tuple[list[tuple[slice, ...]], list[tuple[slice, ...]]]:
+        """Return the same as slices of arrays whose channels lie one after the other on the last axis."""
+        return _slices(self.at, n_channels), _slices(self.of, n_channels)
 
 
-def shares(grid: Grid, rows: NDArray[np.intp], n_shares: int) -> list[tuple[int, int]]:
-    """Cut the map between two of its rows so that all parts have about as many pixels of patches."""
-    height = grid.shape[0]
-    if n_shares == 1 or not len(rows):
-        return [(0, height)]
+def cuts(grid: Grid, rows: NDArray[np.intp], patch_nbytes: int, n_threads: int) -> list[tuple[int, int]]:
+    """Cut the map between its rows, so that each thread has about as much of some patches as the others."""
+    is_shared = patch_nbytes >= _ALONE_NBYTES and patch_nbytes * len(rows) >= PARALLEL_NBYTES
+    if n_threads == 1 or not is_shared or not len(rows):
+        return [(0, grid.shape[0])]
     start, stop = grid.start[rows, 0], grid.stop[rows, 0]
     edges, where = np.unique(np.concatenate([start, stop]), return_inverse=True)
     depth = np.cumsum(np.bincount(where.ravel(), np.repeat([1.0, -1.0], len(rows))))
     area = np.concatenate([[0], np.cumsum(depth[:-1] * np.diff(edges))])
-    cuts = np.interp(np.arange(1, n_shares) / n_shares * area[-1], area, edges).astype(int).tolist()
-    return list(itertools.pairwise([0, *cuts, height]))
+    between = np.interp(np.arange(1, n_threads) / n_threads * area[-1], area, edges)
+    return list(itertools.pairwise([0, *between.astype(np.int64).tolist(), grid.shape[0]]))
 
 
-def parts_of(grid: Grid, rows: NDArray[np.intp], low: int, high: int, height: int) -> list[Part]:
-    """Return the parts of patches that lie between two rows of the map, cut at the edges of bands.
+def share_of(  # noqa: PLR0913, PLR0917  what it depends on
+    grid: Grid, rows: NDArray[np.intp], low: int, high: int, height: int, patch_nbytes: int
+) -> Share | None:
+    """Return the parts of patches between two rows of the map, None if there are none.
+
+    They are cut at the edges of bands, and so that they stay in the cache; parts of the same rows of the map
+    follow each other, so that these stay there, too.
 
     Parameters
     ----------
@@ -55,49 +79,35 @@ def parts_of(grid: Grid, rows: NDArray[np.intp], low: int, high: int, height: in
         The rows of the map.
     height : int
         Of a band.
+    patch_nbytes : int
+        Bytes of a patch in all heads.
     """
-    start, stop, skip = grid.start[rows], grid.stop[rows], grid.skip[rows]
-    first, end = start[:, 0].clip(low), stop[:, 0].clip(None, high)
-    end = np.where(grid.is_inside[rows], end, first)
-    bands = first // height
-    n_bands = np.where(first < end, -(-end // height) - bands, 0)
-    which = np.repeat(np.arange(len(rows)), n_bands)
-    number = np.arange(len(which)) - np.repeat(np.cumsum(n_bands) - n_bands, n_bands) + bands[which]
-    top = number * height
-    begin = np.maximum(first[which], top)
-    size = np.minimum(end[which], top + height) - begin
-    in_band = begin - top
-    in_patch = skip[which, 0] + begin - start[which, 0]
-    across = [
-        (tuple(zip(a, b, strict=True)), tuple((c, c + y - x) for x, y, c in zip(a, b, s, strict=True)))
-        for a, b, s in zip(start[:, 1:].tolist(), stop[:, 1:].tolist(), skip[:, 1:].tolist(), strict=True)
-    ]
-    return [
-        Part(i, band, ((t, t + n), *across[i][0]), ((p, p + n), *across[i][1]))
-        for i, band, t, p, n in zip(
-            which.tolist(), number.tolist(), in_band.tolist(), in_patch.tolist(), size.tolist(), strict=True
-        )
-    ]
+    start, stop = grid.start[rows, 0].clip(low), grid.stop[rows, 0].clip(None, high)
+    patches = np.flatnonzero((start < stop) & grid.is_inside[rows])
+    if not len(patches):
+        return None
+    rows, start, stop = rows[patches], start[patches], stop[patches]
+    top, bottom = int(start.min()), int(stop.max())
+    thickness = -(-grid.patch[0] // -(-patch_nbytes // PART_NBYTES))
+    edges = np.arange(top // height, -(-bottom // height) + 1) * height
+    if thickness < bottom - top:
+        edges = np.unique(np.concatenate([edges, np.arange(top, bottom, thickness)]))
+    first = np.searchsorted(edges, start, "right") - 1
+    n_parts = np.searchsorted(edges, stop, "left") - first
+    which = np.repeat(np.arange(len(rows)), n_parts)
+    strip = np.arange(len(which)) - np.repeat(np.cumsum(n_parts) - n_parts - first, n_parts)
+    order = np.argsort(strip, kind="stable")
+    which, strip = which[order], strip[order]
+    at = np.stack([grid.start[rows], grid.stop[rows]], axis=1)[which]
+    at[:, 0, 0] = np.maximum(start[which], edges[strip])
+    at[:, 1, 0] = np.minimum(stop[which], edges[strip + 1])
+    of = at + (grid.skip[rows] - grid.start[rows])[which][:, None]
+    bands = edges[strip] // height
+    at[..., 0] -= (bands * height)[:, None]
+    return Share(patches[which].tolist(), bands.tolist(), at, of)
 
 
-def groups(parts: list[Part], patch_nbytes: int) -> Iterator[list[Part]]:
-    """Yield parts that stay in the cache together, all of one band and one place on the first axis."""
-    most = max(1, _GROUP_NBYTES // max(1, patch_nbytes))
-    for _, alike in itertools.groupby(parts, key=lambda part: (part.band, part.at[0], part.of[0])):
-        while group := list(itertools.islice(alike, most)):
-            yield group
-
-
-def run_step(group: list[Part]) -> int:
-    """Return how far apart on the last axis patches lie that follow each other in a row of a grid, else 0."""
-    first, second = group[0], group[1]
-    step = second.at[-1][0] - first.at[-1][0]
-    width = first.at[-1][1] - first.at[-1][0]
-    if step <= 0:
-        return 0
-    for number, part in enumerate(group):
-        begin = first.at[-1][0] + number * step
-        is_next = part.patch == first.patch + number and part.at[-1] == (begin, begin + width)
-        if not is_next or part.of != first.of or part.at[1:-1] != first.at[1:-1]:
-            return 0
-    return step
+def _slices(boxes: NDArray[np.int64], n_channels: int) -> list[tuple[slice, ...]]:
+    last = boxes.shape[2] - 1
+    ends = [boxes[:, :, axis] * n_channels if axis == last else boxes[:, :, axis] for axis in range(last + 1)]
+    return list(zip(*(map(slice, *each.T.tolist()) for each in ends), strict=True))

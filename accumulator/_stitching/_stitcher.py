@@ -265,7 +265,7 @@ class Stitcher:
             if self._progress is not None:
                 self._progress.show()
             self._tell_if_large()
-            self._deliver(self._open_bands.complete(self._written), is_pushing=True)
+            self._deliver(self._open_bands.complete(), is_pushing=True)
 
     def finalize(self) -> StitchedMap:
         """Return the maps, the fill value where nothing came; called again, the same object.
@@ -410,7 +410,10 @@ class Stitcher:
         # A map that takes much of the memory may have to leave it: then no band is held in it.
         is_small = fits_in_memory(self._rows.nbytes, 0, SMALL)
         home = self._rows._views if is_small else _nowhere  # noqa: SLF001  its rows are made in their place
-        self._grid, self._bands = grid, Bands(grid, window, maps, home, as_limit(self._memory_limit))
+        self._grid, self._bands = (
+            grid,
+            Bands(grid, window, maps, self._written, home, as_limit(self._memory_limit)),
+        )
         self._specs, self._names = specs, heads.names
         if self._bar_type is not None:
             n, state = len(self._index), partial(_shown, self._rows, self._bands, self._written)
