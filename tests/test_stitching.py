@@ -66,7 +66,9 @@ def assert_right(values, expected, size, dtype):
         is_tie = np.abs(expected.astype(float) - 0.5) < 1e-9
         assert ((values == (expected.astype(float) >= 0.5)) | is_tie).all()
     elif dtype.kind in "iu":
-        limit = 0.5 * (1 + 1e-9) + size.astype(float) * 2**-52
+        # A weight and a sum of weights are products of one float64 an axis: up to eight roundings of half an
+        # epsilon, which 64-bit integers show.
+        limit = 0.5 * (1 + 1e-9) + size.astype(float) * 8 * 2**-53
         assert (np.abs(values.astype(np.longdouble) - expected.astype(np.longdouble)) <= limit).all()
     else:
         single = dtype.itemsize // (2 if dtype.kind == "c" else 1)
