@@ -22,7 +22,7 @@ from hypothesis.extra import numpy as hnp
 from maps import reference
 
 from accumulator import FullBatch, FullBatchAccumulator, Stitcher, stitch
-from accumulator._stitching import _bands, _blend, _parts, _stitch, _stitcher
+from accumulator._stitching import _bands, _blend, _parts, _stitch, _stitcher, _whole
 from accumulator._stitching._grid import as_grid
 from accumulator.exceptions import (
     ClosedError,
@@ -82,11 +82,12 @@ def bands(request, monkeypatch):
     """Blend in one band and thread, or in bands of a few rows shared by threads."""
     if request.param == "many bands":
         monkeypatch.setattr(_bands, "_BAND_NBYTES", 600)
+        monkeypatch.setattr(_whole, "_LEAST_NBYTES", 600)
         monkeypatch.setattr(_parts, "PARALLEL_NBYTES", 0)
-        monkeypatch.setattr(_parts, "_ALONE_NBYTES", 0)
+        monkeypatch.setattr(_parts, "ALONE_NBYTES", 0)
+        monkeypatch.setattr(_whole, "ALONE_NBYTES", 0)
         monkeypatch.setattr(_parts, "PART_NBYTES", 300)
         monkeypatch.setattr(_blend, "PART_NBYTES", 300)
-        monkeypatch.setattr(_blend, "_STRIP_NBYTES", 64)
         monkeypatch.setattr(_blend, "_BLOCK_NBYTES", 64)
         monkeypatch.setattr(_stitch, "_BATCH_NBYTES", 700)
 
@@ -198,19 +199,22 @@ def test_three_hundred_patches_on_a_pixel(dtype, blend):
 @pytest.mark.parametrize("dtype", ["<f4", ">f4", "f8", ">f8", "c8"])
 @pytest.mark.parametrize("blend", ["average", "gaussian"])
 @pytest.mark.usefixtures("bands")
-def test_sum_beyond_the_dtype_is_right(dtype, blend):
-    """A mean of the largest numbers is one of them, also when sums of earlier batches were small."""
+@pytest.mark.parametrize("is_streamed", [True, False])
+def test_sum_beyond_the_dtype_is_right(dtype, blend, is_streamed):
+    """A mean of the largest numbers is one of them, also when sums of earlier patches were small."""
     locs = raster((8, 12), (4, 4), (2, 2))
     largest = np.finfo(dtype).max
     values = np.ones((len(locs), 4, 4, 2), dtype)
     values[len(locs) // 2 :] = largest
     if np.dtype(dtype).kind == "c":
         values *= 1j
-    with Stitcher(locs, blend=blend) as stitcher:
-        stitcher.push(values[:3], locs[:3])
-        stitcher.push(values[3:], locs[3:])
+    kind = Stitcher if is_streamed else FullBatchAccumulator
+    with kind(locs, **({"blend": blend} if is_streamed else {})) as taker:
+        taker.push(values[:3], locs[:3])
+        taker.push(values[3:], locs[3:])
+    maps = taker.finalize() if is_streamed else stitch(taker.finalize(), blend=blend)
     expected, _, size = reference(values, locs, (8, 12), (0, 0), blend, 0)
-    assert_right(stitcher.finalize().outputs[0], expected, size, dtype)
+    assert_right(maps.outputs[0], expected, size, dtype)
 
 
 def test_infinity_and_nan_stay_where_they_are():
@@ -396,7 +400,9 @@ def test_shuffled_patches_open_more_bands_and_say_so(monkeypatch):
 @pytest.mark.parametrize("order", ["raster", "columns", "shuffled"])
 def test_result_is_read_in_an_order_that_keeps_few_bands_open(order, where, monkeypatch):
     """Whatever the order of the list: top to bottom where memory is short, and the map is right."""
-    monkeypatch.setattr(_bands, "_BAND_NBYTES", 2**10)
+    for module in (_bands, _whole):
+        monkeypatch.setattr(module, "_BAND_NBYTES", 2**10)
+    monkeypatch.setattr(_whole, "_LEAST_NBYTES", 2**10)
     locs = raster((128, 32), (8, 8), (4, 4))
     if order == "columns":
         locs = locs[np.lexsort((locs[:, 1], locs[:, 0]))]
@@ -407,13 +413,13 @@ def test_result_is_read_in_an_order_that_keeps_few_bands_open(order, where, monk
         accumulator.push(values, locs)
     batch = accumulator.finalize()
     most = []
-    add = _bands.Bands.add
+    open_all = _bands.Bands._open_all
 
     def watch(bands, *arguments):
-        add(bands, *arguments)
+        open_all(bands, *arguments)
         most.append(bands.nbytes)
 
-    monkeypatch.setattr(_bands.Bands, "add", watch)
+    monkeypatch.setattr(_bands.Bands, "_open_all", watch)
     monkeypatch.setattr(_stitch, "_BATCH_NBYTES", 10 * 256)
     monkeypatch.setattr(_stitch, "SMALL", 0)
     maps = stitch(batch, memory_threshold=100)
@@ -914,3 +920,17 @@ def test_no_memory_for_a_wider_dtype_changes_nothing(monkeypatch):
     assert stitcher.written.sum() == 1
     stitcher.push(ONES * 2, LOCS[1:2])
     assert stitcher.finalize().outputs[0].sum() == 48
+
+
+def test_no_memory_for_a_wider_dtype_in_the_middle_of_a_batch_is_told(monkeypatch):
+    """What was blended before cannot be taken out: nothing goes on as if it were right."""
+    monkeypatch.setattr(_blend, "PART_NBYTES", 1)  # look at one patch at a time
+    stitcher = Stitcher(LOCS)
+    monkeypatch.setattr(_bands._memory, "available_memory", lambda **_: 2**20)
+    stitcher.push(ONES, LOCS[:1])
+    monkeypatch.setattr(_bands._memory, "available_memory", lambda **_: 0)
+    with pytest.raises(MemoryLimitError, match="so large"):
+        stitcher.push(np.concatenate([ONES, ONES * np.finfo("f4").max]), LOCS[1:3])
+    with pytest.raises(ClosedError, match="half-way"):
+        stitcher.push(ONES, LOCS[3:4])
+    stitcher.close()

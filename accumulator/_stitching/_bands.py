@@ -23,7 +23,7 @@ from accumulator._stores import Pages
 from accumulator.exceptions import MemoryLimitError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -37,7 +37,7 @@ _SUMS_NBYTES: Final = 8 * 2**20  # of the sums of weights that a thread makes at
 
 
 @attrs.define(eq=False)
-class _Band:
+class Band:
     """Rows of the map: one array a head, ``(height, ..., channels)``.
 
     Its home is where its values belong, if that is in RAM; the sums may be made there.
@@ -99,9 +99,9 @@ class Bands:
         self._summer = Summer(grid, window)
         self.is_torn = False
         self._workers = Workers()
-        self._open: dict[int, _Band] = {}
-        self._spare: list[_Band] = []
-        nbytes = _memory.buffer_nbytes(_BAND_NBYTES, memory_limit)
+        self._open: dict[int, Band] = {}
+        self._spare: list[Band] = []
+        nbytes = _memory.buffer_nbytes(self._most_nbytes, memory_limit)
         fitting = max(1, nbytes // max(1, self._row_nbytes))
         self.height: int = min(grid.shape[0], 2 ** (fitting.bit_length() - 1))
         # In the order in which the map gets complete: nothing above the first that is missing changes.
@@ -133,7 +133,9 @@ class Bands:
         rows = rows[self._grid.is_inside[rows]]
         first, last = self._grid.start[rows, 0] // self.height, (self._grid.stop[rows, 0] - 1) // self.height
         spans = set(zip(first.tolist(), last.tolist(), strict=True))
-        new = sorted({band for a, b in spans for band in range(a, b + 1)} - self._open.keys())
+        self._open_all({band for a, b in spans for band in range(a, b + 1)} - self._open.keys())
+
+    def _open_all(self, new: Collection[int]) -> None:
         if not new:
             return
         needed = (len(new) - len(self._spare)) * self.height * self._row_nbytes
@@ -143,7 +145,7 @@ class Bands:
                 f"{as_text(self.nbytes)}; {len(new)} more do not fit in memory: push in the order of the "
                 "list, leave out what will not come, or collect all with FullBatchAccumulator and stitch that"
             )
-        self._open.update({band: self._make(band) for band in new})
+        self._open.update({band: self._make(band) for band in sorted(new)})
 
     def prepare(self, rows: NDArray[np.intp], heads: Sequence[NDArray[Any]]) -> Prepared:
         """Do what may fail of blending patches, one for each row, whose bands are open."""
@@ -183,24 +185,26 @@ class Bands:
         """Blend what is not done yet; return the heads with values too large, if any stopped it."""
         self.is_torn = True
         mask, large = partial(self._mask, push.rows), set[int]()
-        layers = self._layers(push.heads)
+        layers = self._layers(push.heads, self._open, self._specs)
         tasks = [
             partial(blend_share, self._window.blend, layers, share, large, mask) for share in push.shares
         ]
         self._workers.run(tasks)
         return large
 
-    def _layers(self, heads: Sequence[NDArray[Any]]) -> list[Layer]:
+    def _layers(
+        self, heads: Sequence[NDArray[Any]], bands: Mapping[int, Band], specs: Sequence[MapSpec]
+    ) -> list[Layer]:
         return [
             Layer(
                 _flat(head),
-                {number: _flat(band.sums[i]) for number, band in self._open.items()},
-                self._weights[i],
+                {number: _flat(band.sums[i]) for number, band in bands.items()},
+                self._weights[i] if spec is self._specs[i] else self._repeated(spec),
                 self._has_zeros,
                 spec.n_channels,
                 spec.is_checked,
             )
-            for i, (head, spec) in enumerate(zip(heads, self._specs, strict=True))
+            for i, (head, spec) in enumerate(zip(heads, specs, strict=True))
         ]
 
     def complete(self) -> list[int]:
@@ -224,35 +228,35 @@ class Bands:
         band = self._open[number]
         start, stop = self._extent(number)
         if band.values is None:
-            rows = self._rows_between(start, stop)
-            flat = []
-            for head, (spec, array) in enumerate(zip(self._specs, band.sums, strict=True)):
-                own = array[: stop - start]
-                if band.home is not None:
-                    flat.append(band.home[head].reshape(own.shape))
-                else:
-                    flat.append(own if spec.dtype == own.dtype else np.empty(own.shape, spec.dtype))
-            # Strips whose sums of weights, in float64, are small.
-            line_nbytes = 8 * math.prod(self._grid.shape[1:])
-            step = max(1, min(-(-(stop - start) // self._workers.n), _SUMS_NBYTES // line_nbytes))
             self.is_torn = True
-            self._workers.run(
-                [
-                    partial(self._finish_strip, band, flat, rows, start, first, min(first + step, stop))
-                    for first in range(start, stop, step)
-                ]
-            )
-            shape = self._grid.shape[1 : self._grid.n_spatial]
-            band.values = [
-                each.reshape(len(each), *shape, *spec.channels)
-                for each, spec in zip(flat, self._specs, strict=True)
-            ]
+            self._workers.run(self._strips(band, start, stop))
             self.is_torn = False
-        return slice(start, stop), band.values
+        shape = self._grid.shape[1 : self._grid.n_spatial]
+        return slice(start, stop), [
+            each.reshape(len(each), *shape, *spec.channels)
+            for each, spec in zip(band.values or (), self._specs, strict=True)
+        ]
+
+    def _strips(self, band: Band, start: int, stop: int) -> list[Callable[[], None]]:
+        """Return what finishes a band, between two rows of the map: a task for each thread or more."""
+        rows, band.values = self._rows_between(start, stop), []
+        for head, (spec, array) in enumerate(zip(self._specs, band.sums, strict=True)):
+            own = array[: stop - start]
+            if band.home is not None:
+                band.values.append(band.home[head].reshape(own.shape))
+            else:
+                band.values.append(own if spec.dtype == own.dtype else np.empty(own.shape, spec.dtype))
+        # Strips whose sums of weights, in float64, are small.
+        line_nbytes = 8 * math.prod(self._grid.shape[1:])
+        step = max(1, min(-(-(stop - start) // self._workers.n), _SUMS_NBYTES // line_nbytes))
+        return [
+            partial(self._finish_strip, band, band.values, rows, start, first, min(first + step, stop))
+            for first in range(start, stop, step)
+        ]
 
     def _finish_strip(  # noqa: PLR0913, PLR0917  what it works on
         self,
-        band: _Band,
+        band: Band,
         targets: list[NDArray[Any]],
         rows: NDArray[np.intp],
         top: int,
@@ -285,6 +289,11 @@ class Bands:
         self._spare.clear()
 
     @property
+    def _most_nbytes(self) -> int:
+        """Bytes that a band may take."""
+        return _BAND_NBYTES
+
+    @property
     def _row_nbytes(self) -> int:
         """Bytes of a row of the map in all bands."""
         pixels = math.prod(self._grid.shape[1:])
@@ -299,7 +308,7 @@ class Bands:
         rows = self._order[low:high]
         return rows[self._written[rows]]
 
-    def _make(self, number: int) -> _Band:
+    def _make(self, number: int) -> Band:
         home = self._home(*self._extent(number))
         spare = self._spare.pop().sums if self._spare and home is None else None
         arrays = []
@@ -313,7 +322,7 @@ class Bands:
             is_filled = home is not None and any(np.asarray(spec.fill_value, spec.dtype).tobytes())
             if blank or spare is not None or is_filled:
                 array[...] = blank
-        return _Band(arrays, home)
+        return Band(arrays, home)
 
     def _fresh(self, spec: MapSpec) -> NDArray[Any]:
         shape = (self.height, *self._grid.shape[1:], spec.n_channels)

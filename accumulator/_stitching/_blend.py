@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 Method: TypeAlias = "Callable[[NDArray[Any], NDArray[Any], NDArray[Any] | None], None]"
 Mask: TypeAlias = "Callable[[Share, int, int], NDArray[np.bool_] | bool]"
 
-_STRIP_NBYTES: Final = 2**18  # of products, which stay in the cache
 _BLOCK_NBYTES: Final = 2**20  # of a band that is divided at a time
 _BUFFER_ITEMS: Final = 1024
 _MOST_THREADS: Final = 4  # more do not make memory faster
@@ -80,13 +79,14 @@ def blend_share(blend: str, layers: Sequence[Layer], share: Share, large: set[in
     """
     slices = [share.slices(layer.n_channels) for layer in layers]
     checked = [number for number, layer in enumerate(layers) if layer.is_checked]
+    scratch = [_scratch(layer, share) for layer in layers]
     n_checked = share.done
     for part in range(share.done, len(share.patches)):
         if checked and part == n_checked:
             n_checked = _look_ahead(layers, share, part, checked, large)
         if large:
             return
-        for layer, (at, of) in zip(layers, slices, strict=True):
+        for layer, (at, of), products in zip(layers, slices, scratch, strict=True):
             target, patch = layer.bands[share.bands[part]][at[part]], layer.patches[share.patches[part]]
             if blend == "last":
                 np.copyto(target, patch[of[part]], where=mask(share, part, layer.n_channels))
@@ -95,8 +95,17 @@ def blend_share(blend: str, layers: Sequence[Layer], share: Share, large: set[in
             elif layer.weights is None:
                 np.add(target, patch[of[part]], out=target)
             else:
-                _add_weighted(target, patch[of[part]], layer.weights[of[part]], has_zeros=layer.has_zeros)
+                weights = layer.weights[of[part]]
+                _add_weighted(target, patch[of[part]], weights, products, has_zeros=layer.has_zeros)
         share.done = part + 1
+
+
+def _scratch(layer: Layer, share: Share) -> NDArray[Any]:
+    """Return room for the products of a part, used again and again as it is in the cache."""
+    if layer.weights is None:
+        return np.empty(0)
+    largest = int((share.of[:, 1] - share.of[:, 0]).prod(axis=1).max())
+    return np.empty(largest * layer.n_channels, layer.bands[share.bands[0]].dtype)
 
 
 def _look_ahead(layers: Sequence[Layer], share: Share, part: int, checked: list[int], large: set[int]) -> int:
@@ -122,15 +131,18 @@ def _has_large(values: NDArray[Any]) -> bool:
 
 
 def _add_weighted(
-    target: NDArray[Any], patch: NDArray[Any], weights: NDArray[Any], *, has_zeros: bool
+    target: NDArray[Any],
+    patch: NDArray[Any],
+    weights: NDArray[Any],
+    products: NDArray[Any],
+    *,
+    has_zeros: bool,
 ) -> None:
-    step = max(1, _STRIP_NBYTES // max(1, target[:1].size * target.itemsize))
-    for start in range(0, len(target), step):
-        part = slice(start, start + step)
-        # What counts nothing may be NaN.
-        values = np.where(weights[part] == 0, 0, patch[part]) if has_zeros else patch[part]
-        product = np.multiply(values, weights[part], dtype=target.dtype)
-        np.add(target[part], product, out=target[part])
+    # What counts nothing may be NaN.
+    values = np.where(weights == 0, 0, patch) if has_zeros else patch
+    product = products[: target.size].reshape(target.shape)
+    np.multiply(values, weights, out=product, dtype=target.dtype)
+    np.add(target, product, out=target)
 
 
 def finish(  # noqa: PLR0913  what it depends on
@@ -161,11 +173,9 @@ def finish(  # noqa: PLR0913  what it depends on
     """
     n_channels = band.shape[-1]
     real = np.zeros((), band.dtype).real.dtype if band.dtype.kind in "fc" else np.dtype(np.float32)
-    has_gaps = not (sums.factors.all() and sums.line.all())
+    has_gaps = sums.has_gaps
     step = max(1, _BLOCK_NBYTES // max(1, band[:1].nbytes))
-    for part, divisor in (
-        _divisors(sums, n_channels, real, step) if is_sum or has_gaps else _strips(band, step)
-    ):
+    for part, divisor in sums.divisors(n_channels, real, step) if is_sum or has_gaps else _strips(band, step):
         rows, written = (each[part].reshape(*each[part].shape[:-2], -1) for each in (band, target))
         gaps = divisor == 0 if has_gaps and divisor is not None else None
         if is_sum and divisor is not None:
@@ -179,27 +189,6 @@ def finish(  # noqa: PLR0913  what it depends on
 def _strips(band: NDArray[Any], step: int) -> Iterator[tuple[slice, None]]:
     for start in range(0, len(band), step):
         yield slice(start, start + step), None
-
-
-def _divisors(
-    sums: Sums, n_channels: int, real: np.dtype[Any], step: int
-) -> Iterator[tuple[slice, NDArray[Any] | None]]:
-    """Yield strips and what their numbers are divided by: None where that is 1 throughout."""
-    line = np.repeat(sums.line, n_channels, axis=-1) if sums.is_line else None
-    last, divisor = None, None
-    for start in range(0, len(sums.factors), step):
-        part = slice(start, start + step)
-        factors = sums.factors[part]
-        first = float(factors.flat[0])
-        if line is None:
-            yield part, np.repeat(sums.line[part], n_channels, axis=-1).astype(real)
-        elif not (factors == first).all():
-            yield part, (factors * line).astype(real)
-        else:
-            if last != first:  # many strips have the same
-                last, divisor = first, (first * line).astype(real)
-                divisor = None if (divisor == 1).all() else divisor
-            yield part, divisor
 
 
 class Workers:

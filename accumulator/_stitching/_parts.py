@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from accumulator._stitching._grid import Grid
 
 PARALLEL_NBYTES: Final = 2**20  # below it waking a thread costs more than it saves
-_ALONE_NBYTES: Final = 2**17  # of a patch: adding less takes no longer than threads wait for each other
+ALONE_NBYTES: Final = 2**17  # of a patch: adding less takes no longer than threads wait for each other
 PART_NBYTES: Final = 2**19  # that are in the cache together with the rows of the map they go to
 
 
@@ -50,7 +50,7 @@ class Share:
 
 def cuts(grid: Grid, rows: NDArray[np.intp], patch_nbytes: int, n_threads: int) -> list[tuple[int, int]]:
     """Cut the map between its rows, so that each thread has about as much of some patches as the others."""
-    is_shared = patch_nbytes >= _ALONE_NBYTES and patch_nbytes * len(rows) >= PARALLEL_NBYTES
+    is_shared = patch_nbytes >= ALONE_NBYTES and patch_nbytes * len(rows) >= PARALLEL_NBYTES
     if n_threads == 1 or not is_shared or not len(rows):
         return [(0, grid.shape[0])]
     start, stop = grid.start[rows, 0], grid.stop[rows, 0]

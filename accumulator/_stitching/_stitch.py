@@ -65,11 +65,19 @@ def stitch(batch: FullBatch, *, heads: Sequence[int | str] | None = None, **opti
         batch.output_locs, None, options.get("output_shape"), options.get("origin"), name="output_locs"
     )
     options["output_shape"] = frame.shape[: frame.n_spatial]
+    is_named = isinstance(batch.outputs, dict)
     with Stitcher(batch.output_locs[rows], **options) as stitcher:
-        for some in _in_batches(frame, rows, list(chosen.values())):
-            values = {name: _read(array, some) for name, array in chosen.items()}
-            is_named = isinstance(batch.outputs, dict)
-            stitcher.push(values if is_named else list(values.values()), batch.output_locs[some])
+        at_hand = {
+            name: array
+            for name, array in chosen.items()
+            if isinstance(array, np.ndarray) and array.flags.c_contiguous and array.dtype.isnative
+        }
+        if len(rows) and len(at_hand) == len(chosen):
+            stitcher._push_whole(at_hand if is_named else list(at_hand.values()), rows)  # noqa: SLF001
+        else:
+            for some in _in_batches(frame, rows, list(chosen.values())):
+                values = {name: _read(array, some) for name, array in chosen.items()}
+                stitcher.push(values if is_named else list(values.values()), batch.output_locs[some])
     maps = stitcher.finalize()
     return attrs.evolve(maps, output_locs=batch.output_locs, written=batch.written)
 

@@ -9,7 +9,7 @@ import sys
 import threading
 import warnings
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeVar
 
 import attrs
 import numpy as np
@@ -26,6 +26,7 @@ from accumulator._stitching._grid import Grid, as_grid, count_axes
 from accumulator._stitching._map import StitchedMap
 from accumulator._stitching._numbers import MapSpec, result_dtype, sum_dtype, wider
 from accumulator._stitching._weights import as_blend, as_window
+from accumulator._stitching._whole import WholeBands
 from accumulator._validation import as_heads, as_specs, check_rows, check_specs, named
 from accumulator.exceptions import (
     ClosedError,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 SMALL: Final = 25  # per cent of the available memory
 _LARGE: Final = 50
 _ROW_NBYTES: Final = 64  # that the accumulator of a map's rows needs to know a row
+_SomeBands = TypeVar("_SomeBands", bound=Bands)
 _logger = logging.getLogger("accumulator")
 
 
@@ -233,7 +235,7 @@ class Stitcher:
         OptionError
             At the first push: options or weights that do not fit the heads; a ValueError.
         MemoryLimitError
-            More bands would have to be open than fit in memory; a MemoryError.
+            More bands would have to be open than fit in memory, or wider ones; a MemoryError.
         StorageError
             The disk refused a band that was complete before; it is held, and written by the next call once
             the cause is gone; an OSError.
@@ -242,10 +244,12 @@ class Stitcher:
 
         Notes
         -----
-        After any of these errors nothing of the batch was taken; the heads are fixed all the same if only
-        memory or disk were missing. What ``on_band`` raises comes out of here, too: the band counts as
-        delivered then, and `written` tells whether the batch was taken. An interrupt while patches are
-        blended cannot be undone: every later call says so. Threads may push at the same time.
+        After any of these errors nothing of the batch was taken, but for one: values so large that their sums
+        need a wider dtype, with no memory for it, may be met half-way, and end the stitcher. The heads are
+        fixed all the same if only memory or disk were missing. What ``on_band`` raises comes out of here,
+        too: the band counts as delivered then, and `written` tells whether the batch was taken. An interrupt
+        while patches are blended cannot be undone: every later call says so. Threads may push at the same
+        time.
         """
         with self._lock:
             self._refuse_if_done("push")
@@ -254,7 +258,7 @@ class Stitcher:
                 raise HeadError("the batch has no heads: push at least one array a batch")
             check_rows(heads, len(rows))
             if self._specs is None:
-                self._start(heads)
+                self._start(heads, Bands)
             heads = check_specs(heads, self._specs or (), self._names)
             self._refuse_repeats(rows)
             self._deliver_waiting()
@@ -371,7 +375,21 @@ class Stitcher:
             raise ClosedError("the stitcher has no bands yet")
         return self._bands
 
-    def _start(self, heads: Heads) -> None:
+    def _push_whole(self, batch_output: BatchOutput, patches: NDArray[np.intp]) -> None:
+        """Blend all that will come: each box's patch is a row of arrays in memory, told by its number.
+
+        Raises what `push` does; after an error nothing can be pushed any more.
+        """
+        with self._lock:
+            heads = as_heads(batch_output)
+            bands = self._start(heads, WholeBands)
+            self._written[:] = True
+            for number in bands.blend_all(heads.arrays, patches):
+                self._deliver([number])
+            if self._progress is not None:
+                self._progress.show()
+
+    def _start(self, heads: Heads, kind: type[_SomeBands]) -> _SomeBands:
         """Fix the heads; nothing has changed if this raises."""
         specs = as_specs(heads, StorageOptions())
         self._options.check_heads(len(specs), heads.names)
@@ -410,14 +428,13 @@ class Stitcher:
         # A map that takes much of the memory may have to leave it: then no band is held in it.
         is_small = fits_in_memory(self._rows.nbytes, 0, SMALL)
         home = self._rows._views if is_small else _nowhere  # noqa: SLF001  its rows are made in their place
-        self._grid, self._bands = (
-            grid,
-            Bands(grid, window, maps, self._written, home, as_limit(self._memory_limit)),
-        )
+        bands = kind(grid, window, maps, self._written, home, as_limit(self._memory_limit))
+        self._grid, self._bands = grid, bands
         self._specs, self._names = specs, heads.names
         if self._bar_type is not None:
-            n, state = len(self._index), partial(_shown, self._rows, self._bands, self._written)
+            n, state = len(self._index), partial(_shown, self._rows, bands, self._written)
             self._progress = Progress(self._bar_type, n, n, state)
+        return bands
 
     @staticmethod
     def _named(values: list[NDArray[Any]], names: tuple[str, ...] | None) -> BandValues:

@@ -17,7 +17,7 @@ from accumulator.exceptions import OptionError
 from accumulator.typing import Blend
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -129,34 +129,79 @@ def as_window(blend: Blend | NDArray[np.float64], patch: tuple[int, ...]) -> Win
     return Window("weights", None, blend.reshape(patch))
 
 
-@attrs.frozen(eq=False)
-class Sums:
-    """The sum of weights over a band: a whole array, or one line that its rows are multiples of.
+class Line:
+    """Sums of weights over all axes but the first, from which many rows of the map have multiples.
 
     Attributes
     ----------
-    factors : (n, 1, ...) float64 array
-        One number for each row of the band.
-    line : (1 or n, ...) float64 array
-        What they multiply.
+    values : float64 array
+        The sums.
+    has_zeros : bool
+        Whether nothing counts somewhere.
+    """
+
+    def __init__(self, values: NDArray[np.float64]) -> None:
+        self.values = values
+        self.has_zeros = not values.all()
+        self._last: tuple[tuple[Any, ...], NDArray[Any] | None] | None = None
+
+    def times(self, factor: float, n_channels: int, dtype: np.dtype[Any]) -> NDArray[Any] | None:
+        """Return a multiple with a number for each channel, None if it is 1 throughout; not to be changed."""
+        key, last = (factor, n_channels, dtype), self._last
+        if last is not None and last[0] == key:  # as for the rows before
+            return last[1]
+        product = _repeated(factor * self.values, n_channels).astype(dtype)
+        self._last = key, None if (product == 1).all() else product
+        return self._last[1]
+
+
+@attrs.frozen(eq=False)
+class Sums:
+    """The sums of weights over a band: all of them, or a line that its rows are multiples of.
+
+    Attributes
+    ----------
+    factors : (n,) float64 array
+        What of the line each row has, or 1.
+    line : Line, or (n, ...) float64 array
+        The line, or the sums.
     """
 
     factors: NDArray[np.float64]
-    line: NDArray[np.float64]
+    line: Line | NDArray[np.float64]
 
     @property
     def array(self) -> NDArray[np.float64]:
         """The sums, ``(n, ...)``."""
-        return self.factors * self.line
+        values = self.line.values[None] if isinstance(self.line, Line) else self.line
+        return _upright(self.factors, values.ndim - 1) * values
 
     @property
-    def is_line(self) -> bool:
-        """Whether there is one line for all rows."""
-        return len(self.line) == 1
+    def has_gaps(self) -> bool:
+        """Whether any of them is 0."""
+        if isinstance(self.line, Line):
+            return self.line.has_zeros or not bool(self.factors.all())
+        return not bool(self.line.all())
 
-    def part(self, start: int, stop: int) -> Sums:
-        """Return the sums of some rows of the band."""
-        return Sums(self.factors[start:stop], self.line if self.is_line else self.line[start:stop])
+    def divisors(
+        self, n_channels: int, dtype: np.dtype[Any], step: int
+    ) -> Iterator[tuple[slice, NDArray[Any] | None]]:
+        """Yield some rows, and what their numbers are to be divided by until the next: None for ones."""
+        products: NDArray[Any] | None = None
+        for start in range(0, len(self.factors), step):
+            part = slice(start, start + step)
+            factors = self.factors[part]
+            if not isinstance(self.line, Line):
+                yield part, _repeated(self.line[part], n_channels).astype(dtype)
+            elif (factors == factors[0]).all():
+                yield part, self.line.times(float(factors[0]), n_channels, dtype)
+            else:
+                values = _repeated(self.line.values, n_channels)
+                if products is None:
+                    products = np.empty((min(step, len(self.factors)), *values.shape), dtype)
+                own = products[: len(factors)]
+                # In float64, and rounded once; block by block, as NumPy does it, that is in the cache.
+                yield part, np.multiply(_upright(factors, values.ndim), values, out=own, casting="same_kind")
 
 
 class Summer:
@@ -172,20 +217,18 @@ class Summer:
 
     def __init__(self, grid: Grid, window: Window) -> None:
         self._grid, self._window = grid, window
-        self._lines: dict[tuple[int, bytes], NDArray[np.float64]] = {}
+        self._lines: dict[tuple[int, bytes], Line] = {}
 
     def band(self, rows: NDArray[np.intp], start: int, stop: int) -> Sums:
         """Return the sums of some rows between two rows of the map."""
         grid = self._grid
         rows = np.sort(rows[(grid.start[rows, 0] < stop) & (grid.stop[rows, 0] > start)])
-        ones = np.ones((stop - start, *(1 for _ in grid.shape[1:])))
         groups = [] if self._window.lines is None else [rows[each] for each in self._by_place(rows, 0)]
         if groups and all(self._key(each, 1) == self._key(groups[0], 1) for each in groups[1:]):
             factors = np.zeros(stop - start)
             for each in groups:
                 self._add_line(factors, each[0], 0, start)
-            line = self._line(groups[0], 1)
-            return Sums(_upright(factors, line.ndim), line[None])
+            return Sums(factors, self._line(groups[0], 1))
         sums = np.zeros((stop - start, *grid.shape[1:]))
         for each in groups or [rows]:
             if not groups or len(each) * math.prod(grid.patch[1:]) < math.prod(grid.shape[1:]) // 2:
@@ -195,22 +238,22 @@ class Summer:
             self._add_line(factors, each[0], 0, start)
             at = np.flatnonzero(factors)
             part = slice(at[0], at[-1] + 1) if len(at) else slice(0)
-            line = self._line(each, 1)
+            line = self._line(each, 1).values
             sums[part] += _upright(factors[part], line.ndim) * line
-        return Sums(ones, sums)
+        return Sums(np.ones(stop - start), sums)
 
     def _key(self, rows: NDArray[np.intp], axis: int) -> tuple[int, bytes]:
         """Return what two lists of rows have in common if they have the same places from an axis on."""
         grid = self._grid
         return axis, np.stack([each[rows, axis:] for each in (grid.start, grid.stop, grid.skip)]).tobytes()
 
-    def _line(self, rows: NDArray[np.intp], axis: int) -> NDArray[np.float64]:
+    def _line(self, rows: NDArray[np.intp], axis: int) -> Line:
         """Return the sums of rows of one place on the axes before, over the axes from one on."""
         grid = self._grid
         key = self._key(rows, axis)
-        line = self._lines.get(key)
-        if line is not None:
-            return line
+        known = self._lines.get(key)
+        if known is not None:
+            return known
         line = np.zeros(grid.shape[axis:])
         for members in self._by_place(rows, axis):
             first = rows[members[0]]
@@ -220,12 +263,12 @@ class Summer:
             else:
                 part = slice(grid.start[first, axis], grid.stop[first, axis])
                 own = self._weights(first, axis)
-                inner = self._line(rows[members], axis + 1)
+                inner = self._line(rows[members], axis + 1).values
                 line[part] += _upright(own, inner.ndim) * inner
         if (len(self._lines) + 1) * line.nbytes > _LINES_NBYTES:
             self._lines.clear()
-        self._lines[key] = line
-        return line
+        made = self._lines[key] = Line(line)
+        return made
 
     def _by_place(self, rows: NDArray[np.intp], axis: int) -> list[NDArray[np.intp]]:
         """Return positions in a list of rows, one array for each place that they have on an axis."""
@@ -257,3 +300,8 @@ class Summer:
 def _upright(factors: NDArray[np.float64], n_axes: int) -> NDArray[np.float64]:
     """Return one factor for each row of an array that has so many more axes."""
     return factors.reshape(-1, *(1 for _ in range(n_axes)))
+
+
+def _repeated(values: NDArray[Any], n_channels: int) -> NDArray[Any]:
+    """Return numbers with one for each channel, which lie one after the other."""
+    return values if n_channels == 1 else np.repeat(values, n_channels, axis=-1)
