@@ -56,7 +56,9 @@ def _hasty(workload: Workload) -> Workload:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure accumulator.")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, once: does it run?")
-    parser.add_argument("--only", choices=WORKLOADS, metavar="NAME", help=f"one of {', '.join(WORKLOADS)}")
+    parser.add_argument(
+        "--only", nargs="+", choices=WORKLOADS, metavar="NAME", help=f"some of {', '.join(WORKLOADS)}"
+    )
     parser.add_argument("--rounds", type=int, help="default 3, with --smoke 1; some workloads run more")
     parser.add_argument(
         "--output",
@@ -66,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
 
     n_rounds = options.rounds or (1 if options.smoke else 3)
-    names = [options.only] if options.only else list(WORKLOADS)
+    names = options.only or list(WORKLOADS)
     workloads = [WORKLOADS[name](is_smoke=options.smoke) for name in names]
     if options.smoke:
         workloads = [_hasty(workload) for workload in workloads]

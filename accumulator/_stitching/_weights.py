@@ -150,9 +150,10 @@ class Line:
         key, last = (factor, n_channels, dtype), self._last
         if last is not None and last[0] == key:  # as for the rows before
             return last[1]
-        product = _repeated(factor * self.values, n_channels).astype(dtype)
-        self._last = key, None if (product == 1).all() else product
-        return self._last[1]
+        made = _repeated(factor * self.values, n_channels).astype(dtype)
+        product = None if (made == 1).all() else made
+        self._last = key, product  # in one go, as threads share the line
+        return product
 
 
 @attrs.frozen(eq=False)
