@@ -17,6 +17,8 @@ _WHOLE: Final = "accumulator, a result in RAM"
 _LIMIT: Final = "memory limit"
 _HAND: Final = "NumPy by hand"
 _TIMES: Final = 3  # how many times as long as this library the fastest peer shall take
+_BOUND: Final = "NumPy adds, looks for large values and divides in a pass each (decision 012)"
+_SMALL: Final = "it looks for nothing: no locations, repeats, gaps or large values (decision 012)"
 _WHERE: Final = (
     "Patches overlap by half on each axis and come in raster order, in batches of 16, from a pool of 0.8 GB "
     "that is used round and round; the result in RAM is another way in, and has all of its patches in RAM "
@@ -163,12 +165,22 @@ def _in_ram(
         [
             *(
                 Question(
-                    f"time: fastest peer / {ours}", (*peers, "seconds"), (ours, "seconds"), at_least=_TIMES
+                    f"time: fastest peer / {ours}",
+                    (*peers, "seconds"),
+                    (ours, "seconds"),
+                    at_least=_TIMES,
+                    reason=_BOUND,
                 )
                 for ours in (_OURS, _WHOLE)
             ),
             *(
-                Question(f"time: {peer} / {_OURS}", (peer, "seconds"), (_OURS, "seconds"), at_least=1)
+                Question(
+                    f"time: {peer} / {_OURS}",
+                    (peer, "seconds"),
+                    (_OURS, "seconds"),
+                    at_least=1,
+                    reason=_SMALL if peer == _HAND else _BOUND,
+                )
                 for peer in peers
             ),
             Question(f"time: {_LIMIT} / {_OURS}", (_LIMIT, "seconds"), (_OURS, "seconds")),
