@@ -342,17 +342,18 @@ def test_one_workload_is_printed_and_written_where_told(tmp_path, monkeypatch, c
 
 
 @pytest.mark.slow
-def test_smoke_runs_all_workloads_from_the_command_line():
-    """Every workload runs, and what is no timing is as it should be."""
+def test_smoke_runs_workloads_from_the_command_line():
+    """Those asked for run, and what is no timing is as it should be; CI runs all of them besides."""
+    names = ["sparse", "same_bytes", "stitch_2d"]
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "--smoke"],
+        [sys.executable, "-m", "benchmarks", "--smoke", "--only", *names],
         cwd=ROOT,
         capture_output=True,
         encoding="utf-8",
         check=True,
     )
     for name in WORKLOADS:
-        assert f"| {name} |" in done.stdout
+        assert (f"| {name} |" in done.stdout) == (name in names)
     for row in done.stdout.splitlines():
         if row.startswith(("| sparse |", "| same_bytes |")):
             assert "**no**" not in row
