@@ -217,6 +217,31 @@ def test_sum_beyond_the_dtype_is_right(dtype, blend, is_streamed):
     assert_right(maps.outputs[0], expected, size, dtype)
 
 
+@pytest.mark.parametrize("is_streamed", [True, False])
+def test_each_head_is_as_exact_as_its_dtype(is_streamed):
+    """Heads of the same shape share sums of weights, but not their rounding."""
+    locs = raster((8, 12), (4, 4), (2, 3))
+    values = np.random.default_rng(0).random((len(locs), 4, 4))
+    heads = [values.astype(np.float32), values]
+    kind = Stitcher if is_streamed else FullBatchAccumulator
+    with kind(locs, **({"blend": "hann"} if is_streamed else {})) as taker:
+        taker.push(heads, locs)
+    maps = taker.finalize() if is_streamed else stitch(taker.finalize(), blend="hann")
+    expected, _, _ = reference(values, locs, (8, 12), (0, 0), "hann", 0)
+    np.testing.assert_allclose(maps.outputs[0], expected.astype(float), rtol=1e-6)
+    np.testing.assert_allclose(maps.outputs[1], expected.astype(float), rtol=1e-13)
+
+
+def test_half_is_true():
+    """Where one of two patches says so a bool is True, where one of three does it is not."""
+    locs = [[0, 0, 2, 2], [2, 0, 4, 2], [0, 0, 4, 2], [3, 0, 4, 1]]
+    values = np.zeros((4, 2, 4), bool)
+    values[2] = True
+    with Stitcher(locs) as stitcher:
+        stitcher.push(values, locs)
+    np.testing.assert_array_equal(stitcher.finalize().outputs[0], [[True, True, True, False], [True] * 4])
+
+
 def test_infinity_and_nan_stay_where_they_are():
     """They show where their patch lies, and nowhere else."""
     locs = raster((4, 8), (4, 4), (2, 2))
