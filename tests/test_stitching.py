@@ -220,7 +220,7 @@ def test_sum_beyond_the_dtype_is_right(dtype, blend, is_streamed):
 @pytest.mark.parametrize("is_streamed", [True, False])
 def test_each_head_is_as_exact_as_its_dtype(is_streamed):
     """Heads of the same shape share sums of weights, but not their rounding."""
-    locs = raster((8, 12), (4, 4), (2, 3))
+    locs = raster((8, 12), (4, 4), (2, 2))
     values = np.random.default_rng(0).random((len(locs), 4, 4))
     heads = [values.astype(np.float32), values]
     kind = Stitcher if is_streamed else FullBatchAccumulator
