@@ -10,6 +10,7 @@ import os
 import pickle
 import subprocess
 import sys
+import tracemalloc
 from functools import partial
 
 import numpy as np
@@ -910,6 +911,7 @@ def test_memory_of_sums_is_bounded_where_patches_lie_anywhere():
     """In volumes with patches off any grid, no plane of weights is kept for each of them."""
     script = """
 import sys
+import tracemalloc
 import numpy as np
 from accumulator import Stitcher
 rng = np.random.default_rng(0)
@@ -959,3 +961,104 @@ def test_no_memory_for_a_wider_dtype_in_the_middle_of_a_batch_is_told(monkeypatc
     with pytest.raises(ClosedError, match="half-way"):
         stitcher.push(ONES, LOCS[3:4])
     stitcher.close()
+
+
+def test_far_apart_patches_take_no_memory_for_what_is_between():
+    """What a push is cut into follows from its patches, not from how far apart they lie."""
+    locs = np.array([[0, 0, 4, 4], [0, 10**9, 4, 10**9 + 4]])
+    grid = as_grid(locs, (4, 4), None, None)
+    tracemalloc.start()
+    try:
+        share = _parts.share_of(grid, np.arange(2), 0, grid.shape[0], 2**22, 64)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+    assert share.patches == [0, 1]
+
+
+@pytest.mark.parametrize("order", ["raster", "shuffled"])
+@pytest.mark.usefixtures("bands")
+def test_every_patch_is_looked_at_about_once(order, monkeypatch):
+    """Whatever their order: no patch is read for large values because others are added."""
+    looked = []
+    monkeypatch.setattr(_blend, "PART_NBYTES", 4 * 64)
+    monkeypatch.setattr(_blend, "_has_large", lambda values: looked.append(values.size))
+    locs = raster((40, 40), (4, 4), (4, 4))
+    if order == "shuffled":
+        locs = locs[np.random.default_rng(0).permutation(len(locs))]
+    values = np.ones((len(locs), 4, 4), np.float32)
+    with Stitcher(locs) as stitcher:
+        stitcher.push(values, locs)
+    assert values.size <= sum(looked) <= 2 * values.size  # those that lie in two bands
+
+
+def test_interrupt_after_blending_lets_nothing_be_blended_again(monkeypatch):
+    """What is in the map counts as come, whatever happens next."""
+    add = _bands.Bands.add
+
+    def interrupt(*arguments):
+        add(*arguments)
+        raise KeyboardInterrupt
+
+    stitcher = Stitcher(LOCS)
+    monkeypatch.setattr(_bands.Bands, "add", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        stitcher.push(ONES, LOCS[:1])
+    monkeypatch.setattr(_bands.Bands, "add", add)
+    with pytest.raises(DuplicateLocationError):
+        stitcher.push(ONES, LOCS[:1])
+    stitcher.push(ONES * 3, LOCS[1:2])
+    assert stitcher.finalize().outputs[0].sum() == 16 + 48
+
+
+@pytest.mark.parametrize("blend", ["average", "max"])
+def test_bands_that_cannot_be_had_leave_the_map_as_it_was(blend, monkeypatch):
+    """No memory for the second of two bands: nothing of the first is in the result."""
+    monkeypatch.setattr(_bands, "_BAND_NBYTES", 8 * 4 * 4)
+    make = _bands.Bands._make
+
+    def fail(bands, number):
+        if number == 1:
+            raise MemoryLimitError("no")
+        return make(bands, number)
+
+    stitcher = Stitcher([[0, 0, 8, 8]], blend=blend, fill_value=np.nan)
+    monkeypatch.setattr(_bands.Bands, "_make", fail)
+    with pytest.raises(MemoryLimitError):
+        stitcher.push(np.ones((1, 8, 8), np.float32), [[0, 0, 8, 8]])
+    assert np.isnan(stitcher.finalize().outputs[0]).all()
+
+
+def test_no_memory_to_finish_a_band_is_no_end(monkeypatch):
+    """The batch was taken; the next call finishes the band."""
+    strips = _bands.Bands._strips
+
+    def fail(*_):
+        raise MemoryError
+
+    stitcher = Stitcher(LOCS)
+    monkeypatch.setattr(_bands.Bands, "_strips", fail)
+    with pytest.raises(MemoryError):
+        stitcher.push(np.ones((len(LOCS), 4, 4), np.float32), LOCS)
+    assert stitcher.written.all()
+    monkeypatch.setattr(_bands.Bands, "_strips", strips)
+    assert stitcher.finalize().outputs[0].sum() == 64
+
+
+def test_result_in_memory_is_told_of_band_by_band(monkeypatch):
+    """What has come grows with the bands, and stays where an error ends them."""
+    monkeypatch.setattr(_whole, "_LEAST_NBYTES", 4 * 8 * 4)
+    locs = raster((32, 8), (4, 4), (4, 4))
+    with FullBatchAccumulator(locs) as accumulator:
+        accumulator.push(np.ones((len(locs), 4, 4), np.float32), locs)
+    come = []
+
+    def on_band(rows, _values):
+        stitchers = [each for each in gc.get_objects() if isinstance(each, Stitcher) and each._bands]
+        come.append((rows.start, max(int(each.written.sum()) for each in stitchers)))
+        if len(come) == 5:
+            raise ValueError("enough")
+
+    with pytest.raises(ValueError, match="enough"):
+        stitch(accumulator.finalize(), on_band=on_band)
+    assert come == [(row, row // 2) for row in range(0, 20, 4)]

@@ -45,6 +45,7 @@ class Band:
 
     sums: list[NDArray[Any]]
     home: list[NDArray[Any]] | None
+    is_used: bool  # before, for another band
     values: list[NDArray[Any]] | None = None  # of the map, once it is finished
 
 
@@ -69,7 +70,7 @@ class Bands:
     specs : sequence of MapSpec
         The heads.
     written : (N,) bool array
-        Which rows were blended; the caller's to set.
+        Gets which rows were blended.
     home : callable
         Returns, for some rows of the map, each head's array that they belong to; None if that is not in RAM.
     memory_limit : int, optional
@@ -96,7 +97,7 @@ class Bands:
         self._grid, self._window, self._specs = grid, window, list(specs)
         self._weights = [self._repeated(spec) for spec in specs]
         self._has_zeros = not window.weights.all()
-        self._summer = Summer(grid, window)
+        self._summer = Summer(grid, window, max(spec.n_channels for spec in specs))
         self.is_torn = False
         self._workers = Workers()
         self._open: dict[int, Band] = {}
@@ -140,12 +141,23 @@ class Bands:
             return
         needed = (len(new) - len(self._spare)) * self.height * self._row_nbytes
         if needed > 0 and not _memory.fits_in_memory(needed, 0, 100):
+            if not self._open:
+                nbytes = as_text(self.height * self._row_nbytes)
+                raise MemoryLimitError(
+                    f"{len(new)} bands of the map, {nbytes} each, do not fit in memory: let go of "
+                    "what else is in it, or give memory_limit for lower bands"
+                )
             raise MemoryLimitError(
                 f"{len(self._open)} bands of the map wait for rows that have not come, and take "
                 f"{as_text(self.nbytes)}; {len(new)} more do not fit in memory: push in the order of the "
                 "list, leave out what will not come, or collect all with FullBatchAccumulator and stitch that"
             )
-        self._open.update({band: self._make(band) for band in sorted(new)})
+        made = {number: self._make(number) for number in sorted(new)}
+        self.is_torn = True  # as rows of the result change that are not known to be a band's
+        for band in made.values():
+            self._blank(band)
+        self._open.update(made)
+        self.is_torn = False
 
     def prepare(self, rows: NDArray[np.intp], heads: Sequence[NDArray[Any]]) -> Prepared:
         """Do what may fail of blending patches, one for each row, whose bands are open."""
@@ -179,6 +191,7 @@ class Bands:
             for head in large:
                 self._widen(head)
         self._last = max(self._last, int(push.rows.max(initial=-1)))
+        self._written[push.rows] = True
         self.is_torn = False
 
     def _add_until_large(self, push: Prepared) -> set[int]:
@@ -228,8 +241,9 @@ class Bands:
         band = self._open[number]
         start, stop = self._extent(number)
         if band.values is None:
+            tasks = self._strips(band, start, stop)
             self.is_torn = True
-            self._workers.run(self._strips(band, start, stop))
+            self._workers.run(tasks)
             self.is_torn = False
         shape = self._grid.shape[1 : self._grid.n_spatial]
         return slice(start, stop), [
@@ -239,18 +253,19 @@ class Bands:
 
     def _strips(self, band: Band, start: int, stop: int) -> list[Callable[[], None]]:
         """Return what finishes a band, between two rows of the map: a task for each thread or more."""
-        rows, band.values = self._rows_between(start, stop), []
+        rows, values = self._rows_between(start, stop), []
         for head, (spec, array) in enumerate(zip(self._specs, band.sums, strict=True)):
             own = array[: stop - start]
             if band.home is not None:
-                band.values.append(band.home[head].reshape(own.shape))
+                values.append(band.home[head].reshape(own.shape))
             else:
-                band.values.append(own if spec.dtype == own.dtype else np.empty(own.shape, spec.dtype))
+                values.append(own if spec.dtype == own.dtype else np.empty(own.shape, spec.dtype))
+        band.values = values
         # Strips whose sums of weights, in float64, are small.
         line_nbytes = 8 * math.prod(self._grid.shape[1:])
         step = max(1, min(-(-(stop - start) // self._workers.n), _SUMS_NBYTES // line_nbytes))
         return [
-            partial(self._finish_strip, band, band.values, rows, start, first, min(first + step, stop))
+            partial(self._finish_strip, band, values, rows, start, first, min(first + step, stop))
             for first in range(start, stop, step)
         ]
 
@@ -304,9 +319,12 @@ class Bands:
 
     def _rows_between(self, start: int, stop: int) -> NDArray[np.intp]:
         """Return the rows that have come and lie between two rows of the map, or near."""
-        low, high = np.searchsorted(self._tops, [start - self._grid.patch[0], stop])
-        rows = self._order[low:high]
+        rows = self._near(start, stop)
         return rows[self._written[rows]]
+
+    def _near(self, start: int, stop: int) -> NDArray[np.intp]:
+        low, high = np.searchsorted(self._tops, [start - self._grid.patch[0], stop])
+        return self._order[low:high]
 
     def _make(self, number: int) -> Band:
         home = self._home(*self._extent(number))
@@ -317,12 +335,15 @@ class Bands:
                 arrays.append(home[head].reshape(-1, *self._grid.shape[1:], spec.n_channels))
             else:
                 arrays.append(self._fresh(spec) if spare is None else spare[head])
-        for spec, array in zip(self._specs, arrays, strict=True):  # nothing fails any more
+        return Band(arrays, home, is_used=spare is not None)
+
+    def _blank(self, band: Band) -> None:
+        """Let a new band be as if nothing had been blended."""
+        for spec, array in zip(self._specs, band.sums, strict=True):
             blank = lowest(spec.sum_dtype) if self._window.blend == "max" else 0
-            is_filled = home is not None and any(np.asarray(spec.fill_value, spec.dtype).tobytes())
-            if blank or spare is not None or is_filled:
+            is_filled = band.home is not None and any(np.asarray(spec.fill_value, spec.dtype).tobytes())
+            if blank or band.is_used or is_filled:
                 array[...] = blank
-        return Band(arrays, home)
 
     def _fresh(self, spec: MapSpec) -> NDArray[Any]:
         shape = (self.height, *self._grid.shape[1:], spec.n_channels)

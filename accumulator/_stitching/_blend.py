@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from accumulator._stitching._parts import Share
     from accumulator._stitching._weights import Sums
 
-Method: TypeAlias = "Callable[[NDArray[Any], NDArray[Any], NDArray[Any] | None], None]"
 Mask: TypeAlias = "Callable[[Share, int, int], NDArray[np.bool_] | bool]"
 
 _BLOCK_NBYTES: Final = 2**20  # of a band that is divided at a time
@@ -109,16 +108,17 @@ def _scratch(layer: Layer, share: Share) -> NDArray[Any]:
 
 
 def _look_ahead(layers: Sequence[Layer], share: Share, part: int, checked: list[int], large: set[int]) -> int:
-    """Look for large values in some parts, just before they are added: then they are in the cache.
+    """Look for large values in parts of patches that follow each other, before they are added from the cache.
 
     Returns the first part that was not looked at.
     """
-    first = share.patches[part]
-    most: int = PART_NBYTES // max(1, sum(layers[number].patches[first].nbytes for number in checked))
-    stop: int = min(part + max(1, most), len(share.patches))
-    patches = share.patches[part:stop]
-    box: tuple[Any, ...] = (slice(min(patches), max(patches) + 1),)
-    if len(patches) == 1:
+    patches = share.patches
+    first, stop = patches[part], part + 1
+    most = PART_NBYTES // max(1, sum(layers[number].patches[first].nbytes for number in checked))
+    while stop < min(part + most, len(patches)) and patches[stop] == patches[stop - 1] + 1:
+        stop += 1
+    box: tuple[Any, ...] = (slice(first, first + stop - part),)
+    if stop == part + 1:
         box = (first, slice(*share.of[part, :, 0].tolist()))
     large.update(number for number in checked if _has_large(layers[number].patches[box]))
     return stop

@@ -1,6 +1,6 @@
 """A push is cut into parts: where patches cross bands, and so that threads share the rows of the map.
 
-All is worked out for the whole push at once; what is left for each part is a pair of slices.
+All is worked out for many patches at once; what is left for each part is a pair of slices.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def share_of(  # noqa: PLR0913, PLR0917  what it depends on
 ) -> Share | None:
     """Return the parts of patches between two rows of the map, None if there are none.
 
-    They are cut at the edges of bands, and so that they stay in the cache; parts of the same rows of the map
-    follow each other, so that these stay there, too.
+    They are cut at the edges of bands, and large ones so that they stay in the cache; parts of the same rows
+    of the map follow each other, so that these stay there, too.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def share_of(  # noqa: PLR0913, PLR0917  what it depends on
     top, bottom = int(start.min()), int(stop.max())
     thickness = -(-grid.patch[0] // -(-patch_nbytes // PART_NBYTES))
     edges = np.arange(top // height, -(-bottom // height) + 1) * height
-    if thickness < bottom - top:
+    if thickness < grid.patch[0]:
         edges = np.unique(np.concatenate([edges, np.arange(top, bottom, thickness)]))
     first = np.searchsorted(edges, start, "right") - 1
     n_parts = np.searchsorted(edges, stop, "left") - first

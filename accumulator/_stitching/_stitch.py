@@ -1,4 +1,4 @@
-"""`stitch`: a whole result through a `Stitcher`, in the order in which it is read best."""
+"""`stitch`: a whole result through a `Stitcher`: at once from memory, from disk as it is read best."""
 
 from __future__ import annotations
 

@@ -264,8 +264,7 @@ class Stitcher:
             self._deliver_waiting()
             self._open_bands.open(rows)
             push = self._open_bands.prepare(rows, heads.arrays)
-            self._open_bands.add(push)
-            self._written[rows] = True
+            self._open_bands.add(push)  # which says in `_written` that they came
             if self._progress is not None:
                 self._progress.show()
             self._tell_if_large()
@@ -378,16 +377,17 @@ class Stitcher:
     def _push_whole(self, batch_output: BatchOutput, patches: NDArray[np.intp]) -> None:
         """Blend all that will come: each box's patch is a row of arrays in memory, told by its number.
 
-        Raises what `push` does; after an error nothing can be pushed any more.
+        Raises what `push` does, and leaves the stitcher to be closed then.
         """
         with self._lock:
             heads = as_heads(batch_output)
             bands = self._start(heads, WholeBands)
-            self._written[:] = True
             for number in bands.blend_all(heads.arrays, patches):
                 self._deliver([number])
-            if self._progress is not None:
-                self._progress.show()
+                self._written |= bands.are_over(number)
+                if self._progress is not None:
+                    self._progress.show()
+            self._written[:] = True
 
     def _start(self, heads: Heads, kind: type[_SomeBands]) -> _SomeBands:
         """Fix the heads; nothing has changed if this raises."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _SIGMA: Final = 0.125  # of a patch's length, as MONAI has it
 _TINY: Final = 1e-15  # what is multiplied with less may be nothing in float32
-_LINES_NBYTES: Final = 2**25  # kept: a grid has one line, tissue a few a band
+_LINES_NBYTES: Final = 2**25  # kept, with a multiple of each: a grid has one line, tissue a few a band
 
 
 def _ones(length: int) -> NDArray[np.float64]:
@@ -121,7 +121,8 @@ def as_window(blend: Blend | NDArray[np.float64], patch: tuple[int, ...]) -> Win
     if isinstance(blend, str):
         lines = tuple(_WINDOWS.get(blend, _ones)(length) for length in patch)
         weights = np.ones(())
-        for line in reversed(lines):  # in the order in which `Summer` multiplies: a lone patch stays itself
+        # In the order in which `Summer` multiplies: a lone patch stays itself, but for a last digit.
+        for line in reversed(lines):
             weights = _upright(line, weights.ndim) * weights
         return Window(blend, lines, weights)
     if patch not in {blend.shape, (*blend.shape, 1)}:  # a 1-d map has a second axis here
@@ -214,10 +215,12 @@ class Summer:
         The boxes of all rows.
     window : Window
         The weights; ones count rows.
+    n_channels : int
+        How many numbers a pixel of the map has at most.
     """
 
-    def __init__(self, grid: Grid, window: Window) -> None:
-        self._grid, self._window = grid, window
+    def __init__(self, grid: Grid, window: Window, n_channels: int = 1) -> None:
+        self._grid, self._window, self._n_channels = grid, window, n_channels
         self._lines: dict[tuple[int, bytes], Line] = {}
 
     def band(self, rows: NDArray[np.intp], start: int, stop: int) -> Sums:
@@ -266,7 +269,7 @@ class Summer:
                 own = self._weights(first, axis)
                 inner = self._line(rows[members], axis + 1).values
                 line[part] += _upright(own, inner.ndim) * inner
-        if (len(self._lines) + 1) * line.nbytes > _LINES_NBYTES:
+        if (len(self._lines) + 1) * line.nbytes * (1 + self._n_channels) > _LINES_NBYTES:
             self._lines.clear()
         made = self._lines[key] = Line(line)
         return made

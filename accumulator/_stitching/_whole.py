@@ -41,7 +41,7 @@ class WholeBands(Bands):
         heads : sequence of (n, *patch_shape) arrays
             Contiguous, in native byte order.
         patches : (N,) int array
-            Where in them each row's patch is; all rows are written.
+            Where in them each row's patch is.
 
         Raises
         ------
@@ -61,6 +61,14 @@ class WholeBands(Bands):
             self._workers.run([partial(self._blend, number, heads, patches) for number in some])
             self.is_torn = False
             yield from some
+
+    def are_over(self, number: int) -> NDArray[np.bool_]:
+        """Return which rows end with a band or before."""
+        are: NDArray[np.bool_] = self._grid.stop[:, 0] <= self._extent(number)[1]
+        return are
+
+    def _rows_between(self, start: int, stop: int) -> NDArray[np.intp]:
+        return self._near(start, stop)  # which are all there
 
     def _touched(self) -> list[int]:
         """Return the bands that any row lies in."""
