@@ -387,18 +387,8 @@ class Bands:
         box = share.at[part].copy()
         box[:, 0] += share.bands[part] * self.height
         others = self._rows_between(*box[:, 0].tolist())
-        mask = self._not_covered(others[others > row], box)
+        mask = self._grid.not_covered(others[others > row], box)
         return np.repeat(mask, n_channels, axis=-1)
-
-    def _not_covered(self, others: NDArray[np.intp], box: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return which pixels of a box none of some rows covers."""
-        free = np.ones(box[1] - box[0], dtype=bool)
-        start = np.maximum(self._grid.start[others] - box[0], 0)
-        stop = np.minimum(self._grid.stop[others] - box[0], free.shape)
-        for low, high in zip(start.tolist(), stop.tolist(), strict=True):
-            if all(a < b for a, b in zip(low, high, strict=True)):
-                free[tuple(map(slice, low, high))] = False
-        return free
 
 
 def _flat(array: NDArray[Any]) -> NDArray[Any]:

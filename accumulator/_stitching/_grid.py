@@ -78,6 +78,16 @@ class Grid:
             cells.append(_flat(cell[is_new], counts))
         return int(np.unique(np.concatenate(cells), return_counts=True)[1].max())
 
+    def not_covered(self, rows: NDArray[np.intp], box: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which pixels of a box, its start and stop, none of some rows covers."""
+        free = np.ones(box[1] - box[0], dtype=bool)
+        start = np.maximum(self.start[rows] - box[0], 0)
+        stop = np.minimum(self.stop[rows] - box[0], free.shape)
+        for low, high in zip(start.tolist(), stop.tolist(), strict=True):
+            if all(a < b for a, b in zip(low, high, strict=True)):
+                free[tuple(map(slice, low, high))] = False
+        return free
+
     def parts(self, row: int, start: int, stop: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
         """Return which part of a row's box lies between two rows of the map: there, and in the patch."""
         first, last, skip = self.start[row].tolist(), self.stop[row].tolist(), self.skip[row].tolist()
