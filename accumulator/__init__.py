@@ -10,10 +10,10 @@ from __future__ import annotations
 import logging
 
 from accumulator import exceptions, typing
-from accumulator._accumulator import FullBatchAccumulator
-from accumulator._full_batch import prepare_multitask_full_batch
-from accumulator._plan import Plan
-from accumulator._result import FullBatch
+from accumulator._core.accumulator import FullBatchAccumulator
+from accumulator._core.align import prepare_multitask_full_batch
+from accumulator._core.full_batch import FullBatch
+from accumulator._core.plan import Plan
 from accumulator._stitching import StitchedMap, Stitcher, stitch
 
 __all__ = [

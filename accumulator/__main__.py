@@ -2,7 +2,7 @@
 
 import sys
 
-from accumulator._cli import main
+from accumulator._cli.commands import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import psutil
 
-from accumulator import FullBatchAccumulator, _memory
-from accumulator._locations import LocationIndex
+from accumulator import FullBatchAccumulator
+from accumulator._core import memory
+from accumulator._core.locations import LocationIndex
 from benchmarks._cases import as_rows
 from benchmarks._outcome import Outcome
 
@@ -100,12 +101,12 @@ class _Memory(contextlib.AbstractContextManager["_Memory"]):
         self.is_short = False
 
     def __enter__(self) -> Self:
-        self._real = _memory.available_memory
-        _memory.available_memory = lambda **groups: 0 if self.is_short else self._real(**groups)
+        self._real = memory.available_memory
+        memory.available_memory = lambda **groups: 0 if self.is_short else self._real(**groups)
         return self
 
     def __exit__(self, *_: object) -> None:
-        _memory.available_memory = self._real
+        memory.available_memory = self._real
 
 
 def index_build(case: Case, _folder: Path) -> Work:

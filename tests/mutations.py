@@ -15,27 +15,31 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 TESTS = [
-    "tests/test_locations.py",
-    "tests/test_full_batch.py",
-    "tests/test_stores.py",
-    "tests/test_leaving_ram.py",
-    "tests/test_accumulator.py",
-    "tests/test_plan.py",
-    "tests/test_options.py",
+    "tests/core/test_locations.py",
+    "tests/core/test_align.py",
+    "tests/stores/test_stores.py",
+    "tests/core/test_leaving_ram.py",
+    "tests/core/test_accumulator.py",
+    "tests/core/test_plan.py",
+    "tests/inputs/test_options.py",
 ]
 OPTIONS = ["-p", "no:cacheprovider", "--hypothesis-profile=mutations"]
 TIMEOUT = 120  # seconds; tests that a mutation made hang have noticed it
-LOCATIONS, FULL_BATCH = "accumulator/_locations.py", "accumulator/_full_batch.py"
-CANVAS, STORES = "accumulator/_canvas.py", "accumulator/_stores"
-HEAD, FILES, ENCODED = f"{STORES}/_head.py", f"{STORES}/_files.py", f"{STORES}/_encoded.py"
-CHUNKS, COPYING = f"{STORES}/_chunks.py", f"{STORES}/_copying.py"
-RAM, WRITER = f"{STORES}/_ram.py", f"{STORES}/_writer.py"
+LOCATIONS, FULL_BATCH = "accumulator/_core/locations.py", "accumulator/_core/align.py"
+CANVAS, STORES = "accumulator/_core/canvas.py", "accumulator/_stores"
+HEAD, FILES, ENCODED = (
+    f"{STORES}/writing/head.py",
+    f"{STORES}/format/chunk_files.py",
+    f"{STORES}/writing/encoded.py",
+)
+CHUNKS, COPYING = f"{STORES}/memory/row_numbers.py", f"{STORES}/memory/copying.py"
+RAM, WRITER = f"{STORES}/memory/ram.py", f"{STORES}/writing/writer.py"
 STITCHING = "accumulator/_stitching"
-STITCHING_TESTS = ["tests/test_stitching.py"]
-BANDS, BLEND, GRID = f"{STITCHING}/_bands.py", f"{STITCHING}/_blend.py", f"{STITCHING}/_grid.py"
-NUMBERS, WEIGHTS = f"{STITCHING}/_numbers.py", f"{STITCHING}/_weights.py"
-PARTS, STITCH = f"{STITCHING}/_parts.py", f"{STITCHING}/_stitch.py"
-WHOLE = f"{STITCHING}/_whole.py"
+STITCHING_TESTS = ["tests/stitching/test_stitching.py"]
+BANDS, BLEND, GRID = f"{STITCHING}/bands.py", f"{STITCHING}/blend.py", f"{STITCHING}/grid.py"
+NUMBERS, WEIGHTS = f"{STITCHING}/numbers.py", f"{STITCHING}/weights.py"
+PARTS, STITCH = f"{STITCHING}/parts.py", f"{STITCHING}/result.py"
+WHOLE = f"{STITCHING}/whole.py"
 
 MUTATIONS = [
     (LOCATIONS, "return slice(start, start + n)", "return slice(start, start + n - 1)"),
@@ -87,9 +91,9 @@ MUTATIONS = [
     (HEAD, "(self.lent if handed.is_lent else self._open)[chunk] = handed", "pass"),
     (FILES, "_bytes(rows[start:stop]), start * self._row_nbytes)", "_bytes(rows[start:stop]), 0)"),
     (FILES, "rows[~filled] = self._fill", "rows[~filled] = 0"),
-    (FILES, "_system.set_size(file, self.file_nbytes)  # zarr wants whole chunks", "pass"),
+    (FILES, "system.set_size(file, self.file_nbytes)  # zarr wants whole chunks", "pass"),
     (FILES, "self._read(file, start, stop)[between] if is_there else self._fill", "self._fill"),
-    (FILES, "                _system.remove(path)", "                pass"),
+    (FILES, "                system.remove(path)", "                pass"),
     (FILES, "if len(memory) != nbytes:", "if False:"),
     (FILES, "if nbytes != self.file_nbytes:", "if False:"),
     (ENCODED, "rows[~filled] = self.read(chunk, 0, len(rows))[~filled]", "rows[~filled] = self._fill"),

@@ -190,7 +190,7 @@ def test_a_run_in_a_fresh_process_cleans_up(tmp_path, monkeypatch):
 
 def test_a_result_in_the_wrong_place_is_no_measurement(tmp_path, monkeypatch):
     """Disk is never reported as RAM."""
-    monkeypatch.setattr("accumulator._memory.available_memory", lambda: 0)
+    monkeypatch.setattr("accumulator._core.memory.available_memory", lambda: 0)
     with pytest.raises(RuntimeError, match="not in RAM"):
         measure_here(Run("accumulator", CaseSpec(10, "small"), {"place": "RAM"}), tmp_path)
 

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 import accumulator
-from accumulator._locations import LocationIndex
+from accumulator._core.locations import LocationIndex
 
 ROOT = Path(__file__).parent.parent
 MODULES = [
-    "accumulator._accumulator",
-    "accumulator._full_batch",
-    "accumulator._locations",
-    "accumulator._result",
+    "accumulator._core.accumulator",
+    "accumulator._core.align",
+    "accumulator._core.locations",
+    "accumulator._core.full_batch",
 ]
 NAMES = {name: getattr(accumulator, name) for name in accumulator.__all__} | {
     "np": np,

@@ -6,6 +6,6 @@ the library never uses it.
 
 from __future__ import annotations
 
-from accumulator._demo._run import Options, run_demo
+from accumulator._demo.run import Options, run_demo
 
 __all__ = ["Options", "run_demo"]

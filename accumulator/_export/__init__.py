@@ -6,7 +6,7 @@ how a map came about: it takes arrays, and writes them block by block.
 
 from __future__ import annotations
 
-from accumulator._export._ome_tiff import check_ome_tiff, write_ome_tiff
-from accumulator._export._ome_zarr import check_ome_zarr, write_ome_zarr
+from accumulator._export.ome_tiff import check_ome_tiff, write_ome_tiff
+from accumulator._export.ome_zarr import check_ome_zarr, write_ome_zarr
 
 __all__ = ["check_ome_tiff", "check_ome_zarr", "write_ome_tiff", "write_ome_zarr"]

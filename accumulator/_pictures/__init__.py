@@ -5,10 +5,10 @@ Nothing here reads rows, or writes any: it is given locations and which of them 
 
 from __future__ import annotations
 
-from accumulator._pictures._coverage import Coverage, coverage
-from accumulator._pictures._html import HeadFacts, as_html, memory_text, shown_text
-from accumulator._pictures._plot import plot_coverage, plot_map
-from accumulator._pictures._svg import as_svg, describe
+from accumulator._pictures.coverage import Coverage, coverage
+from accumulator._pictures.html import HeadFacts, as_html, memory_text, shown_text
+from accumulator._pictures.plot import plot_coverage, plot_map
+from accumulator._pictures.svg import as_svg, describe
 
 __all__ = [
     "Coverage",

@@ -5,7 +5,7 @@ It needs no network, and nothing that it shows is believed: names and locations 
 
 from __future__ import annotations
 
-from accumulator._report._content import Report, gather, thumbnail
-from accumulator._report._page import render, write_report
+from accumulator._report.content import Report, gather, thumbnail
+from accumulator._report.page import render, write_report
 
 __all__ = ["Report", "gather", "render", "thumbnail", "write_report"]

@@ -6,8 +6,8 @@ go, writes and keeps them.
 
 from __future__ import annotations
 
-from accumulator._stitching._map import StitchedMap
-from accumulator._stitching._stitch import stitch
-from accumulator._stitching._stitcher import Stitcher
+from accumulator._stitching.map import StitchedMap
+from accumulator._stitching.result import stitch
+from accumulator._stitching.stitcher import Stitcher
 
 __all__ = ["StitchedMap", "Stitcher", "stitch"]

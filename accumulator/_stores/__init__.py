@@ -7,20 +7,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from accumulator._stores._check import RowChecker, make_checksums, stored_layout
-from accumulator._stores._chunks import count, cut
-from accumulator._stores._disk import ZarrRows, copy_rows, read_only, storage_of
-from accumulator._stores._folder import TemporaryFolder, make_parents, remove_empty, storage_error
-from accumulator._stores._folder_store import FolderStore
-from accumulator._stores._group import complete_result
-from accumulator._stores._layout import BUFFER_NBYTES, Layout, check_options, layout
-from accumulator._stores._lock import is_locked
-from accumulator._stores._look import disk_nbytes, head_details, open_mark, open_result
-from accumulator._stores._mark import CREATING
-from accumulator._stores._pages import Pages
-from accumulator._stores._ram import RamRows
-from accumulator._stores._reading import SavedResult
-from accumulator._stores._run import KeptRun
+from accumulator._stores.files.errors import storage_error
+from accumulator._stores.files.lock import is_locked
+from accumulator._stores.files.temporary import TemporaryFolder, make_parents, remove_empty
+from accumulator._stores.format.arrays import read_only, storage_of, stored_layout
+from accumulator._stores.format.layout import BUFFER_NBYTES, Layout, check_options, layout
+from accumulator._stores.format.mark import CREATING
+from accumulator._stores.format.record import complete_result
+from accumulator._stores.format.store import FolderStore
+from accumulator._stores.kept.run import KeptRun
+from accumulator._stores.memory.pages import Pages
+from accumulator._stores.memory.ram import RamRows
+from accumulator._stores.memory.row_numbers import count, cut
+from accumulator._stores.reading.check import RowChecker, make_checksums
+from accumulator._stores.reading.look import disk_nbytes, head_details, open_mark, open_result
+from accumulator._stores.reading.saved import SavedResult
+from accumulator._stores.writing.zarr_rows import ZarrRows, copy_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

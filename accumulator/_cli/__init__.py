@@ -1,0 +1,5 @@
+"""The command line: ``accumulator demo | info | verify | missing | stitch | report``."""
+
+from accumulator._cli.commands import main
+
+__all__ = ["main"]

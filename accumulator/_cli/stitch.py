@@ -1,0 +1,234 @@
+"""The command ``accumulator stitch``: a store in, a file with its maps out."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, get_args
+
+import numpy as np
+
+from accumulator._export import check_ome_tiff, check_ome_zarr
+from accumulator._inputs.text import encodable, printable
+from accumulator.exceptions import OptionError
+from accumulator.typing import Blend
+
+if TYPE_CHECKING:
+    from accumulator._core.full_batch import FullBatch
+    from accumulator._stitching import StitchedMap
+
+_DESCRIPTION: Final = """\
+Stitches the patches of a store into one map a head, and writes the maps to a file that others open.
+
+Patches are blended where they overlap. Pixels that no patch covers hold the fill value. A run that is not
+complete is stitched as far as it came. Classes and other labels must not be averaged: give --blend last (or
+max), head by head. Maps that do not fit in memory are made on disk, beside the output.
+The name of the output says what it is:
+
+  NAME.ome.zarr    OME-Zarr 0.5 with a pyramid, for napari, Fiji and others; several heads are groups in it
+  NAME.ome.tif     a pyramidal OME-TIFF, for QuPath and others; one head
+  NAME.zarr        what FullBatch.load opens: plain zarr, its rows are those of the map
+"""
+_EXAMPLES: Final = """\
+examples:
+  accumulator stitch run.zarr -o tumour.ome.zarr --blend hann --pixel-size 0.5
+  accumulator stitch run.zarr -o tumour.ome.tif --head tumour --pixel-size 0.5
+  accumulator stitch run.zarr -o region.zarr --origin 20000 31000 --shape 4096 4096 --fill nan
+
+exit codes: 0 done, 1 no store, one that cannot be stitched or read, or an output that is there already,
+2 wrong arguments
+OME files need more packages: pip install 'accumulator[ome]'
+"""
+_UNITS: Final = ("nanometer", "micrometer", "millimeter", "centimeter", "meter")
+_KINDS: Final = {".ome.zarr": "OME-Zarr", ".ome.tif": "OME-TIFF", ".ome.tiff": "OME-TIFF", ".zarr": "zarr"}
+
+
+def add_stitch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the others."""
+    parser = commands.add_parser(
+        "stitch",
+        help="blend the patches of a store into maps, and write them as OME-Zarr, OME-TIFF or zarr",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=_stitch)
+    parser.add_argument("path", type=Path, metavar="PATH", help="the store's folder")
+    parser.add_argument(
+        "-o", "--output", type=_output, required=True, metavar="FILE", help="the file, not there yet"
+    )
+    parser.add_argument(
+        "--head",
+        action="append",
+        metavar="NAME",
+        help="a head, by name or number; repeatable (default: all)",
+    )
+    parser.add_argument(
+        "--blend",
+        choices=get_args(Blend),
+        default="average",
+        help="what overlapping patches make: a mean, plain or with more weight in their middle (gaussian, "
+        "hann), the largest value, or the last in the list (default: average)",
+    )
+    parser.add_argument(
+        "--shape",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="height and width of the maps (default: all patches)",
+    )
+    parser.add_argument(
+        "--origin", type=int, nargs="+", metavar="N", help="x and y of their first pixel (default: 0 0)"
+    )
+    parser.add_argument(
+        "--fill", type=_number, default=0, metavar="VALUE", help="where no patch is, such as nan (default: 0)"
+    )
+    parser.add_argument(
+        "--pixel-size", type=_size, nargs="+", metavar="SIZE", help="one number, or x and y, in --unit"
+    )
+    parser.add_argument("--unit", choices=_UNITS, default="micrometer", help="(default: micrometer)")
+    parser.add_argument(
+        "--channel", action="append", metavar="NAME", help="a channel's name; repeat it for each in turn"
+    )
+    parser.add_argument("--memory-limit", metavar="SIZE", help='what the maps may take, such as "4 GiB"')
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+
+
+def _stitch(arguments: argparse.Namespace) -> int:
+    # What stitching needs takes a moment to import, and the other commands do not need it.
+    from accumulator._core.full_batch import FullBatch  # noqa: PLC0415
+    from accumulator._stitching import stitch  # noqa: PLC0415
+
+    output: Path = arguments.output
+    kind = _kind(output)
+    if output.exists() or output.is_symlink():
+        raise OptionError(f"{output} is there already: give another name, or remove it first")
+    if output.resolve().is_relative_to(arguments.path.resolve()):
+        raise OptionError(f"{output} is in the store itself: write elsewhere")
+    batch = FullBatch.load(arguments.path, partial=True)
+    heads = arguments.head
+    if heads is not None and isinstance(batch.outputs, list):
+        heads = [int(head) if head.isascii() and head.isdigit() else head for head in heads]
+    if kind == "zarr" and (arguments.pixel_size is not None or arguments.channel is not None):
+        raise OptionError("--pixel-size and --channel are for OME files, not for plain zarr")
+    _check(batch, heads, kind, arguments)
+    with stitch(
+        batch,
+        heads=heads,
+        blend=arguments.blend,
+        output_shape=arguments.shape,
+        origin=arguments.origin,
+        fill_value=arguments.fill,
+        memory_limit=arguments.memory_limit,
+        save_path=output.absolute().parent,
+        progress=sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None,
+    ) as maps:
+        _save(maps, output, kind, arguments)
+        _show(maps, output, kind, is_json=arguments.json)
+    return 0
+
+
+def _check(batch: FullBatch, heads: list[Any] | None, kind: str, arguments: argparse.Namespace) -> None:
+    """Refuse now what the file would refuse when the maps are made."""
+    outputs: dict[Any, Any] = (
+        batch.outputs if isinstance(batch.outputs, dict) else dict(enumerate(batch.outputs))
+    )
+    chosen = {head: outputs[head] for head in heads or outputs if head in outputs}
+    n_spatial = batch.output_locs.shape[1] // 2
+    if kind == "OME-TIFF" and len(heads or outputs) != 1:
+        raise OptionError(f"an OME-TIFF holds one head: choose with --head one of {list(outputs)}")
+    if kind == "zarr" or any(array.ndim - 1 not in {n_spatial, n_spatial + 1} for array in chosen.values()):
+        return  # stitching says what is wrong with such heads
+    small: dict[str, Any] = {
+        str(head): np.broadcast_to(np.zeros((), array.dtype), (1,) * n_spatial + array.shape[1 + n_spatial :])
+        for head, array in chosen.items()
+    }
+    options = {
+        "pixel_size": _pixel_size(arguments),
+        "unit": arguments.unit,
+        "channel_names": arguments.channel,
+    }
+    if kind == "OME-Zarr" and small:
+        check_ome_zarr(small, n_spatial=n_spatial, **options)
+    for name, array in small.items() if kind == "OME-TIFF" else ():
+        check_ome_tiff(array, n_spatial=n_spatial, name=name, **options)
+
+
+def _pixel_size(arguments: argparse.Namespace) -> Any:
+    sizes = arguments.pixel_size
+    return sizes[0] if sizes is not None and len(sizes) == 1 else sizes
+
+
+def _save(maps: StitchedMap, output: Path, kind: str, arguments: argparse.Namespace) -> None:
+    size = _pixel_size(arguments)
+    if kind == "zarr":
+        maps.save(output)
+    elif kind == "OME-Zarr":
+        maps.save_ome_zarr(output, pixel_size=size, unit=arguments.unit, channel_names=arguments.channel)
+    else:
+        maps.save_ome_tiff(output, pixel_size=size, unit=arguments.unit, channel_names=arguments.channel)
+
+
+def _show(maps: StitchedMap, output: Path, kind: str, *, is_json: bool) -> None:
+    named: Any = maps.outputs if isinstance(maps.outputs, dict) else dict(enumerate(maps.outputs))
+    n_patches, n_written = len(maps.written), int(maps.written.sum())
+    if is_json:
+        heads = [
+            {"name": str(name), "shape": list(array.shape), "dtype": str(array.dtype)}
+            for name, array in named.items()
+        ]
+        facts = {
+            "path": str(output),
+            "kind": kind,
+            "origin": list(maps.origin),
+            "n_patches": n_patches,
+            "n_written": n_written,
+            "n_stitched": maps.n_stitched,
+            "heads": heads,
+        }
+        lines = [json.dumps(facts)]
+    else:
+        lines = [
+            f"map {printable(str(name))}: {' x '.join(map(str, array.shape))} {array.dtype}"
+            for name, array in named.items()
+        ]
+        lines.append(
+            f"{maps.n_stitched} of {n_patches} patches ({n_written} written); "
+            f"{kind} in {printable(str(output))}"
+        )
+        if kind == "OME-Zarr" and len(named) > 1:
+            lines += [f"a viewer opens {printable(str(output / str(name)))}" for name in named]
+    for line in lines:
+        print(encodable(line, sys.stdout))
+    sys.stdout.flush()  # while errors are still caught
+
+
+def _kind(output: Path) -> str:
+    return next((kind for end, kind in _KINDS.items() if output.name.lower().endswith(end)), "")
+
+
+def _output(text: str) -> Path:
+    if not _kind(Path(text)):
+        raise argparse.ArgumentTypeError(f"{text} ends with none of {', '.join(_KINDS)}")
+    return Path(text)
+
+
+def _size(text: str) -> float:
+    size = _number(text)
+    if not size > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not the size of a pixel")
+    return size
+
+
+def _number(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.inf
+    if math.isinf(number):
+        raise argparse.ArgumentTypeError(f"{text} is not a number, or nan")
+    return int(number) if number == number // 1 else number

@@ -1,0 +1,617 @@
+"""`FullBatchAccumulator`: state and lifecycle around `prepare_multitask_full_batch`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import warnings
+import weakref
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
+
+import attrs
+import numpy as np
+
+from accumulator._core.align import prepare_multitask_full_batch
+from accumulator._core.canvas import Budget, Canvas
+from accumulator._core.full_batch import FullBatch
+from accumulator._core.locations import LocationIndex
+from accumulator._core.memory import available_memory
+from accumulator._inputs.arguments import (
+    as_expected,
+    as_folder,
+    as_limit,
+    as_mode,
+    as_on_duplicate,
+    as_seconds,
+    as_store,
+    as_threshold,
+    as_token,
+)
+from accumulator._inputs.options import StorageOptions
+from accumulator._inputs.validation import as_heads
+from accumulator._pictures import HeadFacts, as_html, memory_text, plot_coverage
+from accumulator._pictures.progress import Progress, as_progress, memory_state
+from accumulator._stores import KeptRun, read_only
+from accumulator.exceptions import ClosedError, NothingPushedError, OptionError, ProcessError, StorageWarning
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+    from accumulator._core.plan import Plan
+    from accumulator.typing import ArrayLike, BatchOutput, Mode, OnDuplicate, RowArray
+
+_log: Final = logging.getLogger("accumulator")
+
+
+@attrs.define(eq=False, repr=False)
+class FullBatchAccumulator:
+    """Collects predictions batch by batch and hands them over complete, in canonical order.
+
+    The whole result is planned at the first push, when every head's shape is known: in RAM if it fits,
+    otherwise in zarr on disk, where threads write it while the caller goes on. Memory is looked at again
+    as the run goes: if it gets short, what is in RAM moves to disk. A push costs what its own rows cost,
+    whatever N is. Batches may be late, shuffled or have gaps.
+
+    As a context manager it finalizes when the block ends normally; when the block ends by an exception
+    it closes and keeps nothing, but with ``store`` all that was pushed. What `finalize` returned outlives the
+    block.
+
+    Parameters
+    ----------
+    full_output_locs : (N, K) array-like of whole numbers
+        The canonical list, no two rows the same; usually ``[start_x, start_y, end_x, end_y]``. Copied.
+    save_path : path, default "temp_fullbatch"
+        Where a result that does not fit in RAM goes, in a unique sub-folder of mode 0700 which is made
+        at the first push and removed with the result.
+    memory_threshold : float, default 80
+        Per cent of the available memory that the result may take. What is available is the smaller of
+        what the machine, the containers (cgroups v1 and v2) and RLIMIT_AS leave. 0 means disk; 0.8 is less
+        than one per cent, and warns.
+    memory_limit : int or str, optional
+        Bytes of memory that the result may take at most, whatever is available: an int, or text such as
+        "8 GiB". On disk it also bounds the buffers, down to one row a head; in a resumed run, whose chunks
+        are as large as they were made, down to one of them a head.
+    on_duplicate : {"error", "first", "last"}, default "error"
+        What a location pushed twice does: raise, keep the first prediction, or keep the last.
+    store : path, optional
+        Where the run is kept: a zarr group, on disk from the first push, that survives whatever ends the
+        process. It stays when the accumulator goes. ``save_path`` and ``memory_threshold`` have no effect
+        then. One accumulator at a time writes it.
+    mode : {"w-", "a"}, default "w-"
+        "w-" makes the store, and refuses a path where something is. "a" resumes the run that is there, or
+        makes it: rows that were recorded are `written` from the start, after every byte of them was
+        checked.
+    resume_token : str, optional
+        Whatever else has to be the same when the run is resumed: the version of the model, say.
+    checkpoint_interval : float, default 30
+        Seconds after which a push does what `flush` does, and no one but a push; less often where that would
+        take more than a twentieth of the time. 0 records every push as far as that allows; inf leaves it to
+        `flush`.
+    n_expected : int, optional
+        How many of the locations will come at least, if that is known: the disk must hold those, or the
+        first push is refused. For the others there is a warning.
+    dtype : dtype, optional
+        What predictions are stored as, float16 for one; in RAM too. Floats are rounded to it, and a value
+        that it cannot hold is an error. As they come by default.
+    fill_value : scalar, default 0
+        What rows hold that never came.
+    chunks : int or tuple of int, optional
+        Rows of a chunk, or its whole shape; about 16 MiB of rows by default. Chunks, shards and
+        compressors are those of zarr, and matter on disk and in what `FullBatch.save` writes.
+    shards : int or tuple of int, optional
+        Rows of a shard, or its whole shape; chunks are then one row by default. None means no shards.
+    compressors : zarr codec or sequence of them, optional
+        None means none: predictions hardly get smaller, and writing them takes many times longer.
+        ``dtype``, ``fill_value``, ``chunks``, ``shards`` and ``compressors`` hold for all heads, or are a
+        dict by head name or number.
+    progress : bool, default False
+        Show a bar of the rows that have come, out of ``n_expected`` or all: with gaps, memory, and whether
+        they are in RAM or zarr. Needs tqdm, the extra ``accumulator[progress]``.
+
+    Raises
+    ------
+    LocationError
+        The list is not 2-d whole numbers; a ValueError.
+    DuplicateLocationError
+        The list names a location twice; a ValueError.
+    OptionError
+        An option is not what it may be; a ValueError. Storage options that do not fit the heads are
+        found at the first push.
+    StorageError
+        ``save_path`` is a file, or cannot be looked at; ``store`` cannot be made or read. An OSError.
+    ResultExistsError
+        ``store`` is there and ``mode`` is "w-", or it is something else; a FileExistsError.
+    ResumeError
+        ``store`` is of other locations, or its ``resume_token`` or storage options are others; a
+        ValueError. Heads that it was not made for are refused by the first push.
+    ResultFormatError
+        ``store`` is damaged beyond its rows, or was tampered with; a ValueError.
+    LockedError
+        Another accumulator is writing ``store``; a BlockingIOError.
+    MissingExtraError
+        ``progress`` is True, and tqdm is not installed; an ImportError.
+
+    Warns
+    -----
+    StorageWarning
+        Rows of a resumed store were damaged, and are missing again.
+
+    Examples
+    --------
+    >>> full_output_locs = np.array([[x, 0, x + 4, 4] for x in range(0, 20, 4)])
+    >>> with FullBatchAccumulator(full_output_locs) as accumulator:
+    ...     for rows in ([0, 1], [4, 3]):
+    ...         model_output = np.full((2, 4, 4, 1), 0.5, dtype=np.float32)
+    ...         accumulator.push((model_output,), full_output_locs[rows])
+    ...     accumulator.missing_locs.tolist()
+    [[8, 0, 12, 4]]
+    >>> accumulator.finalize().outputs[0].shape
+    (5, 4, 4, 1)
+    """
+
+    _index: LocationIndex = attrs.field(alias="full_output_locs", converter=LocationIndex)
+    _save_path: str = attrs.field(default="temp_fullbatch", converter=as_folder, kw_only=True)
+    _memory_threshold: float = attrs.field(default=80, converter=as_threshold, kw_only=True)
+    _memory_limit: int | None = attrs.field(default=None, converter=as_limit, kw_only=True)
+    _on_duplicate: OnDuplicate = attrs.field(default="error", converter=as_on_duplicate, kw_only=True)
+    _n_expected: int = attrs.field(default=None, converter=as_expected, kw_only=True)
+    _dtype: Any = attrs.field(default=None, kw_only=True)
+    _fill_value: Any = attrs.field(default=0, kw_only=True)
+    _chunks: Any = attrs.field(default=None, kw_only=True)
+    _shards: Any = attrs.field(default=None, kw_only=True)
+    _compressors: Any = attrs.field(default=None, kw_only=True)
+    _store: str | None = attrs.field(default=None, converter=as_store, kw_only=True)
+    _mode: Mode = attrs.field(default="w-", converter=as_mode, kw_only=True)
+    _resume_token: str | None = attrs.field(default=None, converter=as_token, kw_only=True)
+    _checkpoint_interval: float | None = attrs.field(default=None, converter=as_seconds, kw_only=True)
+    _bar: Any = attrs.field(default=False, converter=as_progress, kw_only=True, alias="progress")
+    _progress: Progress | None = attrs.field(init=False, default=None)
+    _canvas: Canvas = attrs.field(init=False)
+    _result: FullBatch | None = attrs.field(init=False, default=None)
+    _is_closed: bool = attrs.field(init=False, default=False)
+    _lock: threading.RLock = attrs.field(init=False, factory=threading.RLock)
+    _process: int = attrs.field(init=False, factory=os.getpid)
+    _at_exit: weakref.finalize[Any, Any] | None = attrs.field(init=False, default=None)
+
+    def __attrs_post_init__(self) -> None:
+        """Make the canvas, which takes no room before the first push, and the bar."""
+        self._make_canvas()
+        if self._bar is not None:
+            canvas = self._canvas
+            self._progress = Progress(self._bar, canvas.n_expected, canvas.n_rows, partial(_shown, canvas))
+
+    def _make_canvas(self) -> None:
+        budget = Budget(self._save_path, self._memory_threshold, self._memory_limit)
+        options = StorageOptions(
+            chunks=self._chunks,
+            shards=self._shards,
+            compressors=self._compressors,
+            fill_value=self._fill_value,
+            dtype=self._dtype,
+        )
+        if self._n_expected > len(self._index):
+            raise OptionError(
+                f"n_expected is {self._n_expected}, but full_output_locs has {len(self._index)} locations"
+            )
+        if self._store is None:
+            if self._mode != "w-" or self._resume_token is not None or self._checkpoint_interval is not None:
+                raise OptionError(
+                    "mode, resume_token and checkpoint_interval are for a run that is kept: give store= too"
+                )
+            self._canvas = Canvas(len(self._index), budget, self._on_duplicate, options, self._n_expected)
+            return
+        budget = attrs.evolve(budget, save_path=str(Path(self._store).parent))
+        run = KeptRun(self._store, self._mode, self._index.locs, self._resume_token)
+        try:
+            self._canvas = Canvas(
+                len(self._index),
+                budget,
+                self._on_duplicate,
+                options,
+                self._n_expected,
+                run,
+                30 if self._checkpoint_interval is None else self._checkpoint_interval,
+            )
+        except BaseException:
+            run.release()
+            raise
+
+    @property
+    def full_output_locs(self) -> NDArray[Any]:
+        """What is still outstanding, behind the last row consumed: ``(N - M, K)``, read-only."""
+        return self._index.locs[self._canvas.n_consumed :]
+
+    @property
+    def output_locs(self) -> NDArray[Any]:
+        """What has been consumed, in canonical order, gaps included: ``(M, K)``, read-only."""
+        return self._index.locs[: self._canvas.n_consumed]
+
+    @property
+    def canvas(self) -> list[RowArray]:
+        """A list of one array a head, ``(N, *patch_shape)``: all N rows, the fill value where none has come.
+
+        Empty before the first push. All are for reading alone. On disk, asking writes what is still in
+        memory first, which may raise StorageError.
+        """
+        if self._process != os.getpid() and self._canvas.zarr_store is not None:
+            raise ProcessError(self._elsewhere(f"be looked at in process {os.getpid()}"))
+        with self._lock:
+            self._canvas.flush()
+            return [_read_only(array) for array in self._canvas.arrays]
+
+    @property
+    def written(self) -> NDArray[np.bool_]:
+        """Which of the N rows hold a prediction: ``(N,)``, read-only."""
+        view = self._canvas.written.view()
+        view.flags.writeable = False
+        return view
+
+    @property
+    def missing_locs(self) -> NDArray[Any]:
+        """The locations that no prediction has come for, in canonical order: ``(n, K)``."""
+        return self._index.locs[~self._canvas.written]
+
+    def missing_rows(self, locs: ArrayLike | None = None) -> NDArray[np.intp]:
+        """Return the positions in a list of locations that still have to be predicted.
+
+        One line lets anything skip what is done: ``Subset(dataset, accumulator.missing_rows(locs))`` or
+        ``DataLoader(dataset, sampler=accumulator.missing_rows(locs))`` where the items of ``dataset`` lie at
+        ``locs``, and ``locs[accumulator.missing_rows(locs)]`` for the locations themselves.
+
+        Parameters
+        ----------
+        locs : (n, K) array-like of whole numbers, optional
+            Some of the locations, none twice, in any order; all of them by default.
+
+        Raises
+        ------
+        LocationError, UnknownLocationError, DuplicateLocationError
+            As in `push`.
+
+        Examples
+        --------
+        >>> accumulator = FullBatchAccumulator([[0, 0], [4, 0], [8, 0]])
+        >>> accumulator.push(np.ones((1, 2)), [[4, 0]])
+        >>> accumulator.missing_rows([[8, 0], [4, 0]]).tolist()
+        [0]
+        >>> accumulator.close()
+        """
+        with self._lock:
+            rows = slice(None) if locs is None else self._index.find(locs)
+            return np.flatnonzero(~self._canvas.written[rows])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole result, 0 before the first push; gaps take none of them."""
+        return self._canvas.nbytes
+
+    def plan(self, batch_output: BatchOutput | None = None) -> Plan:
+        """Return what the result needs of memory, disk and files, and what there is; ``print`` it.
+
+        Parameters
+        ----------
+        batch_output : optional
+            Before the first push: a batch of predictions as `push` takes it, of which only shapes and
+            dtypes are looked at. Batches without rows will do, such as ``np.empty((0, 256, 256, 1))``.
+
+        Raises
+        ------
+        HeadError, HeadDtypeError
+            Heads that are none.
+        OptionError
+            Storage options that do not fit the heads; a ValueError.
+        NothingPushedError
+            Nothing was pushed and no batch given, so that the heads are unknown; a ValueError.
+
+        Examples
+        --------
+        >>> accumulator = FullBatchAccumulator(np.arange(4000).reshape(1000, 4))
+        >>> plan = accumulator.plan({"tumour": np.empty((0, 256, 256, 1), np.float32)})
+        >>> plan.place, plan.nbytes
+        ('RAM', 262144000)
+        >>> accumulator.close()
+        """
+        with self._lock:
+            if batch_output is None and self._canvas.specs is None:
+                raise NothingPushedError(
+                    "the heads are unknown before the first push: give a batch to plan for"
+                )
+            return self._canvas.plan(None if batch_output is None else as_heads(batch_output))
+
+    def flush(self) -> None:
+        """Return when every row pushed before is on disk; in RAM do nothing.
+
+        With ``store`` they are on the device and recorded when this returns, and nothing that ends the
+        process or cuts the power loses them. Without it they are in their files.
+
+        Raises
+        ------
+        StorageError
+            The disk refused; an OSError. Nothing is lost: make room and call again.
+        ClosedError
+            The accumulator was finalized or closed; a ValueError.
+        ProcessError
+            This is another process than the accumulator's; a RuntimeError.
+        """
+        with self._lock:
+            self._refuse_if_done("flush")
+            self._canvas.flush()
+
+    def push(self, batch_output: BatchOutput, batch_locs: ArrayLike) -> None:
+        """Put a batch of predictions where they belong.
+
+        The first push fixes number, names, patch shapes and dtypes of the heads. What is passed is
+        copied before this returns, and may be reused.
+
+        Parameters
+        ----------
+        batch_output : tuple, list or dict of ``(n, *patch_shape)`` array-like, or one such array
+            Predictions of each head: NumPy arrays, CPU tensors, nested lists, anything with
+            ``__array__`` or DLPack. bfloat16 is kept as float32.
+        batch_locs : (n, K) array-like of whole numbers
+            The location of each prediction.
+
+        Raises
+        ------
+        UnknownLocationError
+            A location is not in the list; a KeyError.
+        DuplicateLocationError
+            A location comes twice in the batch, or was pushed before and ``on_duplicate`` is "error";
+            a ValueError.
+        LocationError
+            Locations that are not 2-d whole numbers or have the wrong number of columns; a ValueError.
+        HeadError
+            The wrong number of rows or heads, other names or another patch shape; a ValueError.
+        HeadDtypeError
+            Heads that are not numbers, or of a dtype that the head's first one cannot hold without
+            loss; a TypeError.
+        HeadValueError
+            A value that the ``dtype`` asked for cannot hold; a ValueError and an OverflowError.
+        OptionError
+            At the first push: storage options that do not fit the heads; a ValueError.
+        ResumeError
+            At the first push after ``store`` was resumed: other names or patch shapes than it has, or a
+            dtype that its own cannot hold without loss; a ValueError.
+        StorageError
+            The disk refused rows of this push or of earlier ones, which are held in memory and written by
+            the next call once the cause is gone; an OSError whose ``rows`` are those not on disk. At the
+            first push also: the disk has no room for the rows that have to come.
+        ClosedError
+            The accumulator was finalized or closed; a ValueError.
+        ProcessError
+            This is another process than the accumulator's, a forked worker for one; a RuntimeError.
+
+        Notes
+        -----
+        All or nothing: after an error the accumulator is as it was before the call (Ctrl-C in its last
+        moment may come after the batch was taken: `written` tells). On disk this returns
+        when the rows are copied, and threads write them; when too much waits to be written, this waits.
+        Threads may push at the same time; they take turns.
+        """
+        with self._lock:
+            self._refuse_if_done("push")
+            prepare_multitask_full_batch(
+                batch_output, batch_locs, self._index, None, is_last=False, out=self._canvas
+            )
+            if self._store is not None and self._at_exit is None:
+                self._at_exit = weakref.finalize(self, _tell_at_exit, weakref.ref(self))
+            if self._progress is not None:
+                self._progress.show()
+
+    def finalize(self) -> FullBatch:
+        """Return the complete result, the fill value where nothing came; called again, the same object.
+
+        Raises
+        ------
+        NothingPushedError
+            Nothing was ever pushed, so that the heads are unknown; a ValueError. Without any location
+            (N = 0) there is nothing to push, and the result has no heads.
+        StorageError
+            The disk refused the last rows; an OSError. Nothing is lost: make room and call again.
+        ClosedError
+            The accumulator was closed; a ValueError.
+        """
+        with self._lock:
+            if self._result is None:
+                self._refuse_if_done("finalize")
+                result = self._complete()
+                self._canvas.complete()
+                self._result = result
+                self._canvas.stop()
+                self._close_progress()
+                _log.info("finalized: %r", result)
+            return self._result
+
+    def close(self) -> None:
+        """End without a result; after `finalize`, or a second time, do nothing.
+
+        Everything is dropped, but with ``store`` what was pushed is recorded first, and can be resumed.
+
+        Raises
+        ------
+        StorageError
+            Rows could not be recorded in ``store``, and have to be predicted again. It is closed
+            all the same.
+        """
+        with self._lock:
+            if self._result is not None or self._is_closed:
+                return
+            self._is_closed = True
+            self._close_progress()
+            try:
+                if self._store is not None and self._process == os.getpid():
+                    self._canvas.flush()
+            finally:
+                if self._process == os.getpid():
+                    self._canvas.stop()
+                self._canvas.close()
+
+    def __enter__(self) -> Self:
+        """Return the accumulator."""
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Finalize if that was not done; after an exception close instead."""
+        if exc_value is not None:
+            try:
+                self.close()
+            except Exception as refusal:  # noqa: BLE001  what ends the block matters more
+                exc_value.add_note(f"accumulator: rows were not recorded: {refusal}")
+            return
+        if self._is_closed:
+            return
+        try:
+            self.finalize()
+        except NothingPushedError:
+            self.close()
+            raise
+
+    def __del__(self) -> None:
+        """Warn of an accumulator that was neither finalized nor closed."""
+        if getattr(self, "_result", self) is not None or self._is_closed or sys.is_finalizing():
+            return
+        if self._process == os.getpid() and hasattr(self, "_canvas"):
+            self._canvas.stop()
+            self._close_progress()
+            warnings.warn(
+                f"{self!r} was dropped without finalize() or close(): use it as a context manager, or call "
+                "one of them",
+                ResourceWarning,
+                stacklevel=1,
+                source=self,
+            )
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be sent to another process."""
+        raise ProcessError(self._elsewhere("be sent to another process"))
+
+    def __repr__(self) -> str:
+        """Return coverage, heads and place in one line."""
+        canvas = self._canvas
+        return (
+            f"<FullBatchAccumulator heads: {len(canvas.specs or ())}, written: {canvas.written.sum()} of "
+            f"{canvas.n_rows}, {self._state}>"
+        )
+
+    def _views(self, start: int, stop: int) -> list[NDArray[Any]] | None:
+        """Return rows in RAM that are to be pushed once they are made there; None on disk.
+
+        As long as anybody holds one, moving out of RAM gives back no memory.
+        """
+        return self._canvas.views(start, stop)
+
+    def _repr_html_(self) -> str:
+        """Return heads, coverage, memory and place as a notebook shows them; nothing is read or written."""
+        canvas = self._canvas
+        specs = canvas.specs or ()
+        names = canvas.names or tuple(map(str, range(len(specs))))
+        heads = [
+            HeadFacts(name, (canvas.n_rows, *spec.patch_shape), str(spec.dtype))
+            for name, spec in zip(names, specs, strict=True)
+        ]
+        facts = {"state": self._state, "memory": memory_text(canvas.held_nbytes, available_memory())}
+        if canvas.zarr_store is not None:
+            facts["stored in"] = str(canvas.zarr_store)
+        return as_html("FullBatchAccumulator", heads, facts, self._index.locs, canvas.written)
+
+    def plot_coverage(self, ax: Axes | None = None) -> Axes:
+        """Draw which locations are written and which are missing, by matplotlib; y goes downwards.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where; a new figure by default.
+
+        Raises
+        ------
+        MissingExtraError
+            matplotlib is not installed, the extra ``accumulator[plot]``; an ImportError.
+        """
+        return plot_coverage(self._index.locs, self._canvas.written, ax)
+
+    @property
+    def _state(self) -> str:
+        canvas = self._canvas
+        place = "nothing pushed" if canvas.specs is None else "RAM" if canvas.zarr_store is None else "zarr"
+        return "finalized" if self._result is not None else "closed" if self._is_closed else place
+
+    def _close_progress(self) -> None:
+        if self._progress is not None and self._process == os.getpid():
+            self._progress.close()
+
+    def _complete(self) -> FullBatch:
+        """Finalize: an empty last batch, which consumes all that is outstanding."""
+        canvas, locs = self._canvas, self._index.locs
+        outputs: list[RowArray] = []
+        if canvas.specs:
+            canvas.flush()
+            outputs, _, locs = prepare_multitask_full_batch(
+                canvas.empty_batch(), locs[:0], self._index, None, is_last=True, out=canvas
+            )
+        elif len(locs):
+            raise NothingPushedError(
+                f"nothing was pushed for any of the {len(locs)} locations, so that the heads are unknown: "
+                "push at least one batch (an empty one with the right shapes will do), or close()"
+            )
+        if self._store is not None:  # its checksums are on disk: it stays as it is
+            outputs = [_read_only(array) for array in outputs]
+        named = outputs if canvas.names is None else dict(zip(canvas.names, outputs, strict=True))
+        storage = tuple(spec.storage for spec in canvas.specs or ())
+        return FullBatch(named, locs.copy(), canvas.written.copy(), canvas.zarr_store, storage)
+
+    def _tell_unrecorded(self) -> None:
+        """At the end of the interpreter, warn of rows that a run which was not closed takes with it."""
+        is_ours = self._process == os.getpid() and self._result is None and not self._is_closed
+        n_unrecorded = self._canvas.n_unrecorded if is_ours else 0
+        if n_unrecorded:
+            warnings.warn(
+                f"{n_unrecorded} rows were not recorded in {self._store}, as nobody finalized or closed it: "
+                "use it as a context manager",
+                StorageWarning,
+                stacklevel=1,
+            )
+
+    def _elsewhere(self, action: str) -> str:
+        return (
+            f"the accumulator of process {self._process} cannot {action}: what is pushed there would not "
+            "come back; send the predictions and their locations back, and push them here"
+        )
+
+    def _refuse_if_done(self, action: str) -> None:
+        if self._process != os.getpid():
+            raise ProcessError(self._elsewhere(f"{action} in process {os.getpid()}"))
+        if self._result is not None or self._is_closed:
+            done = "closed" if self._is_closed else "finalized"
+            raise ClosedError(f"cannot {action}: the accumulator was {done}; make a new one")
+
+
+def _shown(canvas: Canvas) -> tuple[int, str]:
+    """Return what a progress bar shows."""
+    memory = memory_state(canvas.held_nbytes, available_memory(), is_in_ram=canvas.zarr_store is None)
+    return canvas.n_written, f"{canvas.n_consumed - canvas.n_written} gaps, {memory}"
+
+
+def _tell_at_exit(reference: weakref.ref[FullBatchAccumulator]) -> None:
+    accumulator = reference()
+    if accumulator is not None:
+        accumulator._tell_unrecorded()  # noqa: SLF001  it is its own
+
+
+def _read_only(array: RowArray) -> RowArray:
+    if not isinstance(array, np.ndarray):
+        return read_only(array)
+    array = array.view()
+    array.flags.writeable = False
+    return array

@@ -1,0 +1,284 @@
+"""`FullBatch`: what an accumulator hands over, and how it is kept."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import attrs
+
+from accumulator._core.memory import available_memory
+from accumulator._inputs.validation import HeadSpec, as_path
+from accumulator._pictures import HeadFacts, as_html, memory_text, plot_coverage
+from accumulator._stores import (
+    FolderStore,
+    RowChecker,
+    TemporaryFolder,
+    ZarrRows,
+    complete_result,
+    copy_rows,
+    make_checksums,
+    make_parents,
+    open_result,
+    remove_empty,
+    storage_error,
+    storage_of,
+)
+from accumulator.exceptions import AccumulatorError, ClosedError, OptionError, ResultExistsError, StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    import numpy as np
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+    from accumulator._inputs.options import Storage
+    from accumulator.typing import RowArray, StrPath
+
+
+@attrs.frozen(eq=False, repr=False)
+class FullBatch:
+    """A complete result: every head in canonical order, and which rows are real.
+
+    A spilled result lies in a temporary folder that is removed with the last of: this object, its
+    arrays, the interpreter; or at once by `close`. `save` keeps it.
+
+    Attributes
+    ----------
+    outputs : list or dict of ``(N, *patch_shape)`` numpy.ndarray or zarr.Array
+        One array a head, the fill value (zeros) where nothing was predicted; a dict where named heads were
+        pushed.
+    output_locs : (N, K) numpy.ndarray
+        The location of each row, in canonical order.
+    written : (N,) bool numpy.ndarray
+        Whether a row is a real prediction (True) or padding (False).
+
+    Examples
+    --------
+    >>> with FullBatchAccumulator([[0, 0], [4, 0], [8, 0]]) as accumulator:
+    ...     accumulator.push({"score": np.ones((2, 1))}, [[0, 0], [8, 0]])
+    >>> batch = accumulator.finalize()
+    >>> batch.outputs["score"].ravel().tolist()
+    [1.0, 0.0, 1.0]
+    >>> batch.written.tolist()
+    [True, False, True]
+    >>> batch.save("result.zarr")
+    >>> FullBatch.load("result.zarr").outputs["score"].shape
+    (3, 1)
+    """
+
+    outputs: list[RowArray] | dict[str, RowArray]
+    output_locs: NDArray[Any]
+    written: NDArray[np.bool_]
+    _store: FolderStore | None = None  # None in RAM
+    _storage: tuple[Storage, ...] = ()  # how heads in RAM are to be saved, where that was said
+    _is_partial: bool = False  # loaded from a run under way, whose other rows mean nothing
+
+    @property
+    def missing_locs(self) -> NDArray[Any]:
+        """The locations that no prediction came for, ``(n, K)``."""
+        return self.output_locs[~self.written]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all outputs as if dense; gaps take none of them."""
+        return sum(int(array.nbytes) for array in self._arrays)
+
+    @property
+    def path(self) -> Path | None:
+        """The folder of the zarr group; None for a result in RAM."""
+        return None if self._store is None else self._store.root
+
+    def save(self, path: StrPath) -> None:
+        """Keep the result as a zarr group at ``path``.
+
+        A spilled result is read once, for its checksums, and moved there when it is the same file system, and
+        its arrays serve from there; otherwise it is copied. What is at ``path`` is whole or not there at all.
+        Of a run that is not complete it has what was recorded when it was loaded, and is no run any more.
+
+        Raises
+        ------
+        ResultExistsError
+            Something is there already; a FileExistsError.
+        StorageError
+            The disk refused; an OSError. Nothing is left at ``path``, and this result is as it was.
+        ClosedError
+            The result was closed; a ValueError.
+        OptionError
+            ``path`` is no path, or in this result's own temporary folder; a ValueError.
+        HeadDtypeError
+            A head in RAM has a dtype that zarr cannot store (long double); a TypeError.
+        """
+        target = Path(as_path(path, "path")).absolute()
+        store = self._store
+        if store is not None and store.is_closed:
+            raise ClosedError("the result was closed, and its files removed: save() it before close()")
+        if store is not None and store.folder is not None and target.is_relative_to(store.folder.path):
+            raise OptionError(f"path {target} is in the temporary folder of this result: save elsewhere")
+        try:
+            if os.path.lexists(target):
+                raise _exists(target)
+            make_parents(target.parent)
+            if store is None or not self._move(store, target):
+                self._copy(target)
+        except OSError as cause:
+            remove_empty(target.parent)
+            if isinstance(cause, AccumulatorError) and not isinstance(cause, StorageError):
+                raise
+            if os.path.lexists(target):  # since we looked
+                raise _exists(target) from cause
+            raise storage_error(cause, f"the result cannot be saved to {target}") from cause
+
+    @classmethod
+    def load(cls, path: StrPath, *, partial: bool = False) -> Self:
+        """Open a saved result; its outputs stay on disk as read-only zarr arrays.
+
+        Every chunk is held against its checksums when it is read first, which raises DamagedError (an
+        OSError) where they differ. Nothing in a store that a stranger made is run or followed out of it.
+
+        Parameters
+        ----------
+        path : path
+            What `save` or a finished run's ``store`` was given, or a link to it; inside it no link is
+            followed.
+        partial : bool, default False
+            Open a run that is not complete, too: `written` says what it has recorded so far, and only those
+            rows mean anything. Whoever writes it is not disturbed; load again to see what came since.
+
+        Raises
+        ------
+        ResultNotFoundError
+            There is nothing; a FileNotFoundError.
+        ResultFormatError
+            It is not a saved result, or its parts do not belong together; a ValueError.
+        UnfinishedError
+            It is a run that is not complete, and ``partial`` is False; a ResultFormatError.
+        StorageError
+            The operating system does not let us look; an OSError.
+        """
+        source = Path(as_path(path, "path")).absolute()
+        saved = open_result(source, is_partial=partial, most_nbytes=available_memory())
+        store = FolderStore(source, read_only=True)
+        arrays: list[RowArray] = list(RowChecker(saved).guarded(store))
+        outputs = arrays if saved.names is None else dict(zip(saved.names, arrays, strict=True))
+        is_partial = not saved.mark.is_complete
+        return cls(outputs, saved.output_locs, saved.written, store, is_partial=is_partial)
+
+    def close(self) -> None:
+        """Remove the temporary folder of a spilled result, whose arrays then refuse to be read.
+
+        Arrays in RAM stay as they are, and so does what was saved. A second call does nothing.
+        """
+        if self._store is not None:
+            self._store.shut()
+
+    def __enter__(self) -> Self:
+        """Return the result."""
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the result."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Return heads, coverage and place in one line."""
+        names = self.outputs if isinstance(self.outputs, dict) else range(len(self.outputs))
+        heads = ", ".join(
+            f"{name}: {tuple(array.shape)} {array.dtype}"
+            for name, array in zip(names, self._arrays, strict=True)
+        )
+        place = "RAM" if self._store is None else str(self._store)
+        return f"<FullBatch {{{heads}}}, {self.written.sum()} of {len(self.written)} written, {place}>"
+
+    def _repr_html_(self) -> str:
+        """Return heads, coverage, memory and place as a notebook shows them; no row is read."""
+        names = self.outputs if isinstance(self.outputs, dict) else range(len(self.outputs))
+        heads = [
+            HeadFacts(str(name), tuple(array.shape), str(array.dtype))
+            for name, array in zip(names, self._arrays, strict=True)
+        ]
+        store = self._store
+        closed = "closed" if store is not None and store.is_closed else "open"
+        place = "RAM" if store is None else f"zarr, {closed}"
+        held = sum(int(array.nbytes) for array in self._arrays) if store is None else 0
+        facts = {
+            "state": f"{place}, of a run under way" if self._is_partial else place,
+            "memory": memory_text(held, available_memory()),
+        }
+        if store is not None:
+            facts["stored in"] = str(store)
+        return as_html("FullBatch", heads, facts, self.output_locs, self.written)
+
+    def plot_coverage(self, ax: Axes | None = None) -> Axes:
+        """Draw which locations are written and which are missing, by matplotlib; y goes downwards.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where; a new figure by default.
+
+        Raises
+        ------
+        MissingExtraError
+            matplotlib is not installed, the extra ``accumulator[plot]``; an ImportError.
+        """
+        return plot_coverage(self.output_locs, self.written, ax)
+
+    @property
+    def _arrays(self) -> list[RowArray]:
+        return list(self.outputs.values() if isinstance(self.outputs, dict) else self.outputs)
+
+    def _complete(self, store: FolderStore, checksums: Sequence[NDArray[np.uint64]]) -> None:
+        names = list(self.outputs) if isinstance(self.outputs, dict) else None
+        complete_result(store, names, self.output_locs, self.written, checksums)
+
+    def _move(self, store: FolderStore, target: Path) -> bool:
+        """Move a spilled result; return False where it has to be copied."""
+        if store.folder is None:
+            return False  # it was saved before
+        self._complete(store, make_checksums(self._arrays))
+        try:
+            store.move_to(target)
+        except OSError as cause:
+            if cause.errno == errno.EXDEV:
+                return False
+            raise
+        return True
+
+    def _copy(self, target: Path) -> None:
+        """Write all rows that hold anything to a folder beside the target, then rename it."""
+        folder = TemporaryFolder(str(target.parent))
+        try:
+            root = folder.path / target.name
+            root.mkdir()
+            store = FolderStore(root)
+            in_zarr = [storage_of(array) for array in self._arrays]
+            storage = in_zarr if self._store is not None else self._storage or in_zarr
+            specs = [
+                HeadSpec(array.shape[1:], array.dtype, each)
+                for array, each in zip(self._arrays, storage, strict=True)
+            ]
+            rows = ZarrRows(store, len(self.written), specs, has_checksums=True)
+            try:
+                copy_rows(self._arrays, rows, self.written if self._is_partial else None)
+            finally:
+                rows.close()
+            self._complete(store, rows.checksums)
+            store.move_to(target)
+        finally:
+            folder.remove()
+
+
+def _exists(target: Path) -> ResultExistsError:
+    return ResultExistsError(
+        errno.EEXIST, "something is there already: save elsewhere or remove it first", str(target)
+    )

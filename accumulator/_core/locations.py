@@ -1,0 +1,204 @@
+"""Which row of the canonical list is meant: locations in, row numbers out.
+
+The lookup is built once, from one exact integer key a row, and every answer is compared with the
+canonical row itself before it is given. Nothing here knows of heads, memory or disks.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import numpy as np
+
+from accumulator._inputs.text import named
+from accumulator._inputs.validation import as_locations
+from accumulator.exceptions import DuplicateLocationError, UnknownLocationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from accumulator.typing import ArrayLike, Rows
+
+    Keys: TypeAlias = NDArray[np.int64]
+    Pack: TypeAlias = Callable[[NDArray[np.int64]], Keys]
+
+_KEY_LIMIT: Final = 2**63
+
+
+class LocationIndex:
+    """The canonical locations with their lookup, built once and used for every batch.
+
+    `prepare_multitask_full_batch` takes one wherever it takes ``full_output_locs``.
+
+    Parameters
+    ----------
+    full_output_locs : (N, K) array-like of whole numbers
+        The canonical list. It is copied.
+
+    Raises
+    ------
+    LocationError
+        The list is not 2-d or not made of whole numbers.
+    DuplicateLocationError
+        The list names a location twice.
+
+    Examples
+    --------
+    >>> index = LocationIndex([[0, 0], [4, 0], [8, 0], [0, 4]])
+    >>> index.match([[4, 0], [8, 0]])
+    slice(1, 3, None)
+    >>> index.match([[0, 4], [0, 0]])
+    array([3, 0])
+    """
+
+    def __init__(self, full_output_locs: ArrayLike) -> None:
+        locs = np.array(as_locations(full_output_locs, "full_output_locs"), order="C")
+        locs.flags.writeable = False
+        self.locs: NDArray[Any] = locs
+        self._exact: NDArray[np.int64] = locs.astype(np.int64, copy=False)
+        self._pack = _packing(self._exact)
+        self._keys = self._pack(self._exact)
+        self._order: NDArray[np.intp] | None = None  # None where the keys rise as they are
+        if not _is_rising(self._keys):
+            self._order = np.argsort(self._keys, kind="stable")
+            self._keys = self._keys[self._order]
+            self._refuse_repeats(np.sort(self._order[1:][self._keys[1:] == self._keys[:-1]]))
+        self._next = 0  # where the last match ended: the next batch nearly always starts there
+
+    def __len__(self) -> int:
+        """Return the number of locations."""
+        return len(self.locs)
+
+    def match(self, batch_locs: ArrayLike) -> Rows:
+        """Return the canonical row of each location: a slice where they follow each other.
+
+        Raises
+        ------
+        LocationError
+            The batch is not ``(n, K)`` whole numbers.
+        UnknownLocationError
+            A location is not in the list.
+        DuplicateLocationError
+            The batch names a location twice.
+        """
+        given = as_locations(batch_locs, "batch_locs", self.locs.shape[1])
+        locs = given.astype(np.int64, copy=False)
+        n = len(locs)
+        if n == 0:
+            return slice(0, 0)
+        start = self._next
+        if not np.array_equal(self._exact[start : start + n], locs):
+            rows = self._search(locs, given)
+            start = int(rows[0])
+            if int(rows[-1]) != start + n - 1 or not _is_rising(rows):
+                self._next = int(rows[-1]) + 1
+                return rows
+        self._next = start + n
+        return slice(start, start + n)
+
+    def find(self, locs: ArrayLike) -> NDArray[np.intp]:
+        """Return the canonical row of each location, as `match` does, for a look that is no batch."""
+        given = as_locations(locs, "locs", self.locs.shape[1])
+        return self._search(given.astype(np.int64, copy=False), given)
+
+    def _search(self, locs: NDArray[np.int64], given: NDArray[Any]) -> NDArray[np.intp]:
+        """Find rows by key, compare them with the canonical rows, and refuse repeats."""
+        found = np.zeros(len(locs), dtype=bool)
+        rows = np.zeros(len(locs), dtype=np.intp)
+        if len(self):
+            # A location that is not in the list may get any key: the comparison finds it out.
+            rows = np.minimum(np.searchsorted(self._keys, self._pack(locs)), len(self) - 1)
+            if self._order is not None:
+                rows = self._order[rows]
+            found = (self._exact[rows] == locs).all(axis=1)
+        if not found.all():
+            unknown = np.flatnonzero(~found)
+            raise UnknownLocationError(
+                f"not in full_output_locs: {named(unknown, 'batch_locs')}, the first being "
+                f"{given[unknown[0]].tolist()}, while the list has rows such as {self.locs[:1].tolist()}; "
+                "it must be the list that the patches were cut by, and for prepare_multitask_full_batch "
+                "what an earlier batch consumed is not in it any more",
+                unknown,
+                given[unknown],
+            )
+        if not _is_rising(rows):
+            ranked = np.argsort(rows, kind="stable")
+            repeats = np.sort(ranked[1:][np.diff(rows[ranked]) == 0])
+            if len(repeats):
+                raise DuplicateLocationError(
+                    f"repeated in one batch: {named(repeats, 'batch_locs')}, the first being "
+                    f"{given[repeats[0]].tolist()}; give each location once",
+                    repeats,
+                    given[repeats],
+                )
+        return rows
+
+    def _refuse_repeats(self, repeats: NDArray[np.intp]) -> None:
+        if len(repeats):
+            raise DuplicateLocationError(
+                f"repeated in the list: {named(repeats, 'full_output_locs')}, the first being "
+                f"{self.locs[repeats[0]].tolist()}; drop repeats before cutting patches",
+                repeats,
+                self.locs[repeats],
+            )
+
+
+def _is_rising(numbers: NDArray[Any]) -> bool:
+    return bool((numbers[1:] > numbers[:-1]).all())
+
+
+def _packing(locs: NDArray[np.int64]) -> Pack:
+    """Return the map from rows to keys: different for different rows of the list.
+
+    Boxes are packed as (start, size), last axis first: sizes hardly vary, so that the key of an image
+    of any real size fits 63 bits, and raster order gives keys that already rise.
+    """
+    n_columns = locs.shape[1]
+    parts = np.eye(n_columns, dtype=np.int64)[:, ::-1]
+    if n_columns % 2 == 0:
+        half = n_columns // 2
+        starts, ends = parts[:, half:], parts[:, :half]
+        parts = np.hstack([starts, ends - starts])
+    weights, size, offset = np.zeros(n_columns, dtype=np.int64), 1, 0
+    for part in parts.T[::-1]:  # the last part varies fastest
+        values = _combine(locs, part)
+        lowest, highest = (int(values.min()), int(values.max())) if len(values) else (0, 0)
+        if highest > lowest:
+            if size * (highest - lowest + 1) >= _KEY_LIMIT:
+                return _ranked_packing(locs)
+            weights += part * size
+            offset += lowest * size
+            size *= highest - lowest + 1
+    start = np.int64(offset % 2**64 - 2**64 * (offset % 2**64 >= _KEY_LIMIT))  # wraps as int64 does
+    return lambda rows: _combine(rows, weights) - start
+
+
+def _combine(rows: NDArray[np.int64], weights: NDArray[np.int64]) -> Keys:
+    """Return ``rows @ weights``, column by column, which is faster for integers."""
+    keys = np.zeros(len(rows), dtype=np.int64)
+    for column in np.flatnonzero(weights):
+        keys += rows[:, column] * weights[column]
+    return keys
+
+
+def _ranked_packing(locs: NDArray[np.int64]) -> Pack:
+    """Pack coordinates too wide for one key: columns are folded in, and ranked after each.
+
+    A rank is below N, so that two of them always fit one key.
+    """
+    key = np.zeros(len(locs), dtype=np.int64)
+    tables = []
+    for column in locs.T:
+        values, ranks = np.unique(column, return_inverse=True)
+        folded, key = np.unique(key * len(values) + ranks, return_inverse=True)
+        tables.append((values, folded))
+
+    def pack(rows: NDArray[np.int64]) -> Keys:
+        key = np.zeros(len(rows), dtype=np.int64)
+        for column, (values, folded) in zip(rows.T, tables, strict=True):
+            key = np.searchsorted(folded, key * len(values) + np.searchsorted(values, column))
+        return key
+
+    return pack

@@ -1,0 +1,213 @@
+"""What a result needs, and what there is: known before anything is stored."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+
+from accumulator._core import memory
+from accumulator._inputs.text import as_text, head_label
+from accumulator._stores import BUFFER_NBYTES, Layout, layout, storage_error
+from accumulator.exceptions import StorageError, StorageWarning
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from accumulator._inputs.validation import HeadSpec
+
+_UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
+_NO_SPACE = 28  # errno.ENOSPC, which not every platform has
+
+
+@attrs.frozen
+class Plan:
+    """What the result needs, and what there is; ``print`` it.
+
+    Attributes
+    ----------
+    place : {"RAM", "zarr"}
+        Where the result is, or would be with what is available now.
+    heads : tuple of str
+        Each head in a line: its name, shape, dtype and bytes.
+    n_rows, n_written, n_expected : int
+        All locations, those with a prediction, and how many have to come at least as far as is known.
+    nbytes : int
+        Bytes of all rows, gaps included.
+    nbytes_expected : int
+        Bytes of the rows that have to come.
+    memory_nbytes : int
+        Bytes of memory the result takes where it is: itself in RAM, buffers for zarr.
+    memory_available : int
+        Bytes of memory there are for this process.
+    memory_allowed : int
+        Bytes of it the result may take by ``memory_threshold`` and ``memory_limit``.
+    disk_nbytes : int
+        Bytes the result takes on disk if every row comes, without compression; 0 in RAM.
+    disk_free : int
+        Bytes that are free where ``save_path`` or ``store`` is.
+    n_files : int
+        Files the result takes on disk if every row comes; 0 in RAM.
+    save_path : str
+        Where it goes if it does not fit in RAM; the folder of ``store`` in a run that is kept.
+    is_compressed : bool
+        Whether any head is compressed, and may take less on disk.
+    row_nbytes_plain : int
+        Bytes of a row of the heads that are not.
+    is_kept : bool
+        Whether the run is kept in ``store``.
+    n_on_disk : int
+        Rows recorded in ``store``, which take their room on disk already.
+    """
+
+    place: str
+    heads: tuple[str, ...]
+    n_rows: int
+    n_written: int
+    n_expected: int
+    nbytes: int
+    nbytes_expected: int
+    memory_nbytes: int
+    memory_available: int
+    memory_allowed: int
+    disk_nbytes: int
+    disk_free: int
+    n_files: int
+    save_path: str
+    is_compressed: bool
+    row_nbytes_plain: int
+    is_kept: bool
+    n_on_disk: int
+
+    def __str__(self) -> str:
+        """Return it as a few lines of text."""
+        lines = [
+            f"{self.n_rows} locations, {self.n_written} written; the result goes to {self.place}",
+            *(f"  {head}" for head in self.heads),
+            f"  all rows: {as_text(self.nbytes)}",
+        ]
+        available = f"({as_text(self.memory_available)} available)"
+        if self.n_expected > self.n_written:
+            lines.append(f"  {self.n_expected} have to come: {as_text(self.nbytes_expected)}")
+        if self.place == "RAM":
+            allowed = as_text(self.memory_allowed)
+            lines.append(f"memory: {as_text(self.memory_nbytes)} of {allowed} allowed {available}")
+        else:
+            lines.append(f"memory: buffers of {as_text(self.memory_nbytes)} at most {available}")
+            most = "before compression" if self.is_compressed else "if every location comes"
+            to_come = f", {as_text(self.nbytes_to_come)} of it to come" if self.n_on_disk else ""
+            lines.append(
+                f"disk: {as_text(self.disk_nbytes)} in {self.n_files} files {most}{to_come}, of "
+                f"{as_text(self.disk_free)} free at {self.save_path}"
+            )
+        return "\n".join(lines)
+
+    @property
+    def nbytes_to_come(self) -> int:
+        """Bytes of all rows that are not on disk yet: what the disk still needs room for."""
+        return self.nbytes // max(1, self.n_rows) * (self.n_rows - self.n_on_disk)
+
+    def check_disk(self, n_at_once: int) -> None:
+        """Refuse a disk that cannot hold the rows that have to come; warn of one that may not hold all.
+
+        Parameters
+        ----------
+        n_at_once : int
+            How many rows come now, whatever is expected.
+
+        Raises
+        ------
+        StorageError
+            ENOSPC: there is too little room.
+        """
+        must = (max(n_at_once, self.n_expected) - self.n_on_disk) * self.row_nbytes_plain
+        other = "another store" if self.is_kept else "another save_path"
+        free = f"{as_text(self.disk_free)} free at {self.save_path}"
+        if must > self.disk_free:
+            raise StorageError(
+                _NO_SPACE,
+                f"{as_text(must)} have to go to disk, but there are {free}: make room, give {other}, or "
+                "store less with dtype=, say float16",
+                self.save_path,
+            )
+        if self.nbytes_to_come > self.disk_free:
+            more = " more" if self.n_on_disk else ""
+            warnings.warn(
+                f"the result may take {as_text(self.nbytes_to_come)}{more} if all {self.n_rows} locations "
+                f"come, but there are {free}: make room, or give {other}",
+                StorageWarning,
+                stacklevel=6,
+            )
+
+
+def make_plan(  # noqa: PLR0913  what it depends on
+    n_rows: int,
+    specs: Sequence[HeadSpec],
+    names: tuple[str, ...] | None,
+    *,
+    save_path: str,
+    threshold: float,
+    limit: int | None,
+    held: int,
+    n_expected: int,
+    n_written: int,
+    is_in_ram: bool | None,
+    made: tuple[list[Layout], int] | None,
+    is_kept: bool,
+    n_on_disk: int,
+) -> Plan:
+    """Return the plan for heads of N rows.
+
+    ``is_in_ram`` is None while that is open. ``made`` are the arrays on disk, if they are there, and what
+    their buffers take.
+    """
+    row_nbytes = sum(spec.row_nbytes for spec in specs)
+    nbytes = n_rows * row_nbytes
+    available = memory.available_memory()
+    if is_in_ram is None:
+        is_in_ram = memory.fits_in_memory(nbytes, held, threshold, limit)
+    elif is_in_ram:
+        available += n_written * row_nbytes
+    layouts, buffer_nbytes = made or ([], 0)
+    if not is_in_ram and made is None:
+        layouts, open_chunks = layout(n_rows, specs, memory.buffer_nbytes(BUFFER_NBYTES, limit))
+        buffer_nbytes = sum(each.buffer_nbytes(open_chunks) for each in layouts)
+    allowed = max(0, int(available * threshold / 100) - held)
+    return Plan(
+        place="RAM" if is_in_ram else "zarr",
+        heads=tuple(
+            f"{head_label(i, names)}: {(n_rows, *spec.patch_shape)} {spec.dtype}, "
+            f"{as_text(n_rows * spec.row_nbytes)}"
+            for i, spec in enumerate(specs)
+        ),
+        n_rows=n_rows,
+        n_written=n_written,
+        n_expected=n_expected,
+        nbytes=nbytes,
+        nbytes_expected=n_expected * row_nbytes,
+        memory_nbytes=nbytes if is_in_ram else buffer_nbytes,
+        memory_available=available,
+        memory_allowed=allowed if limit is None else min(allowed, limit),
+        disk_nbytes=0 if is_in_ram else nbytes,
+        disk_free=free_nbytes(save_path),
+        n_files=sum(each.n_files for each in layouts),
+        save_path=save_path,
+        is_compressed=any(spec.storage.compressors is not None for spec in specs),
+        row_nbytes_plain=sum(spec.row_nbytes for spec in specs if spec.storage.compressors is None),
+        is_kept=is_kept,
+        n_on_disk=n_on_disk,
+    )
+
+
+def free_nbytes(save_path: str) -> int:
+    """Return the bytes free for this user where a folder is, or will be."""
+    path = Path(save_path)
+    try:
+        while not path.exists() and path != path.parent:
+            path = path.parent
+        return shutil.disk_usage(path).free
+    except OSError as cause:
+        raise storage_error(cause, f"the disk of {save_path} cannot be looked at") from cause

@@ -1,0 +1,144 @@
+"""The pyramid of a map: how large its levels are, and their pixels, block by block.
+
+A block is all that is ever held of a map. Which one is read together follows from how the source is chunked:
+a stripe of a whole slide is decoded once, and not once for every tile of it.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise, product
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import zarr
+    from numpy.typing import NDArray
+
+    from accumulator._export.map import Map
+
+TILE: Final = 512
+BLOCK_NBYTES: Final = 256 * 2**20  # a band of 512 rows of 40,000 pixels of 3 float32
+_HALVED_NBYTES: Final = 64 * 2**20  # of which several copies are held
+_HALVED_AXES: Final = 2  # y and x, which are the last
+
+
+def level_shapes(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Return the shapes of all levels: y and x are halved, rounded up, until a tile holds them."""
+    shapes = [shape]
+    while max(shapes[-1][-2:]) > TILE:
+        *others, height, width = shapes[-1]
+        shapes.append((*others, -(-height // 2), -(-width // 2)))
+    return shapes
+
+
+def level_factors(shapes: Sequence[tuple[int, ...]]) -> list[list[int]]:
+    """Return how many pixels of the map a pixel of each level stands for, along each axis.
+
+    An axis of one pixel cannot be halved. The last pixel of a level may stand for fewer, where a length is
+    odd: the factor is that of all others, so that they lie where they are.
+    """
+    factors = [[1] * len(shapes[0])]
+    for finer in shapes[:-1]:
+        halved = [False] * (len(finer) - _HALVED_AXES) + [length > 1 for length in finer[-2:]]
+        factors.append([2 * f if half else f for f, half in zip(factors[-1], halved, strict=True)])
+    return factors
+
+
+def chunks_of(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the chunks that a level is stored in: planes of one tile."""
+    return (*(1 for _ in shape[:-2]), *(min(length, TILE) for length in shape[-2:]))
+
+
+def fill(source: Map, levels: Sequence[zarr.Array[Any]]) -> list[tuple[float, float]]:
+    """Write all levels of a map; return the least and the greatest finite value of each channel."""
+    limits = _Limits(source)
+    first = levels[0]
+    step = _block(source.shape, first.chunks, source.chunks, source.dtype.itemsize, BLOCK_NBYTES)
+    for region in _regions(source.shape, step):
+        block = source.read(region)
+        limits.add(region, block)
+        first[region] = block
+    halve = mean_halved if source.dtype.kind == "f" else nearest_halved
+    for finer, level in pairwise(levels):
+        nbytes = 4 * source.dtype.itemsize  # are read for each pixel
+        step = _block(level.shape, level.chunks, level.chunks, nbytes, _HALVED_NBYTES)
+        for region in _regions(level.shape, step):
+            wide = tuple(slice(2 * s.start, 2 * s.stop) for s in region[-2:])
+            level[region] = halve(np.asarray(finer[(*region[:-2], *wide)]))
+    return limits.all
+
+
+def nearest_halved(fine: NDArray[Any]) -> NDArray[Any]:
+    """Return every second pixel of each axis: labels have no mean."""
+    return fine[..., ::2, ::2]
+
+
+def mean_halved(fine: NDArray[Any]) -> NDArray[Any]:
+    """Return the mean of each 2 x 2 pixels, of those that are there and not NaN."""
+    *others, height, width = fine.shape
+    shape = (*others, -(-height // 2), -(-width // 2))
+    total, count = np.zeros(shape), np.zeros(shape, np.uint8)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):  # inf - inf, 0 / 0, beyond the dtype
+        for y, x in product((0, 1), repeat=2):
+            part = fine[..., y::2, x::2]
+            here = (..., slice(part.shape[-2]), slice(part.shape[-1]))
+            there = ~np.isnan(part)
+            # A quarter of each: the sum of four would leave float64 where the mean does not.
+            np.add(total[here], 0.25 * part.astype(np.float64), out=total[here], where=there)
+            count[here] += there
+        return (total * (4 / count)).astype(fine.dtype)
+
+
+class _Limits:
+    """The least and the greatest finite value of each channel."""
+
+    def __init__(self, source: Map) -> None:
+        self._has_channels = source.has_channels
+        self._found: list[list[Any]] = [[] for _ in range(source.n_channels)]
+
+    def add(self, region: tuple[slice, ...], block: NDArray[Any]) -> None:
+        """Look at a block."""
+        channels = range(region[0].start, region[0].stop) if self._has_channels else [0]
+        for channel, values in zip(channels, block if self._has_channels else [block], strict=True):
+            low, high = values.min().item(), values.max().item()
+            if not (math.isfinite(low) and math.isfinite(high)):
+                finite = values[np.isfinite(values)]
+                if not finite.size:
+                    continue
+                low, high = finite.min().item(), finite.max().item()
+            found = [low, high, *self._found[channel]]
+            self._found[channel] = [min(found), max(found)]
+
+    @property
+    def all(self) -> list[tuple[float, float]]:
+        """They, as Python's numbers; 0 and 1 where no value is finite."""
+        return [(found[0], found[1]) if found else (0, 1) for found in self._found]
+
+
+def _block(
+    shape: tuple[int, ...], tile: tuple[int, ...], chunk: tuple[int, ...], nbytes: int, most_nbytes: int
+) -> tuple[int, ...]:
+    """Return how much is read at once: whole tiles, as much of the source's chunks as memory has room for."""
+    step = [min(t, length) for t, length in zip(tile, shape, strict=True)]
+
+    def grow(axis: int, most: int, room: int) -> None:
+        others = nbytes * math.prod(step) // step[axis]
+        n_tiles = min(-(-most // tile[axis]), room // (others * tile[axis]))
+        step[axis] = min(max(step[axis], n_tiles * tile[axis]), shape[axis])
+
+    widest_first = sorted(range(len(shape)), key=lambda axis: (-(chunk[axis] // tile[axis]), -axis))
+    for axis in widest_first:  # first what has to be decoded anyway
+        grow(axis, chunk[axis], most_nbytes)
+    for axis in reversed(range(len(shape))):  # then what makes calls fewer
+        grow(axis, shape[axis], most_nbytes // 4)
+    return tuple(step)
+
+
+def _regions(shape: tuple[int, ...], step: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
+    """Return the blocks of an array, each as slices."""
+    axes = zip(shape, step, strict=True)
+    return product(*([slice(i, min(i + s, length)) for i in range(0, length, s)] for length, s in axes))

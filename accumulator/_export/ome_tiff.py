@@ -1,0 +1,194 @@
+"""A map as a pyramidal OME-TIFF, which slide viewers open; written by the tifffile library, tile by tile."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import zarr
+
+from accumulator._export.extra import need
+from accumulator._export.levels import TILE, chunks_of, fill, level_factors, level_shapes
+from accumulator._export.map import as_channel_names, as_map, as_pixel_size
+from accumulator._stores.files.target import writing
+from accumulator.exceptions import HeadDtypeError, OptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from accumulator._export.map import Map
+    from accumulator.typing import RowArray, StrPath
+
+# What OME-XML calls them, and how many of them are a centimetre, in which TIFF counts.
+_UNITS: Final = {"nm": 1e7, "µm": 1e4, "mm": 10.0, "cm": 1.0, "m": 0.01}
+_SYMBOLS: Final = {
+    "nanometer": "nm",
+    "micrometer": "µm",
+    "\u03bcm": "µm",  # the Greek letter, for the sign that OME-XML has
+    "um": "µm",
+    "millimeter": "mm",
+    "centimeter": "cm",
+    "meter": "m",
+}
+_NO_OME: Final = {np.dtype(np.int64), np.dtype(np.uint64)}
+_CLASSIC_NBYTES: Final = 3 * 2**30  # beyond 4 GiB a TIFF needs 64 bit offsets; zlib may make pixels longer
+_LEAST_RESOLUTION: Final = 1e-6
+_MOST_RESOLUTION: Final = 2.0**31
+_TILES_NBYTES: Final = 64 * 2**20  # read at once, and compressed at once
+
+
+def write_ome_tiff(  # noqa: PLR0913  one a property of an image
+    path: StrPath,
+    array: RowArray,
+    *,
+    n_spatial: int = 2,
+    name: str,
+    pixel_size: float | Sequence[float] | None = None,
+    unit: str = "µm",
+    channel_names: Sequence[str] | None = None,
+) -> None:
+    """Write one map as a pyramidal OME-TIFF, in tiles of 512 pixels that zlib compressed.
+
+    Each channel is a plane of its own. The levels of the pyramid are SubIFDs, as Bio-Formats and QuPath read
+    them, and what `write_ome_zarr` says of the pyramid holds here, too. A file that may get larger than 4 GB
+    is a BigTIFF.
+
+    Memory is bounded, whatever the size, as in `write_ome_zarr`. For that the pyramid is first laid out on
+    disk, beside ``path``, where it takes about the room of the file until that is written.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        Where nothing is yet; viewers expect a name that ends in ``.ome.tif`` or ``.ome.tiff``.
+    array : numpy.ndarray or zarr.Array
+        (y, x) or (y, x, c), for ``n_spatial=3`` (z, y, x) or (z, y, x, c). bool is written as uint8 0 and 1,
+        float16 as float32.
+    n_spatial : int, optional
+        2 or 3 spatial axes.
+    name : str
+        What the image is called.
+    pixel_size : float or sequence of float, optional
+        How large a pixel is: for all axes, or in the order x, y(, z) of locations.
+    unit : str, optional
+        The unit of ``pixel_size``: nm, µm, mm, cm, m, or its name, such as "micrometer".
+    channel_names : sequence of str, optional
+        One name a channel; by default their numbers, or ``name``.
+
+    Raises
+    ------
+    MissingExtraError
+        ``accumulator[ome]`` is not installed; an ImportError.
+    ResultExistsError
+        Something is at ``path`` already; a FileExistsError.
+    StorageError
+        The disk refused; an OSError. Nothing is left at ``path``.
+    HeadError
+        ``array`` is no map; a ValueError.
+    HeadDtypeError
+        ``array`` is of complex numbers, long doubles or integers of 64 bits, which OME-TIFF has not; a
+        TypeError.
+    OptionError
+        A pixel size, unit or channel names that cannot be; a ValueError.
+    """
+    head, sizes, symbol, channels = check_ome_tiff(
+        array, n_spatial=n_spatial, name=name, pixel_size=pixel_size, unit=unit, channel_names=channel_names
+    )
+    with writing(path) as target:
+        levels = _lay_out(target.with_name(f"{target.name}.levels"), head)
+        factors = level_factors([level.shape for level in levels])
+        tags = [{"subfiletype": 1, "metadata": None} | _resolution(head, sizes, symbol, f) for f in factors]
+        tags[0] |= {"subfiletype": 0, "subifds": len(levels) - 1}  # the others are reduced images
+        tags[0]["metadata"] = _metadata(head, sizes, symbol, channels)
+        _write(target, levels, tags)
+
+
+def check_ome_tiff(  # noqa: PLR0913  one a property of an image
+    array: RowArray,
+    *,
+    n_spatial: int = 2,
+    name: str,
+    pixel_size: float | Sequence[float] | None = None,
+    unit: str = "µm",
+    channel_names: Sequence[str] | None = None,
+) -> tuple[Map, dict[str, float] | None, str, list[str]]:
+    """Refuse what `write_ome_tiff` would refuse, and return what it needs; no pixel is read."""
+    need("tifffile")
+    head = as_map(name, array, n_spatial)
+    if head.dtype in _NO_OME:
+        raise HeadDtypeError(
+            f"head {name!r} has dtype {head.dtype}, which OME-TIFF has not: cast it to int32 or write "
+            "OME-Zarr"
+        )
+    sizes = as_pixel_size(pixel_size, n_spatial)
+    symbol = _SYMBOLS.get(unit, unit)
+    if symbol not in _UNITS:
+        raise OptionError(f"unit is {unit!r}: give one of {', '.join(_UNITS)}")
+    (channels,) = as_channel_names(channel_names, [head])
+    return head, sizes, symbol, channels
+
+
+def _lay_out(folder: Path, head: Map) -> list[zarr.Array[Any]]:
+    """Return the pyramid on disk, stored in tiles, so that none is decoded twice."""
+    group = zarr.create_group(folder, zarr_format=3)
+    levels = [
+        group.create_array(str(number), shape=shape, chunks=chunks_of(shape), dtype=head.dtype)
+        for number, shape in enumerate(level_shapes(head.shape))
+    ]
+    fill(head, levels)
+    return levels
+
+
+def _write(target: Path, levels: list[zarr.Array[Any]], tags: list[dict[str, Any]]) -> None:
+    nbytes = sum(int(level.nbytes) for level in levels)
+    with need("tifffile").TiffWriter(target, bigtiff=nbytes > _CLASSIC_NBYTES, ome=True) as tiff:
+        for level, own in zip(levels, tags, strict=True):
+            tiff.write(
+                _tiles(level),
+                shape=level.shape,
+                dtype=level.dtype,
+                tile=(TILE, TILE),
+                photometric="minisblack",
+                compression="zlib",
+                compressionargs={"level": 1},  # of floats, more takes longer, and hardly less room
+                buffersize=_TILES_NBYTES,
+                **own,
+            )
+
+
+def _metadata(head: Map, sizes: dict[str, float] | None, unit: str, channels: list[str]) -> dict[str, Any]:
+    """Return what OME-XML says of the image."""
+    metadata: dict[str, Any] = {
+        "axes": head.axes.upper(),
+        "Name": head.name,
+        "UUID": str(uuid.uuid4()),  # tifffile's own would tell the machine and the time
+        "Channel": {"Name": channels},
+    }
+    for axis, size in (sizes or {}).items():
+        metadata |= {f"PhysicalSize{axis.upper()}": size, f"PhysicalSize{axis.upper()}Unit": unit}
+    return metadata
+
+
+def _resolution(head: Map, sizes: dict[str, float] | None, unit: str, factors: list[int]) -> dict[str, Any]:
+    """Return the size of a level's pixels as TIFF has it, for readers that know no OME-XML."""
+    if sizes is None:
+        return {}
+    each = [_UNITS[unit] / (sizes[axis] * factors[head.axes.index(axis)]) for axis in "xy"]
+    if not all(_LEAST_RESOLUTION < value < _MOST_RESOLUTION for value in each):
+        return {}  # a TIFF has fractions of 32 bits
+    return {"resolution": tuple(each), "resolutionunit": "CENTIMETER"}
+
+
+def _tiles(level: zarr.Array[Any]) -> Iterator[NDArray[Any]]:
+    """Give the tiles of all planes, row by row."""
+    *planes, height, width = level.shape
+    most = max(1, _TILES_NBYTES // (TILE * TILE * level.dtype.itemsize)) * TILE
+    for plane in np.ndindex(*planes):
+        for y in range(0, height, TILE):
+            for start in range(0, width, most):
+                strip = np.asarray(level[(*plane, slice(y, y + TILE), slice(start, start + most))])
+                for x in range(0, strip.shape[1], TILE):
+                    yield strip[:, x : x + TILE]

@@ -1,0 +1,1 @@
+"""Raw arguments become checked ones here; nothing is coerced silently."""

@@ -1,0 +1,87 @@
+"""What `FullBatchAccumulator` is made with: each raw argument becomes a checked one."""
+
+from __future__ import annotations
+
+import errno
+import stat
+import warnings
+from numbers import Real
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from accumulator._inputs.validation import as_count, as_nbytes, as_path, as_percent
+from accumulator.exceptions import OptionError, StorageError
+from accumulator.typing import Mode, OnDuplicate
+
+if TYPE_CHECKING:
+    from accumulator.typing import StrPath
+
+
+def as_folder(raw: StrPath) -> str:
+    """Return a folder, there or not yet, as an absolute path."""
+    path = Path(as_path(raw, "save_path")).absolute()  # wherever the process goes until it is needed
+    try:
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+    except FileNotFoundError:
+        is_folder = True  # or will be
+    except OSError as cause:
+        what = f"save_path cannot be looked at ({cause.strerror})"
+        raise StorageError(cause.errno, what, cause.filename) from cause
+    if not is_folder:
+        raise StorageError(errno.ENOTDIR, "save_path is a file: give a folder, there or not", str(path))
+    return str(path)
+
+
+def as_threshold(raw: float) -> float:
+    """Return a percentage, warning of one that looks like a fraction."""
+    percent = as_percent(raw)
+    if 0 < percent < 1:
+        warnings.warn(
+            f"memory_threshold={raw} is {raw} per cent: did you mean {100 * percent:g}?", stacklevel=3
+        )
+    return percent
+
+
+def as_limit(raw: float | str | None) -> int | None:
+    """Return a number of bytes, or None."""
+    return None if raw is None else as_nbytes(raw, "memory_limit")
+
+
+def as_expected(raw: int | None) -> int:
+    """Return how many rows come at least, 0 where that is unknown."""
+    return 0 if raw is None else as_count(raw, "n_expected")
+
+
+def as_on_duplicate(raw: OnDuplicate) -> OnDuplicate:
+    """Return a policy for repeats."""
+    if not isinstance(raw, str) or raw not in get_args(OnDuplicate):
+        raise OptionError(f'on_duplicate is {raw!r}: it is "error", "first" or "last"')
+    return raw
+
+
+def as_store(raw: StrPath | None) -> str | None:
+    """Return the path of a store, absolute; None where the run is not kept."""
+    return None if raw is None else str(Path(as_path(raw, "store")).absolute())
+
+
+def as_mode(raw: Mode) -> Mode:
+    """Return how a store is opened."""
+    if not isinstance(raw, str) or raw not in get_args(Mode):
+        raise OptionError(f'mode is {raw!r}: it is "w-", which never overwrites, or "a", which resumes')
+    return raw
+
+
+def as_token(raw: str | None) -> str | None:
+    """Return what a resumed run has to have in common with the first."""
+    if raw is not None and not isinstance(raw, str):
+        raise OptionError(f"resume_token is {raw!r}: it is a text, such as the version of the model")
+    return raw
+
+
+def as_seconds(raw: float | None) -> float | None:
+    """Return a number of seconds, or None where none is given."""
+    if raw is None:
+        return None
+    if isinstance(raw, bool) or not isinstance(raw, Real) or not raw >= 0:
+        raise OptionError(f"checkpoint_interval is {raw!r}: it is a number of seconds")
+    return float(raw)

@@ -1,0 +1,42 @@
+"""How culprits, heads, sizes and strangers' text are written in messages and pages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, TextIO
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_SHOWN: Final = 5  # culprits named in a message before it says how many more there are
+_UNITS: Final = ("bytes", "kB", "MB", "GB", "TB", "PB")
+
+
+def named(culprits: NDArray[Any], where: str) -> str:
+    """Return the first few culprits as text: ``rows 3, 7 and 12 more of batch_locs``."""
+    shown = ", ".join(str(c) for c in culprits[:_SHOWN].tolist())
+    more = f" and {len(culprits) - _SHOWN} more" if len(culprits) > _SHOWN else ""
+    return f"row{'s' if len(culprits) != 1 else ''} {shown}{more} of {where}"
+
+
+def head_label(position: int, names: tuple[str, ...] | None) -> str:
+    """Return how to call a head in a message: by its name, or by its number."""
+    return f"head {position}" if names is None else f"head {names[position]!r}"
+
+
+def as_text(nbytes: float) -> str:
+    """Return a number of bytes as people read it."""
+    unit = 0
+    while nbytes >= 999.5 and unit < len(_UNITS) - 1:
+        nbytes, unit = nbytes / 1000, unit + 1
+    return f"{nbytes:.3g} {_UNITS[unit]}"
+
+
+def printable(text: str) -> str:
+    """Return text with escapes for what is no character that can be printed."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def encodable(text: str, stream: TextIO) -> str:
+    """Return text with escapes for what a stream's encoding does not have."""
+    encoding = stream.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)

@@ -1,0 +1,295 @@
+"""Raw arguments become checked arrays here, and nothing is coerced silently.
+
+This module knows nothing of stores, memory or matching: it says whether an argument is what it claims
+to be, and turns it into a NumPy array without copying wherever NumPy can look at the same memory.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from numbers import Real
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+import numpy as np
+
+from accumulator._inputs.options import Storage, StorageOptions, as_stored
+from accumulator._inputs.text import head_label, named
+from accumulator.exceptions import HeadDtypeError, HeadError, LocationError, OptionError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from accumulator.typing import ArrayLike, BatchOutput, StrPath
+
+_INT64: Final = np.dtype(np.int64)
+_INT64_LIMIT: Final = 2**63
+_STORABLE_KINDS: Final = "biufc"
+_BYTES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgtp])(i?))?b?\s*", re.IGNORECASE)
+
+
+@attrs.frozen(eq=False)
+class Heads:
+    """The heads of one batch as NumPy arrays, each ``(n, *patch_shape)``."""
+
+    arrays: tuple[NDArray[Any], ...]
+    names: tuple[str, ...] | None  # None where heads came without names
+
+    def label(self, position: int) -> str:
+        """Return how to call a head in a message."""
+        return head_label(position, self.names)
+
+
+@attrs.frozen
+class HeadSpec:
+    """What every row of one head looks like."""
+
+    patch_shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    storage: Storage = attrs.field(factory=Storage)
+    is_converted: bool = False  # to the dtype, which the user asked for
+
+    @property
+    def row_nbytes(self) -> int:
+        """Bytes of one row."""
+        nbytes = self.dtype.itemsize
+        for length in self.patch_shape:
+            nbytes *= length
+        return nbytes
+
+
+def as_locations(raw: ArrayLike, name: str, columns: int | None = None) -> NDArray[Any]:
+    """Return locations as a 2-d array of whole numbers that fit int64, in the dtype they came in.
+
+    Parameters
+    ----------
+    raw : (n, K) array-like
+        Integers, or floats that are whole numbers.
+    name : str
+        What to call the argument in a message.
+    columns : int, optional
+        The K that is demanded. An empty list or 1-d array then stands for no locations.
+    """
+    locs = _as_array(raw, name, LocationError)
+    if columns is not None and locs.shape == (0,):
+        return np.empty((0, columns), dtype=locs.dtype if locs.dtype.kind in "iu" else _INT64)
+    if locs.dtype.kind not in "iuf":
+        raise LocationError(
+            f"{name} has dtype {locs.dtype}: a location is a row of integers such as "
+            "[start_x, start_y, end_x, end_y]"
+        )
+    if locs.ndim != 2 or locs.shape[1] == 0:
+        raise LocationError(
+            f"{name} has shape {locs.shape}: it must be 2-d, one location a row; for a single location "
+            "pass [[x, y, ...]], for none np.empty((0, 4)); predictions come first, locations second"
+        )
+    if columns is not None and locs.shape[1] != columns:
+        raise LocationError(
+            f"{name} has {locs.shape[1]} columns but full_output_locs has {columns}: "
+            "both must describe a location in the same way"
+        )
+    if locs.dtype != _INT64 and locs.dtype.kind != "i":
+        _check_whole(locs, name)
+    return locs
+
+
+def _check_whole(locs: NDArray[Any], name: str) -> None:
+    """Refuse floats that are not whole numbers, and whole numbers beyond int64."""
+    if locs.dtype.kind == "f":
+        locs = locs.astype(np.float64)  # float16 cannot hold the limit
+    good = locs < _INT64_LIMIT
+    if locs.dtype.kind == "f":
+        good &= (np.trunc(locs) == locs) & (locs >= -_INT64_LIMIT)
+    if not good.all():
+        rows = np.flatnonzero(~good.all(axis=1))
+        raise LocationError(
+            f"NaN, fractions or numbers beyond 64 bits: {named(rows, name)}, the first being "
+            f"{locs[rows[0]].tolist()}; round them yourself, as only you know which pixel is meant"
+        )
+
+
+def as_heads(raw: BatchOutput) -> Heads:
+    """Return a batch's heads: a tuple or list of heads, a dict of named heads, or one array."""
+    if isinstance(raw, Mapping):
+        for name in raw:
+            if not isinstance(name, str):
+                raise HeadError(f"head names must be strings, but {name!r} is {type(name).__name__}")
+        names = tuple(raw)
+        arrays = [_as_head(head, f"head {name!r}") for name, head in raw.items()]
+        return Heads(tuple(arrays), names)
+    if isinstance(raw, (tuple, list)):
+        return Heads(tuple(_as_head(head, f"head {i}") for i, head in enumerate(raw)), None)
+    one: Any = raw
+    return Heads((_as_head(one, "head 0"),), None)
+
+
+def check_rows(heads: Heads, n_locs: int) -> None:
+    """Refuse heads that do not have one row for each location of the batch."""
+    wrong = [i for i, head in enumerate(heads.arrays) if len(head) != n_locs]
+    if wrong:
+        each = ", ".join(f"{heads.label(i)} {len(heads.arrays[i])}" for i in wrong)
+        raise HeadError(
+            f"rows differ: batch_locs {n_locs}, {each}; each prediction needs its location. A single "
+            "patch is pushed as patch[None], and a list is a list of heads: np.stack patches of one head"
+        )
+
+
+def check_specs(heads: Heads, specs: tuple[HeadSpec, ...], names: tuple[str, ...] | None) -> Heads:
+    """Return the heads in the order of the first batch, refusing those that do not fit it."""
+    if heads.names != names:
+        heads = _in_named_order(heads, names)
+    if len(heads.arrays) != len(specs):
+        raise HeadError(f"number of heads: {len(heads.arrays)}, but the first batch had {len(specs)}")
+    for i, (head, spec) in enumerate(zip(heads.arrays, specs, strict=True)):
+        if head.shape[1:] != spec.patch_shape:
+            raise HeadError(
+                f"{heads.label(i)} has patch shape {head.shape[1:]} but the first batch had "
+                f"{spec.patch_shape}: push one shape throughout"
+            )
+        if head.dtype != spec.dtype and not spec.is_converted and not _is_lossless(head.dtype, spec.dtype):
+            raise HeadDtypeError(
+                f"{heads.label(i)} has dtype {head.dtype} but the first batch had {spec.dtype}, which "
+                "cannot hold it without loss: push every batch, from the first on, in one dtype that holds "
+                f"all their values, such as {np.promote_types(head.dtype, spec.dtype)}"
+            )
+    return heads
+
+
+def _in_named_order(heads: Heads, names: tuple[str, ...] | None) -> Heads:
+    if heads.names is None or names is None:
+        first, now = ("without names", "names") if names is None else ("with names", "none")
+        raise HeadError(f"the first batch came {first} but this one has {now}: push one kind throughout")
+    if set(heads.names) != set(names):
+        raise HeadError(f"the batch has heads {sorted(heads.names)} but the first batch had {sorted(names)}")
+    by_name = dict(zip(heads.names, heads.arrays, strict=True))
+    return Heads(tuple(by_name[name] for name in names), names)
+
+
+def as_specs(heads: Heads, options: StorageOptions) -> tuple[HeadSpec, ...]:
+    """Return what every row of each head looks like, from the first batch and the storage options."""
+    options.check_heads(len(heads.arrays), heads.names)
+    specs = []
+    for i, head in enumerate(heads.arrays):
+        storage, dtype = options.for_head(i, heads.names, head.dtype)
+        specs.append(HeadSpec(head.shape[1:], dtype or head.dtype, storage, dtype is not None))
+    return tuple(specs)
+
+
+def as_stored_heads(heads: Heads, specs: tuple[HeadSpec, ...]) -> tuple[NDArray[Any], ...]:
+    """Return heads in the dtypes that the user asked for, refusing values those cannot hold."""
+    return tuple(
+        as_stored(head, spec.dtype, heads.label(i)) if spec.is_converted else head
+        for i, (head, spec) in enumerate(zip(heads.arrays, specs, strict=True))
+    )
+
+
+def as_canvas_nbytes(canvas_np: Sequence[Any] | None, n_heads: int) -> int:
+    """Return the bytes of what is accumulated already; entries may be None."""
+    if canvas_np is None:
+        return 0
+    if not isinstance(canvas_np, (tuple, list)):
+        raise HeadError(
+            f"canvas_np is {type(canvas_np).__name__}: it must be None or a list with one array or "
+            "None a head"
+        )
+    if len(canvas_np) != n_heads:
+        raise HeadError(f"canvas_np has {len(canvas_np)} entries but the batch has {n_heads} heads")
+    held = 0
+    for i, entry in enumerate(canvas_np):
+        if entry is not None and not hasattr(entry, "nbytes"):
+            raise HeadError(f"canvas_np[{i}] is {type(entry).__name__}, not an array or None")
+        held += 0 if entry is None else int(entry.nbytes)
+    return held
+
+
+def as_percent(raw: float) -> float:
+    """Return a percentage from 0 to 100."""
+    if isinstance(raw, bool) or not isinstance(raw, Real) or not 0 <= raw <= 100:
+        raise OptionError(f"memory_threshold is {raw!r}: it is a percentage from 0 to 100")
+    return float(raw)
+
+
+def as_nbytes(raw: float | str, name: str) -> int:
+    """Return a number of bytes from an int or from text such as "8 GiB" or "500 MB"."""
+    if isinstance(raw, str) and (match := _BYTES.fullmatch(raw)):
+        number, prefix, binary = match.groups()
+        power = " kmgtp".index((prefix or " ").lower())
+        return int(Fraction(number) * (1024 if binary else 1000) ** power)
+    if isinstance(raw, Real) and not isinstance(raw, bool) and raw >= 0 and raw == raw // 1:
+        return int(raw)
+    raise OptionError(f'{name} is {raw!r}: give bytes as an int, or text such as "8 GiB" or "500 MB"')
+
+
+def as_count(raw: int, name: str) -> int:
+    """Return a number of things."""
+    if isinstance(raw, bool) or not isinstance(raw, (int, np.integer)) or raw < 0:
+        raise OptionError(f"{name} is {raw!r}: it is a number of locations")
+    return int(raw)
+
+
+def as_path(raw: StrPath, name: str) -> str:
+    """Return a path as text."""
+    path = os.fspath(raw) if isinstance(raw, (str, os.PathLike)) else None
+    if not isinstance(path, str) or not path or "\0" in path:
+        raise OptionError(f"{name} is {raw!r}: give a path as str or pathlib.Path")
+    if "://" in path or path.startswith("~"):
+        raise OptionError(f"{name} is {path!r}: give a local path; for ~ use pathlib.Path.expanduser()")
+    return path
+
+
+def _as_head(raw: ArrayLike, label: str) -> NDArray[Any]:
+    head = _as_array(raw, label, HeadDtypeError)
+    if head.dtype.kind not in _STORABLE_KINDS:
+        raise HeadDtypeError(
+            f"{label} is {type(raw).__name__} of dtype {head.dtype}: predictions are bool, integer, float or "
+            "complex numbers, as arrays or tensors in a tuple, list or dict"
+        )
+    if head.ndim == 0:
+        raise HeadError(f"{label} is a single number: it must be (n, *patch_shape), one row a location")
+    return head
+
+
+def _as_array(raw: ArrayLike, label: str, error: type[LocationError | HeadDtypeError]) -> NDArray[Any]:
+    """Look at anything array-like as NumPy, sharing its memory wherever that is possible."""
+    if type(raw) is np.ndarray:
+        array: NDArray[Any] = raw
+    else:
+        parts = raw if isinstance(raw, (list, tuple)) else (raw,)
+        if any(isinstance(part, np.ma.MaskedArray) for part in parts):
+            raise error(f"{label} is a masked array: call .filled(value), as its mask would be lost")
+        try:
+            array = _to_numpy(raw)
+        except (TypeError, ValueError, RuntimeError, BufferError, AttributeError, ArithmeticError) as cause:
+            raise error(
+                f"{label} is a {type(raw).__module__}.{type(raw).__qualname__} that NumPy cannot look "
+                f"at ({cause}): pass a NumPy array or a CPU tensor, for example tensor.cpu()"
+            ) from cause
+    if array.dtype.kind == "V" and array.dtype.name == "bfloat16":
+        # ml_dtypes, as JAX uses it; every value is a float32 too.
+        array = array.astype(np.float32)
+    return array
+
+
+def _to_numpy(raw: Any) -> NDArray[Any]:
+    detach = getattr(raw, "detach", None)
+    if callable(detach):  # a tensor, which may still belong to an autograd graph
+        raw = detach()
+        if str(getattr(raw, "dtype", "")).endswith("bfloat16"):
+            raw = raw.float()
+    if not hasattr(raw, "__array__") and hasattr(raw, "__dlpack__"):
+        return np.from_dlpack(raw)
+    return np.asarray(raw)
+
+
+def _is_lossless(source: np.dtype[Any], target: np.dtype[Any]) -> bool:
+    """Whether every value of one dtype is a value of the other.
+
+    NumPy's "safe" also admits int64 to float64, which rounds beyond 2**53.
+    """
+    if source.kind in "iu" and target.kind in "fc":
+        bits = 8 * source.itemsize - (source.kind == "i")
+        return bits <= np.finfo(target).nmant + 1
+    return np.can_cast(source, target, "safe")

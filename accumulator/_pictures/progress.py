@@ -1,0 +1,104 @@
+"""A progress bar, by tqdm: in a terminal and in a notebook.
+
+Most pushes cost one look at the clock. What is shown besides the rows is asked for as often as the bar is
+drawn, and that is bounded.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from accumulator._inputs.text import as_text
+from accumulator.exceptions import MissingExtraError, OptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_PAUSE_SECONDS: Final = 0.1  # between two drawings; tqdm's own default
+_SHARE: Final = 20  # drawing takes a twentieth of the time at most
+
+
+def as_progress(raw: bool) -> Any:  # noqa: FBT001  an argument to be checked
+    """Return the class of the bar, None where none is wanted.
+
+    Raises
+    ------
+    OptionError
+        It is neither True nor False.
+    MissingExtraError
+        tqdm is not installed.
+    """
+    if not isinstance(raw, bool):
+        raise OptionError(f"progress is {raw!r}: it is True or False")
+    if not raw:
+        return None
+    try:
+        return importlib.import_module("tqdm.auto").tqdm
+    except ImportError as cause:
+        raise MissingExtraError(
+            f"progress=True needs tqdm, which cannot be imported ({cause}): "
+            "pip install 'accumulator[progress]'"
+        ) from cause
+
+
+class Progress:
+    """The bar of one run.
+
+    Parameters
+    ----------
+    bar : type
+        What `as_progress` returned.
+    n_expected, n_most : int
+        How many rows will come as far as is known, 0 if it is not, and how many may.
+    state : callable
+        Returns how many have come, and what is shown beside that. The bar starts at what has come already.
+    """
+
+    def __init__(self, bar: Any, n_expected: int, n_most: int, state: Callable[[], tuple[int, str]]) -> None:
+        self._n_most, self._state = n_most, state
+        self._bar: Any = bar(
+            total=n_expected or n_most,
+            initial=state()[0],
+            desc="accumulated",
+            unit=" rows",
+            mininterval=0,  # it is asked to draw seldom enough
+            miniters=1,
+            dynamic_ncols=True,
+        )
+        self._next = 0.0
+
+    def show(self) -> None:
+        """Draw the bar, if the last drawing is some time ago."""
+        start = time.monotonic()
+        if start < self._next or self._bar is None:
+            return
+        self._draw()
+        now = time.monotonic()
+        self._next = now + max(_PAUSE_SECONDS, _SHARE * (now - start))
+
+    def close(self) -> None:
+        """Draw it for the last time, and leave it there."""
+        if self._bar is not None:
+            self._draw()
+        bar, self._bar = self._bar, None
+        if bar is not None:
+            bar.close()
+
+    def _draw(self) -> None:
+        n_written, text = self._state()
+        bar = self._bar
+        try:
+            if n_written > bar.total:  # more than were expected at least
+                bar.total = self._n_most
+            bar.set_postfix_str(text, refresh=False)
+            bar.update(n_written - bar.n)
+        except (OSError, ValueError):  # nobody sees it any more: the predictions matter, not the bar
+            bar.disable, self._bar = True, None
+
+
+def memory_state(held_nbytes: int, available_nbytes: int, *, is_in_ram: bool) -> str:
+    """Return where a result is, and how much memory it and others take."""
+    place = "RAM" if is_in_ram else "zarr"
+    return f"{place}, {as_text(held_nbytes)} held, {as_text(available_nbytes)} available"

@@ -1,0 +1,295 @@
+"""What the commands ``info``, ``verify`` and ``missing`` find in a store, as JSON and as text.
+
+Nothing is changed, and whoever writes the store is not disturbed. Names may come from a stranger: text shows
+no character that a terminal would obey.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+import numpy as np
+
+from accumulator._core.memory import available_memory
+from accumulator._inputs.text import printable
+from accumulator._stores import (
+    CREATING,
+    RowChecker,
+    disk_nbytes,
+    head_details,
+    is_locked,
+    open_mark,
+    open_result,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from accumulator._stores import SavedResult
+
+_SHOWN: Final = 10  # rows of a head that text lists
+
+
+@attrs.frozen
+class Info:
+    """What a store is.
+
+    Attributes
+    ----------
+    path : str
+        Its folder.
+    state : {"creating", "running", "complete"}
+        How far it is.
+    is_locked : bool or None
+        Whether somebody is writing it; None where the system does not tell.
+    n, n_written : int
+        Locations, and how many have come.
+    n_columns : int or None
+        Numbers of a location; None as long as it is being created.
+    resume_token : str or None
+        What the user gave.
+    disk_nbytes : int
+        What it takes on disk.
+    heads : list of dict
+        Name and storage of each.
+    """
+
+    path: str
+    state: str
+    is_locked: bool | None
+    n: int
+    n_written: int
+    n_columns: int | None
+    resume_token: str | None
+    disk_nbytes: int
+    heads: list[dict[str, Any]]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it in terms of JSON."""
+        return attrs.asdict(self) | {"n_missing": self.n - self.n_written}
+
+    def lines(self) -> Iterator[str]:
+        """Yield it as text."""
+        writing = {None: "unknown", True: "yes", False: "no"}[self.is_locked]
+        token = "none" if self.resume_token is None else printable(self.resume_token)
+        share = f" ({self.n_written / self.n:.1%})" if self.n else ""
+        rows = {
+            "store": printable(self.path),
+            "state": self.state,
+            "being written": writing,
+            "locations": f"{self.n}" + ("" if self.n_columns is None else f" of {self.n_columns} numbers"),
+            "written": f"{self.n_written}{share}",
+            "missing": f"{self.n - self.n_written}",
+            "resume_token": token,
+            "bytes on disk": f"{self.disk_nbytes:,}",
+            "bytes of all heads": f"{sum(head['nbytes'] for head in self.heads):,}",
+        }
+        for label, value in rows.items():
+            yield f"{label:18}  {value}"
+        for head in self.heads:
+            yield f"head {printable(head['name'])}: {', '.join(_described(head))}"
+
+
+@attrs.frozen
+class Verdict:
+    """What checking every byte of a store has shown.
+
+    Attributes
+    ----------
+    path : str
+        The store's folder.
+    state : {"running", "complete"}
+        How far it is.
+    is_locked : bool or None
+        Whether somebody was writing it: what came since the start is not checked then.
+    n, n_written : int
+        Locations, and how many had come at the start.
+    names : list of str
+        The heads.
+    damaged, dirty : list of int arrays
+        For each head: recorded rows that are not what was written, and others that do not hold the fill
+        value. In a running store the latter are what a crash left; resuming removes them, and they are no
+        damage.
+    """
+
+    path: str
+    state: str
+    is_locked: bool | None
+    n: int
+    n_written: int
+    names: list[str]
+    damaged: list[NDArray[np.intp]]
+    dirty: list[NDArray[np.intp]]
+
+    @property
+    def is_right(self) -> bool:
+        """Whether nothing is damaged."""
+        wrong = [*self.damaged, *(self.dirty if self.state == "complete" else [])]
+        return not any(len(rows) for rows in wrong)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it in terms of JSON."""
+        heads = [
+            {"name": name, "damaged_rows": damaged.tolist(), "dirty_rows": dirty.tolist()}
+            for name, damaged, dirty in zip(self.names, self.damaged, self.dirty, strict=True)
+        ]
+        return {
+            "path": self.path,
+            "is_right": self.is_right,
+            "state": self.state,
+            "is_locked": self.is_locked,
+            "n": self.n,
+            "n_written": self.n_written,
+            "heads": heads,
+        }
+
+    def lines(self) -> Iterator[str]:
+        """Yield it as text."""
+        if self.is_locked:
+            yield "somebody is writing this store: checked is what it had recorded at the start"
+        for name, damaged, dirty in zip(self.names, self.damaged, self.dirty, strict=True):
+            if len(damaged):
+                yield f"head {printable(name)}: {len(damaged)} damaged rows: {_rows(damaged)}"
+            if len(dirty):
+                remedy = "" if self.state == "complete" else " (a crash left them: resuming removes them)"
+                yield (
+                    f"head {printable(name)}: {len(dirty)} rows that never came do not hold the fill value: "
+                    f"{_rows(dirty)}{remedy}"
+                )
+        verdict = "right" if self.is_right else "DAMAGED"
+        rows = f"{self.n_written} of {self.n} rows of {len(self.names)} heads"
+        yield f"{printable(self.path)}: {verdict}: {rows}, {self.state}"
+
+
+@attrs.frozen
+class Missing:
+    """What has not come: rows of the list, and their locations."""
+
+    rows: NDArray[np.intp]
+    locations: NDArray[Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it in terms of JSON."""
+        return {"n": len(self.rows), "rows": self.rows.tolist(), "locations": self.locations.tolist()}
+
+    def lines(self) -> Iterator[str]:
+        """Yield a line a location, with spaces between its numbers."""
+        for location in self.locations:
+            yield " ".join(map(str, location.tolist()))
+
+
+def info(path: Path) -> Info:
+    """Return what a store is.
+
+    Raises
+    ------
+    ResultNotFoundError, ResultFormatError, StorageError
+        There is no store, or it cannot be read.
+    """
+    root = path.absolute()
+    mark, is_written = open_mark(root), is_locked(root)
+    n_written, heads, n_columns = 0, [], None
+    if mark.state != CREATING:
+        saved = _open(root)
+        mark, n_written = saved.mark, int(np.count_nonzero(saved.written))
+        n_columns = saved.output_locs.shape[1]
+        heads = [
+            {"name": name} | head_details(array)
+            for name, array in zip(_names(saved), saved.arrays, strict=True)
+        ]
+    return Info(
+        str(root),
+        mark.state,
+        is_written,
+        mark.n_rows,
+        n_written,
+        n_columns,
+        mark.resume_token,
+        disk_nbytes(root),
+        heads,
+    )
+
+
+def verify(path: Path) -> Verdict:
+    """Compare every byte of a store with its checksums.
+
+    Raises
+    ------
+    ResultNotFoundError, ResultFormatError, StorageError
+        There is no store, or it cannot be read.
+    """
+    root = path.absolute()
+    open_mark(root)
+    is_written = is_locked(root)
+    saved = _open(root)
+    damaged, dirty = _check(saved)
+    if is_written and any(rows.any() for rows in damaged):
+        # A recorded row that was pushed again has its new checksum a moment before its place has it.
+        again, _ = _check(_open(root))
+        damaged = [rows & more for rows, more in zip(damaged, again, strict=True)]
+    return Verdict(
+        str(root),
+        saved.mark.state,
+        is_written,
+        len(saved.written),
+        int(np.count_nonzero(saved.written)),
+        _names(saved),
+        [np.flatnonzero(rows) for rows in damaged],
+        [np.flatnonzero(rows) for rows in dirty],
+    )
+
+
+def missing(path: Path) -> Missing:
+    """Return what has not come yet.
+
+    Raises
+    ------
+    ResultNotFoundError, ResultFormatError, StorageError
+        There is no store, it cannot be read, or it is not known yet what is to come.
+    """
+    saved = _open(path.absolute())
+    rows = np.flatnonzero(~saved.written)
+    return Missing(rows, saved.output_locs[rows].astype(np.int64))
+
+
+def _open(root: Path) -> SavedResult:
+    return open_result(root, is_partial=True, most_nbytes=available_memory())
+
+
+def _check(saved: SavedResult) -> tuple[list[NDArray[np.bool_]], list[NDArray[np.bool_]]]:
+    """Return for each head which recorded rows are damaged, and which others are not empty."""
+    damaged, dirty = ([np.zeros_like(saved.written) for _ in saved.arrays] for _ in range(2))
+
+    def note(unit: Any, findings: Any) -> None:
+        damaged[unit.head][unit.rows] = findings.damaged
+        dirty[unit.head][unit.rows] = findings.dirty
+
+    RowChecker(saved).look_at_all(note)
+    return damaged, dirty
+
+
+def _names(saved: SavedResult) -> list[str]:
+    return [str(head) for head in range(len(saved.arrays))] if saved.names is None else saved.names
+
+
+def _described(head: dict[str, Any]) -> Iterator[str]:
+    yield f"{_shape(head['shape'])} {head['dtype']}"
+    yield f"{head['nbytes']:,} bytes"
+    yield f"fill value {head['fill_value']}"
+    yield f"chunks {_shape(head['chunks'])}"
+    if head["shards"] is not None:
+        yield f"shards {_shape(head['shards'])}"
+    yield f"codecs {' '.join(map(printable, head['codecs']))}"
+
+
+def _shape(shape: list[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _rows(rows: NDArray[np.intp]) -> str:
+    more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
+    return ", ".join(map(str, rows[:_SHOWN].tolist())) + more

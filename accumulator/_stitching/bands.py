@@ -1,0 +1,397 @@
+"""Bands of the map that rows are still expected for.
+
+A band is a number of whole rows of the map, made when the first patch touches it and let go when the last
+one has come. What has not been touched takes no memory.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+import numpy as np
+
+from accumulator._core import memory
+from accumulator._inputs.text import as_text
+from accumulator._stitching.blend import Layer, Workers, blend_share, finish
+from accumulator._stitching.numbers import MapSpec, lowest, wider
+from accumulator._stitching.parts import cuts, share_of
+from accumulator._stitching.weights import Summer
+from accumulator._stores import Pages
+from accumulator.exceptions import MemoryLimitError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from accumulator._stitching.grid import Grid
+    from accumulator._stitching.parts import Share
+    from accumulator._stitching.weights import Window
+
+_BAND_NBYTES: Final = 64 * 2**20
+_MOST_SPARE: Final = 2
+_SUMS_NBYTES: Final = 8 * 2**20  # of the sums of weights that a thread makes at a time
+
+
+@attrs.define(eq=False)
+class Band:
+    """Rows of the map: one array a head, ``(height, ..., channels)``.
+
+    Its home is where its values belong, if that is in RAM; the sums may be made there.
+    """
+
+    sums: list[NDArray[Any]]
+    home: list[NDArray[Any]] | None
+    is_used: bool  # before, for another band
+    values: list[NDArray[Any]] | None = None  # of the map, once it is finished
+
+
+@attrs.frozen(eq=False)
+class Prepared:
+    """A push of which nothing but the blending is left: rows, heads, and what of them each thread does."""
+
+    rows: NDArray[np.intp]
+    heads: list[NDArray[Any]]
+    shares: list[Share]
+
+
+class Bands:
+    """All open bands.
+
+    Parameters
+    ----------
+    grid : Grid
+        Where rows lie.
+    window : Window
+        How they are blended.
+    specs : sequence of MapSpec
+        The heads.
+    written : (N,) bool array
+        Gets which rows were blended.
+    home : callable
+        Returns, for some rows of the map, each head's array that they belong to; None if that is not in RAM.
+    memory_limit : int, optional
+        Bytes that a band may take at most, down to one row.
+
+    Attributes
+    ----------
+    height : int
+        Rows of the map in a band.
+    is_torn : bool
+        Whether something was interrupted that cannot be gone on with.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917  what they depend on
+        self,
+        grid: Grid,
+        window: Window,
+        specs: Sequence[MapSpec],
+        written: NDArray[np.bool_],
+        home: Callable[[int, int], list[NDArray[Any]] | None],
+        memory_limit: int | None = None,
+    ) -> None:
+        self._home, self._written = home, written
+        self._grid, self._window, self._specs = grid, window, list(specs)
+        self._weights = [self._repeated(spec) for spec in specs]
+        self._has_zeros = not window.weights.all()
+        self._summer = Summer(grid, window, max(spec.n_channels for spec in specs))
+        self.is_torn = False
+        self._workers = Workers()
+        self._open: dict[int, Band] = {}
+        self._spare: list[Band] = []
+        nbytes = memory.buffer_nbytes(self._most_nbytes, memory_limit)
+        fitting = max(1, nbytes // max(1, self._row_nbytes))
+        self.height: int = min(grid.shape[0], 2 ** (fitting.bit_length() - 1))
+        # In the order in which the map gets complete: nothing above the first that is missing changes.
+        inside = np.flatnonzero(grid.is_inside)
+        self._order = inside[np.argsort(grid.start[inside, 0], kind="stable")]
+        self._tops = grid.start[self._order, 0]
+        self._next = 0
+        self._last = -1  # the greatest of all rows that have come
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all open bands."""
+        return len(self._open) * self.height * self._row_nbytes
+
+    @property
+    def least_nbytes(self) -> int:
+        """Bytes of the bands that one row of patches lies in."""
+        n_bands = 1 + -(-self._grid.patch[0] // self.height)
+        return n_bands * self.height * self._row_nbytes
+
+    def open(self, rows: NDArray[np.intp]) -> None:
+        """Make the bands that rows lie in; nothing has changed if this raises.
+
+        Raises
+        ------
+        MemoryLimitError
+            There is no memory for them.
+        """
+        rows = rows[self._grid.is_inside[rows]]
+        first, last = self._grid.start[rows, 0] // self.height, (self._grid.stop[rows, 0] - 1) // self.height
+        spans = set(zip(first.tolist(), last.tolist(), strict=True))
+        self._open_all({band for a, b in spans for band in range(a, b + 1)} - self._open.keys())
+
+    def _open_all(self, new: Collection[int]) -> None:
+        if not new:
+            return
+        needed = (len(new) - len(self._spare)) * self.height * self._row_nbytes
+        if needed > 0 and not memory.fits_in_memory(needed, 0, 100):
+            if not self._open:
+                nbytes = as_text(self.height * self._row_nbytes)
+                raise MemoryLimitError(
+                    f"{len(new)} bands of the map, {nbytes} each, do not fit in memory: let go of "
+                    "what else is in it, or give memory_limit for lower bands"
+                )
+            raise MemoryLimitError(
+                f"{len(self._open)} bands of the map wait for rows that have not come, and take "
+                f"{as_text(self.nbytes)}; {len(new)} more do not fit in memory: push in the order of the "
+                "list, leave out what will not come, or collect all with FullBatchAccumulator and stitch that"
+            )
+        made = {number: self._make(number) for number in sorted(new)}
+        self.is_torn = True  # as rows of the result change that are not known to be a band's
+        for band in made.values():
+            self._blank(band)
+        self._open.update(made)
+        self.is_torn = False
+
+    def prepare(self, rows: NDArray[np.intp], heads: Sequence[NDArray[Any]]) -> Prepared:
+        """Do what may fail of blending patches, one for each row, whose bands are open."""
+        if self._window.blend == "last":
+            order = np.argsort(rows, kind="stable")
+            rows, heads = rows[order], [head[order] for head in heads]
+        native = [
+            np.ascontiguousarray(head, head.dtype.newbyteorder("=")).reshape(
+                len(head), *self._grid.patch, spec.n_channels
+            )
+            for head, spec in zip(heads, self._specs, strict=True)
+        ]
+        nbytes = sum(head[:1].nbytes for head in native)
+        shares = [
+            share_of(self._grid, rows, low, high, self.height, nbytes)
+            for low, high in cuts(self._grid, rows, nbytes, self._workers.n)
+        ]
+        return Prepared(rows, native, [share for share in shares if share is not None])
+
+    def add(self, push: Prepared) -> None:
+        """Blend what was prepared into its bands; `is_torn` if that is interrupted.
+
+        Raises
+        ------
+        MemoryLimitError
+            Values are so large that their sums need a wider dtype, for which there is no memory; `is_torn`
+            unless they were found before anything was blended.
+        """
+        while large := self._add_until_large(push):
+            self.is_torn = any(share.done for share in push.shares)
+            for head in large:
+                self._widen(head)
+        self._last = max(self._last, int(push.rows.max(initial=-1)))
+        self._written[push.rows] = True
+        self.is_torn = False
+
+    def _add_until_large(self, push: Prepared) -> set[int]:
+        """Blend what is not done yet; return the heads with values too large, if any stopped it."""
+        self.is_torn = True
+        mask, large = partial(self._mask, push.rows), set[int]()
+        layers = self._layers(push.heads, self._open, self._specs)
+        tasks = [
+            partial(blend_share, self._window.blend, layers, share, large, mask) for share in push.shares
+        ]
+        self._workers.run(tasks)
+        return large
+
+    def _layers(
+        self, heads: Sequence[NDArray[Any]], bands: Mapping[int, Band], specs: Sequence[MapSpec]
+    ) -> list[Layer]:
+        return [
+            Layer(
+                _flat(head),
+                {number: _flat(band.sums[i]) for number, band in bands.items()},
+                self._weights[i] if spec is self._specs[i] else self._repeated(spec),
+                self._has_zeros,
+                spec.n_channels,
+                spec.is_checked,
+            )
+            for i, (head, spec) in enumerate(zip(heads, specs, strict=True))
+        ]
+
+    def complete(self) -> list[int]:
+        """Return the open bands that no row is outstanding for, in order."""
+        order = self._order
+        while self._next < len(order) and self._written[order[self._next]]:
+            self._next += 1
+        is_over = self._next == len(order)
+        edge = self._grid.shape[0] if is_over else int(self._grid.start[order[self._next], 0])
+        return [number for number in sorted(self._open) if self._extent(number)[1] <= edge]
+
+    def all_open(self) -> list[int]:
+        """Return all open bands, in order."""
+        return sorted(self._open)
+
+    def finish(self, number: int) -> tuple[slice, list[NDArray[Any]]]:
+        """Return which rows of the map a band is, and each head's values there; `is_torn` if interrupted.
+
+        The memory of the arrays serves for other bands after `let_go`.
+        """
+        band = self._open[number]
+        start, stop = self._extent(number)
+        if band.values is None:
+            tasks = self._strips(band, start, stop)
+            self.is_torn = True
+            self._workers.run(tasks)
+            self.is_torn = False
+        shape = self._grid.shape[1 : self._grid.n_spatial]
+        return slice(start, stop), [
+            each.reshape(len(each), *shape, *spec.channels)
+            for each, spec in zip(band.values or (), self._specs, strict=True)
+        ]
+
+    def _strips(self, band: Band, start: int, stop: int) -> list[Callable[[], None]]:
+        """Return what finishes a band, between two rows of the map: a task for each thread or more."""
+        rows, values = self._rows_between(start, stop), []
+        for head, (spec, array) in enumerate(zip(self._specs, band.sums, strict=True)):
+            own = array[: stop - start]
+            if band.home is not None:
+                values.append(band.home[head].reshape(own.shape))
+            else:
+                values.append(own if spec.dtype == own.dtype else np.empty(own.shape, spec.dtype))
+        band.values = values
+        # Strips whose sums of weights, in float64, are small.
+        line_nbytes = 8 * math.prod(self._grid.shape[1:])
+        step = max(1, min(-(-(stop - start) // self._workers.n), _SUMS_NBYTES // line_nbytes))
+        return [
+            partial(self._finish_strip, band, values, rows, start, first, min(first + step, stop))
+            for first in range(start, stop, step)
+        ]
+
+    def _finish_strip(  # noqa: PLR0913, PLR0917  what it works on
+        self,
+        band: Band,
+        targets: list[NDArray[Any]],
+        rows: NDArray[np.intp],
+        top: int,
+        start: int,
+        stop: int,
+    ) -> None:
+        sums = self._summer.band(rows, start, stop)
+        part = slice(start - top, stop - top)
+        for spec, array, target in zip(self._specs, band.sums, targets, strict=True):
+            finish(
+                array[part],
+                target[part],
+                sums,
+                spec.fill_value,
+                is_sum=self._window.is_sum,
+                is_in_place=target.ctypes.data == array.ctypes.data,
+            )
+
+    def let_go(self, number: int) -> None:
+        """Forget a band that is finished."""
+        band = self._open.pop(number)
+        is_alike = [a.dtype for a in band.sums] == [spec.sum_dtype for spec in self._specs]
+        if band.home is None and is_alike and len(self._spare) < _MOST_SPARE:
+            self._spare.append(band)
+
+    def close(self) -> None:
+        """End the threads, and let go of all bands."""
+        self._workers.close()
+        self._open.clear()
+        self._spare.clear()
+
+    @property
+    def _most_nbytes(self) -> int:
+        """Bytes that a band may take."""
+        return _BAND_NBYTES
+
+    @property
+    def _row_nbytes(self) -> int:
+        """Bytes of a row of the map in all bands."""
+        pixels = math.prod(self._grid.shape[1:])
+        return sum(pixels * spec.n_channels * spec.sum_dtype.itemsize for spec in self._specs)
+
+    def _extent(self, number: int) -> tuple[int, int]:
+        return number * self.height, min(self._grid.shape[0], (number + 1) * self.height)
+
+    def _rows_between(self, start: int, stop: int) -> NDArray[np.intp]:
+        """Return the rows that have come and lie between two rows of the map, or near."""
+        rows = self._near(start, stop)
+        return rows[self._written[rows]]
+
+    def _near(self, start: int, stop: int) -> NDArray[np.intp]:
+        low, high = np.searchsorted(self._tops, [start - self._grid.patch[0], stop])
+        return self._order[low:high]
+
+    def _make(self, number: int) -> Band:
+        home = self._home(*self._extent(number))
+        spare = self._spare.pop().sums if self._spare and home is None else None
+        arrays = []
+        for head, spec in enumerate(self._specs):
+            if home is not None and spec.sum_dtype == spec.dtype:
+                arrays.append(home[head].reshape(-1, *self._grid.shape[1:], spec.n_channels))
+            else:
+                arrays.append(self._fresh(spec) if spare is None else spare[head])
+        return Band(arrays, home, is_used=spare is not None)
+
+    def _blank(self, band: Band) -> None:
+        """Let a new band be as if nothing had been blended."""
+        for spec, array in zip(self._specs, band.sums, strict=True):
+            blank = lowest(spec.sum_dtype) if self._window.blend == "max" else 0
+            is_filled = band.home is not None and any(np.asarray(spec.fill_value, spec.dtype).tobytes())
+            if blank or band.is_used or is_filled:
+                array[...] = blank
+
+    def _fresh(self, spec: MapSpec) -> NDArray[Any]:
+        shape = (self.height, *self._grid.shape[1:], spec.n_channels)
+        nbytes = math.prod(shape) * spec.sum_dtype.itemsize
+        try:
+            return Pages(nbytes, is_huge=True).array(shape, spec.sum_dtype)
+        except MemoryError as cause:
+            raise MemoryLimitError(f"a band of {self.height} rows of the map: {cause}") from cause
+
+    def _widen(self, head: int) -> None:
+        """Go on in a dtype in which the values of a head can be added up."""
+        old = self._specs[head]
+        new = attrs.evolve(old, sum_dtype=wider(old.sum_dtype), is_checked=False)
+        needed = sum(band.sums[head].size for band in self._open.values()) * new.sum_dtype.itemsize
+        if needed and not memory.fits_in_memory(needed, 0, 100):
+            raise MemoryLimitError(
+                f"values are so large that their sums need {new.sum_dtype}, and {as_text(needed)} of memory"
+            )
+        made = {number: self._fresh(new) for number in self._open}
+        for number, array in made.items():
+            sums = self._open[number].sums
+            array[: len(sums[head])] = sums[head]
+            sums[head] = array
+        self._specs[head], self._weights[head] = new, self._repeated(new)
+        self._spare.clear()
+
+    def _repeated(self, spec: MapSpec) -> NDArray[Any] | None:
+        """Return the weights with one number for each of a patch; None where all are 1."""
+        if not self._window.is_weighted:
+            return None
+        real = np.zeros((), spec.sum_dtype).real.dtype
+        return np.repeat(self._window.weights.astype(real), spec.n_channels, axis=-1)
+
+    def _mask(
+        self, rows: NDArray[np.intp], share: Share, part: int, n_channels: int
+    ) -> NDArray[np.bool_] | bool:
+        """Return which numbers of a part no row covers that has come and is later; True for all."""
+        row = rows[share.patches[part]]
+        if self._last < row:
+            return True
+        box = share.at[part].copy()
+        box[:, 0] += share.bands[part] * self.height
+        others = self._rows_between(*box[:, 0].tolist())
+        mask = self._grid.not_covered(others[others > row], box)
+        return np.repeat(mask, n_channels, axis=-1)
+
+
+def _flat(array: NDArray[Any]) -> NDArray[Any]:
+    """Return an array with its channels laid one after the other: a view, where they lie so."""
+    *axes, last, n_channels = array.shape
+    return array.reshape(*axes, last * n_channels)

@@ -1,0 +1,247 @@
+"""The arithmetic of a band: patches are added to it on all cores, and at the end it is divided.
+
+The cores share a push by rows of the map, so that no two write one pixel. NumPy's loops run as fast as the
+memory once its buffer is made smaller than a row: otherwise it copies each row through it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from concurrent.futures import wait
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+
+import numpy as np
+
+from accumulator._stitching.numbers import convert, is_large
+from accumulator._stitching.parts import PART_NBYTES
+from accumulator._stores.memory.threads import n_cores, start_threads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    from numpy.typing import NDArray
+
+    from accumulator._stitching.parts import Share
+    from accumulator._stitching.weights import Sums
+
+Mask: TypeAlias = "Callable[[Share, int, int], NDArray[np.bool_] | bool]"
+
+_BLOCK_NBYTES: Final = 2**20  # of a band that is divided at a time
+_BUFFER_ITEMS: Final = 1024
+_MOST_THREADS: Final = 4  # more do not make memory faster
+
+
+class Layer(NamedTuple):
+    """One head of a push.
+
+    Attributes
+    ----------
+    patches : (n, h, ..., w * channels) array
+        What was pushed, contiguous.
+    bands : dict of (rows, ..., length * channels) arrays
+        Where it goes, by the number of the band.
+    weights : (h, ..., w * channels) array, or None
+        What its numbers count; None where all count the same.
+    has_zeros : bool
+        Whether some of them count nothing, whatever they are.
+    n_channels : int
+        How many numbers a pixel has.
+    is_checked : bool
+        Whether values may be too large to be added up.
+    """
+
+    patches: NDArray[Any]
+    bands: dict[int, NDArray[Any]]
+    weights: NDArray[Any] | None
+    has_zeros: bool
+    n_channels: int
+    is_checked: bool
+
+
+def blend_share(blend: str, layers: Sequence[Layer], share: Share, large: set[int], mask: Mask) -> None:
+    """Blend the parts of a share that are not done yet, until one has values too large to be added up.
+
+    Parameters
+    ----------
+    blend : str
+        How.
+    layers : sequence of Layer
+        The heads.
+    share : Share
+        The parts; says how many are done.
+    large : set of int
+        Gets the numbers of layers with values too large; where it has any nothing more is blended.
+    mask : callable
+        Returns, for a share, the number of a part, and of channels, where "last" puts it.
+    """
+    slices = [share.slices(layer.n_channels) for layer in layers]
+    checked = [number for number, layer in enumerate(layers) if layer.is_checked]
+    scratch = [_scratch(layer, share) for layer in layers]
+    n_checked = share.done
+    for part in range(share.done, len(share.patches)):
+        if checked and part == n_checked:
+            n_checked = _look_ahead(layers, share, part, checked, large)
+        if large:
+            return
+        for layer, (at, of), products in zip(layers, slices, scratch, strict=True):
+            target, patch = layer.bands[share.bands[part]][at[part]], layer.patches[share.patches[part]]
+            if blend == "last":
+                np.copyto(target, patch[of[part]], where=mask(share, part, layer.n_channels))
+            elif blend == "max":
+                np.maximum(target, patch[of[part]], out=target)
+            elif layer.weights is None:
+                np.add(target, patch[of[part]], out=target)
+            else:
+                weights = layer.weights[of[part]]
+                _add_weighted(target, patch[of[part]], weights, products, has_zeros=layer.has_zeros)
+        share.done = part + 1
+
+
+def _scratch(layer: Layer, share: Share) -> NDArray[Any]:
+    """Return room for the products of a part, used again and again as it is in the cache."""
+    if layer.weights is None:
+        return np.empty(0)
+    largest = int((share.of[:, 1] - share.of[:, 0]).prod(axis=1).max())
+    return np.empty(largest * layer.n_channels, layer.bands[share.bands[0]].dtype)
+
+
+def _look_ahead(layers: Sequence[Layer], share: Share, part: int, checked: list[int], large: set[int]) -> int:
+    """Look for large values in parts of patches that follow each other, before they are added from the cache.
+
+    Returns the first part that was not looked at.
+    """
+    patches = share.patches
+    first, stop = patches[part], part + 1
+    most = PART_NBYTES // max(1, sum(layers[number].patches[first].nbytes for number in checked))
+    while stop < min(part + most, len(patches)) and patches[stop] == patches[stop - 1] + 1:
+        stop += 1
+    box: tuple[Any, ...] = (slice(first, first + stop - part),)
+    if stop == part + 1:
+        box = (first, slice(*share.of[part, :, 0].tolist()))
+    large.update(number for number in checked if _has_large(layers[number].patches[box]))
+    return stop
+
+
+def _has_large(values: NDArray[Any]) -> bool:
+    flat = values.reshape(-1).view(values.real.dtype)
+    # The sum of squares is finite, unless there is much to look at: it takes one reading, not two.
+    return not math.isfinite(np.dot(flat, flat)) and is_large(flat)
+
+
+def _add_weighted(
+    target: NDArray[Any],
+    patch: NDArray[Any],
+    weights: NDArray[Any],
+    products: NDArray[Any],
+    *,
+    has_zeros: bool,
+) -> None:
+    # What counts nothing may be NaN.
+    values = np.where(weights == 0, 0, patch) if has_zeros else patch
+    product = products[: target.size].reshape(target.shape)
+    np.multiply(values, weights, out=product, dtype=target.dtype)
+    np.add(target, product, out=target)
+
+
+def finish(  # noqa: PLR0913  what it depends on
+    band: NDArray[Any],
+    target: NDArray[Any],
+    sums: Sums,
+    fill_value: Any,
+    *,
+    is_sum: bool,
+    is_in_place: bool,
+) -> None:
+    """Divide rows of a band by the sums of weights, and write them as rows of the map.
+
+    Parameters
+    ----------
+    band : (n, ..., channels) array
+        Sums of patches, or what was chosen from them; changed.
+    target : array of the same shape
+        In the map's dtype.
+    sums : Sums
+        Of the weights, ``(n, ...)``, or of ones where nothing is added.
+    fill_value : scalar
+        For pixels that nothing covers.
+    is_sum : bool
+        Whether to divide.
+    is_in_place : bool
+        Whether ``target`` is ``band``.
+    """
+    n_channels = band.shape[-1]
+    real = np.zeros((), band.dtype).real.dtype if band.dtype.kind in "fc" else np.dtype(np.float32)
+    has_gaps = sums.has_gaps
+    step = max(1, _BLOCK_NBYTES // max(1, band[:1].nbytes))
+    for part, divisor in sums.divisors(n_channels, real, step) if is_sum or has_gaps else _strips(band, step):
+        rows, written = (each[part].reshape(*each[part].shape[:-2], -1) for each in (band, target))
+        gaps = divisor == 0 if has_gaps and divisor is not None else None
+        if is_sum and divisor is not None:
+            np.divide(rows, divisor if gaps is None else np.where(gaps, real.type(1), divisor), out=rows)
+        if not is_in_place:
+            convert(rows, written)
+        if gaps is not None:
+            np.copyto(written, fill_value, where=gaps)
+
+
+def _strips(band: NDArray[Any], step: int) -> Iterator[tuple[slice, None]]:
+    for start in range(0, len(band), step):
+        yield slice(start, start + step), None
+
+
+class Workers:
+    """Threads that share the rows of a map; they start when they are needed first and end by `close`."""
+
+    def __init__(self) -> None:
+        self.n = min(n_cores(), _MOST_THREADS)
+        self._executor: ThreadPoolExecutor | None = None
+
+    def run(self, tasks: Sequence[Callable[[], None]]) -> None:
+        """Do all tasks; when this returns or raises, none is under way any more.
+
+        An interrupt of the caller waits for them.
+        """
+        if len(tasks) > 1 and self.n > 1:
+            if self._executor is None:
+                self._executor = start_threads(self.n, "accumulator-stitch")
+            if self._executor is not None:
+                _share(tasks, self._executor)
+                return
+        for task in tasks:
+            _quick(task)
+
+    def close(self) -> None:
+        """End the threads; they start again when they are needed."""
+        executor, self._executor = self._executor, None
+        if executor is not None:
+            executor.shutdown()
+
+
+def _share(tasks: Sequence[Callable[[], None]], executor: ThreadPoolExecutor) -> None:
+    running: list[Future[None]] = []
+    try:
+        with contextlib.suppress(RuntimeError):  # at the end of the interpreter no thread takes anything
+            running += (executor.submit(_quick, task) for task in tasks)
+        for task in tasks[len(running) :]:
+            _quick(task)
+    finally:
+        try:
+            wait(running)
+        except BaseException:
+            wait(running)
+            raise
+    for each in running:
+        each.result()
+
+
+def _quick(task: Callable[[], None]) -> None:
+    """Do a task with a small buffer for NumPy, for which NaN and infinity are values like others."""
+    size = np.getbufsize()
+    with np.errstate(all="ignore"):
+        np.setbufsize(_BUFFER_ITEMS)
+        try:
+            task()
+        finally:
+            np.setbufsize(size)

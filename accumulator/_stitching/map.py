@@ -1,0 +1,262 @@
+"""`StitchedMap`: the maps of all heads, and where they lie."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+import attrs
+import numpy as np
+
+from accumulator._core.memory import available_memory
+from accumulator._export import write_ome_tiff, write_ome_zarr
+from accumulator._pictures import HeadFacts, as_html, memory_text, plot_map
+from accumulator._stitching.weights import Summer, as_window
+from accumulator.exceptions import OptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+    from accumulator._core.full_batch import FullBatch
+    from accumulator._stitching.grid import Grid
+    from accumulator.typing import RowArray, StrPath
+
+
+@attrs.frozen(eq=False, repr=False)
+class StitchedMap:
+    """One map a head, stitched from patches.
+
+    Maps that did not fit in RAM lie in a temporary folder that is removed with the last of: this object, its
+    arrays, the interpreter; or at once by `close`. `save` keeps them.
+
+    Attributes
+    ----------
+    outputs : list or dict of ``(H, W, C)`` numpy.ndarray or zarr.Array
+        One map a head: ``(H, W)`` for heads without channels, ``(Z, Y, X, C)`` for volumes, and so on. Pixels
+        that no patch covers hold the fill value.
+    origin : tuple of int
+        The location ``(x, y, ...)`` of the first pixel.
+    output_locs : (N, K) numpy.ndarray
+        The locations that were asked for.
+    written : (N,) bool numpy.ndarray
+        Which of them have come.
+    """
+
+    outputs: list[RowArray] | dict[str, RowArray]
+    origin: tuple[int, ...]
+    output_locs: NDArray[Any]
+    written: NDArray[np.bool_]
+    _rows: FullBatch  # the same arrays as rows of the map, which own the files
+    _grid: Grid  # of those that have come
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all maps; what nothing covers takes none of them on disk."""
+        return self._rows.nbytes
+
+    @property
+    def n_stitched(self) -> int:
+        """How many patches have any pixel in the maps."""
+        return int(np.count_nonzero(self._grid.is_inside))
+
+    @property
+    def path(self) -> Path | None:
+        """The folder of the zarr group; None in RAM."""
+        return self._rows.path
+
+    def coverage(self, start: int = 0, stop: int | None = None) -> NDArray[np.uint32]:
+        """Return how many patches cover each pixel, 0 where none does: ``(H, W)``.
+
+        Parameters
+        ----------
+        start, stop : int
+            Only these rows of the map, or planes of a volume; a whole one takes 4 bytes a pixel.
+
+        Examples
+        --------
+        >>> patches = np.ones((3, 2, 2), np.float32)
+        >>> with Stitcher([[0, 0, 2, 2], [1, 0, 3, 2], [4, 0, 6, 2]]) as stitcher:
+        ...     stitcher.push(patches, [[0, 0, 2, 2], [1, 0, 3, 2], [4, 0, 6, 2]])
+        >>> stitcher.finalize().coverage(0, 1).tolist()
+        [[1, 2, 1, 0, 1, 1]]
+        """
+        grid = self._grid
+        first, last, _ = slice(start, stop).indices(grid.shape[0])
+        touching = grid.is_inside & (grid.start[:, 0] < last) & (grid.stop[:, 0] > first)
+        summer = Summer(grid, as_window("average", grid.patch))
+        counts = summer.band(np.flatnonzero(touching), first, max(first, last))
+        shape = (-1, *grid.shape[1 : grid.n_spatial])
+        return counts.array.astype(np.uint32).reshape(shape)
+
+    def save(self, path: StrPath) -> None:
+        """Keep the maps as a zarr group at ``path``, as `FullBatch.save` does; its rows are those of the map.
+
+        Raises
+        ------
+        ResultExistsError, StorageError, ClosedError, OptionError
+            As `FullBatch.save`.
+        """
+        self._rows.save(path)
+
+    def save_ome_zarr(
+        self,
+        path: StrPath,
+        *,
+        pixel_size: float | Sequence[float] | None = None,
+        unit: str = "micrometer",
+        channel_names: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        """Write the maps as OME-Zarr 0.5, which napari and others open; needs ``accumulator[ome]``.
+
+        One map is the image at ``path``; of several each is one in the group of its name, ``path/name``,
+        which is what a viewer opens. Channels come first, each has a pyramid, and `origin` says where they
+        lie. Memory is bounded.
+
+        Parameters
+        ----------
+        path : path
+            Where nothing is yet; by custom a name that ends in ``.ome.zarr``.
+        pixel_size : float or sequence of float, optional
+            How large a pixel is: for all axes, or in the order ``x, y(, z)``.
+        unit : str, default "micrometer"
+            The unit of ``pixel_size``.
+        channel_names : sequence of str, or dict of them by head, optional
+            One name a channel.
+
+        Raises
+        ------
+        MissingExtraError
+            The extra is not installed; an ImportError.
+        ResultExistsError
+            Something is at ``path``; a FileExistsError.
+        StorageError
+            The disk refused; an OSError. Nothing is left at ``path``.
+        HeadError, HeadDtypeError, OptionError
+            1-d or complex maps; a size, unit or names that cannot be.
+        """
+        write_ome_zarr(
+            path,
+            self._named,
+            n_spatial=self._grid.n_spatial,
+            pixel_size=pixel_size,
+            unit=unit,
+            channel_names=channel_names,
+            origin=self.origin,
+        )
+
+    def save_ome_tiff(
+        self,
+        path: StrPath,
+        *,
+        head: str | int | None = None,
+        pixel_size: float | Sequence[float] | None = None,
+        unit: str = "micrometer",
+        channel_names: Sequence[str] | None = None,
+    ) -> None:
+        """Write one map as a pyramidal OME-TIFF, which QuPath and others open; needs ``accumulator[ome]``.
+
+        Parameters
+        ----------
+        path : path
+            Where nothing is yet; by custom a name that ends in ``.ome.tif``.
+        head : str or int, optional
+            Which map, where there are several.
+        pixel_size, unit, channel_names
+            As in `save_ome_zarr`. The file does not say where a region lies in its slide.
+
+        Raises
+        ------
+        MissingExtraError, ResultExistsError, StorageError, HeadError, HeadDtypeError, OptionError
+            As `save_ome_zarr`; integers of 64 bits, which OME-TIFF has not, are a HeadDtypeError.
+        """
+        key = self._one(head)
+        write_ome_tiff(
+            path,
+            self._named[key],
+            n_spatial=self._grid.n_spatial,
+            name=key,
+            pixel_size=pixel_size,
+            unit=unit,
+            channel_names=channel_names,
+        )
+
+    def plot(
+        self, head: str | int | None = None, *, channel: int | None = None, ax: Axes | None = None
+    ) -> list[Axes]:
+        """Show one map, a panel a channel, by matplotlib; return the panels.
+
+        Parameters
+        ----------
+        head : str or int, optional
+            Which map, where there are several.
+        channel : int, optional
+            The only channel to be shown.
+        ax : matplotlib Axes, optional
+            Where; a new figure by default.
+
+        Raises
+        ------
+        MissingExtraError
+            matplotlib is not installed, the extra ``accumulator[plot]``; an ImportError.
+        OptionError
+            There is no such head or channel, or the map is not 2-d; a ValueError.
+        """
+        key = self._one(head)
+        if self._grid.n_spatial != 2:
+            raise OptionError(
+                f"map {key!r} has {self._grid.n_spatial} spatial axes: plot a plane of a volume"
+            )
+        x, y = self.origin
+        return plot_map(self._named[key], channel=channel, ax=ax, origin=(x, y), title=key)
+
+    def close(self) -> None:
+        """Remove the temporary folder, as `FullBatch.close` does."""
+        self._rows.close()
+
+    def __enter__(self) -> Self:
+        """Return the maps."""
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the maps."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Return heads, coverage and place in one line."""
+        heads = ", ".join(
+            f"{name}: {tuple(array.shape)} {array.dtype}" for name, array in self._named.items()
+        )
+        place = "RAM" if self.path is None else str(self.path)
+        return f"<StitchedMap {{{heads}}}, {self.written.sum()} of {len(self.written)} patches, {place}>"
+
+    def _repr_html_(self) -> str:
+        """Return maps, coverage and place as a notebook shows them; no pixel is read."""
+        heads = [HeadFacts(name, array.shape, str(array.dtype)) for name, array in self._named.items()]
+        held = self.nbytes if self.path is None else 0
+        facts = {"memory": memory_text(held, available_memory()), "origin": str(self.origin)}
+        if self.path is not None:
+            facts["stored in"] = str(self.path)
+        return as_html("StitchedMap", heads, facts, self.output_locs, self.written)
+
+    def _one(self, head: str | int | None) -> str:
+        """Return the name of the one map that is meant."""
+        key = next(iter(self._named)) if head is None and len(self._named) == 1 else str(head)
+        if key not in self._named:
+            raise OptionError(f"head is {head!r}: choose one of the maps {list(self._named)}")
+        return key
+
+    @property
+    def _named(self) -> dict[str, RowArray]:
+        """The maps by name, or by number as text."""
+        if isinstance(self.outputs, dict):
+            return self.outputs
+        return {str(number): array for number, array in enumerate(self.outputs)}

@@ -1,0 +1,177 @@
+"""In which dtype patches are added up, and how a sum becomes a value of the map.
+
+Sums are made in a dtype that holds them: float32 where that is as exact as the result needs, a wider one
+otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+import numpy as np
+
+from accumulator.exceptions import HeadDtypeError, OptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from accumulator._stitching.weights import Window
+
+FEW: Final = 64  # additions after which float32 is still float32: an error of a few last digits
+_KINDS: Final = "biufc"
+_WIDER: Final[Mapping[np.dtype[Any], np.dtype[Any]]] = {
+    np.dtype(np.float32): np.dtype(np.float64),
+    np.dtype(np.float64): np.dtype(np.longdouble),
+    np.dtype(np.complex64): np.dtype(np.complex128),
+    np.dtype(np.complex128): np.dtype(np.clongdouble),
+}
+
+
+@attrs.frozen(eq=False)
+class MapSpec:
+    """One head of the map.
+
+    Attributes
+    ----------
+    channels : tuple of int
+        The shape behind the spatial axes: ``(C,)``, or nothing.
+    dtype : dtype
+        Of the map.
+    fill_value : scalar
+        Of pixels that nothing covers.
+    sum_dtype : dtype
+        Of bands.
+    is_checked : bool
+        Whether values may be so large that their sum is infinite in `sum_dtype`.
+    """
+
+    channels: tuple[int, ...]
+    dtype: np.dtype[Any]
+    fill_value: Any
+    sum_dtype: np.dtype[Any]
+    is_checked: bool
+
+    @property
+    def n_channels(self) -> int:
+        """Numbers a pixel."""
+        return math.prod(self.channels)
+
+
+def sum_dtype(head: np.dtype[Any], window: Window, n_overlaps: int) -> np.dtype[Any]:
+    """Return the dtype in which patches of a dtype are blended.
+
+    Parameters
+    ----------
+    head : dtype
+        What is pushed.
+    window : Window
+        How patches are blended; the largest and the last need no other dtype.
+    n_overlaps : int
+        How many rows cover a pixel at most.
+    """
+    head = head.newbyteorder("=")
+    if not window.is_sum:
+        return head
+    if head.kind in "biu":
+        # A mean of integers is rounded, so that it must not be off by half of 1 / n_overlaps.
+        bits = 1 if head.kind == "b" else 8 * head.itemsize
+        if not window.is_weighted and 2 * n_overlaps * 2**bits <= 2**24:
+            return np.dtype(np.float32)
+        return np.dtype(np.float64 if bits <= 32 else np.longdouble)
+    single = np.result_type(head, np.float32)
+    is_enough = n_overlaps <= FEW and (not window.is_weighted or window.fits_float32)
+    return single if is_enough else _WIDER.get(single, single)
+
+
+def is_large(values: NDArray[Any]) -> bool:
+    """Whether the sum of a few such values may be infinite in their dtype."""
+    if values.dtype.kind == "c":
+        return is_large(values.real) or is_large(values.imag)
+    largest = max(values.max(initial=0), -values.min(initial=0))
+    if not np.isfinite(largest):  # what is infinite or none at all stays so, whatever the dtype
+        largest = np.abs(values[np.isfinite(values)]).max(initial=0)
+    return bool(largest >= np.finfo(values.dtype).max / (2 * FEW))
+
+
+def wider(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the next dtype whose numbers go further; the same where there is none."""
+    return _WIDER.get(dtype, dtype)
+
+
+def result_dtype(head: np.dtype[Any], asked: np.dtype[Any] | None, label: str) -> np.dtype[Any]:
+    """Return the dtype of a map.
+
+    Raises
+    ------
+    OptionError
+        The dtype asked for is of a lower kind than the head's: integers for floats, say.
+    HeadDtypeError
+        The head's is one that zarr cannot store.
+    """
+    if head.char in "gG":
+        raise HeadDtypeError(f"{label} has dtype {head}, which zarr cannot store: use float64")
+    if asked is None or asked == head:
+        return head
+    if _KINDS.index(asked.kind) < _KINDS.index(head.kind.replace("u", "i")):
+        raise OptionError(
+            f"dtype={asked} for {label}, which is {head}: a map is of the same kind or a higher one; "
+            "scale and round its values yourself, as only you know which step is meant"
+        )
+    return asked
+
+
+def lowest(dtype: np.dtype[Any]) -> Any:
+    """Return what every value of a dtype is at least."""
+    if dtype.kind == "b":
+        return False
+    return -np.inf if dtype.kind == "f" else np.iinfo(dtype).min
+
+
+def convert(values: NDArray[Any], target: NDArray[Any]) -> None:
+    """Write means to an array of the map's dtype: integers to the nearest, bools to what half or more are.
+
+    Numbers beyond the dtype's range become its nearest; a tie goes to the even one. ``values`` may be
+    changed.
+    """
+    if target.dtype.kind == "b" and values.dtype.kind != "b":
+        np.greater_equal(values, 0.5, out=target)
+    elif target.dtype.kind in "iu":
+        limits = np.iinfo(target.dtype)
+        if values.dtype.kind in "fc":
+            np.rint(values, out=values)
+            # The largest integers of 64 bits have no float64 of their own: what is above them is set after.
+            is_over, is_under = values >= limits.max, values <= limits.min
+            with np.errstate(invalid="ignore"):
+                np.copyto(target, values, casting="unsafe")
+            target[is_over], target[is_under] = limits.max, limits.min
+        elif values.dtype.kind == "b":
+            np.copyto(target, values)
+        else:
+            own = np.iinfo(values.dtype)
+            np.copyto(
+                target,
+                values.clip(max(limits.min, own.min), min(limits.max, own.max)),
+                casting="unsafe",
+            )
+    else:
+        with np.errstate(over="ignore"):
+            np.copyto(target, values, casting="same_kind")
+        if values.dtype.itemsize > target.dtype.itemsize:
+            _stay_finite(values, target)
+
+
+def _stay_finite(values: NDArray[Any], target: NDArray[Any]) -> None:
+    """Let what became infinite when it was rounded be the largest number."""
+    if target.dtype.kind == "c":
+        _stay_finite(values.real, target.real)
+        _stay_finite(values.imag, target.imag)
+        return
+    became = np.isinf(target)
+    if became.any():
+        became &= np.isfinite(values)
+        largest = np.finfo(target.dtype).max
+        target[became] = np.where(values[became] > 0, largest, -largest)

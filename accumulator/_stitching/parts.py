@@ -1,0 +1,113 @@
+"""A push is cut into parts: where patches cross bands, and so that threads share the rows of the map.
+
+All is worked out for many patches at once; what is left for each part is a pair of slices.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Final
+
+import attrs
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from accumulator._stitching.grid import Grid
+
+PARALLEL_NBYTES: Final = 2**20  # below it waking a thread costs more than it saves
+ALONE_NBYTES: Final = 2**17  # of a patch: adding less takes no longer than threads wait for each other
+PART_NBYTES: Final = 2**19  # that are in the cache together with the rows of the map they go to
+
+
+@attrs.define(eq=False)
+class Share:
+    """The parts of patches that one thread blends, in order.
+
+    Attributes
+    ----------
+    patches : list of int
+        Each part's patch, by its number in the push.
+    bands : list of int
+        The band that it goes to.
+    at, of : (n, 2, d) int array
+        Where it begins and stops in the band, and in the patch.
+    done : int
+        How many are blended.
+    """
+
+    patches: list[int]
+    bands: list[int]
+    at: NDArray[np.int64]
+    of: NDArray[np.int64]
+    done: int = 0
+
+    def slices(self, n_channels: int) -> tuple[list[tuple[slice, ...]], list[tuple[slice, ...]]]:
+        """Return the same as slices of arrays whose channels lie one after the other on the last axis."""
+        return _slices(self.at, n_channels), _slices(self.of, n_channels)
+
+
+def cuts(grid: Grid, rows: NDArray[np.intp], patch_nbytes: int, n_threads: int) -> list[tuple[int, int]]:
+    """Cut the map between its rows, so that each thread has about as much of some patches as the others."""
+    is_shared = patch_nbytes >= ALONE_NBYTES and patch_nbytes * len(rows) >= PARALLEL_NBYTES
+    if n_threads == 1 or not is_shared or not len(rows):
+        return [(0, grid.shape[0])]
+    start, stop = grid.start[rows, 0], grid.stop[rows, 0]
+    edges, where = np.unique(np.concatenate([start, stop]), return_inverse=True)
+    depth = np.cumsum(np.bincount(where.ravel(), np.repeat([1.0, -1.0], len(rows))))
+    area = np.concatenate([[0], np.cumsum(depth[:-1] * np.diff(edges))])
+    between = np.interp(np.arange(1, n_threads) / n_threads * area[-1], area, edges)
+    return list(itertools.pairwise([0, *between.astype(np.int64).tolist(), grid.shape[0]]))
+
+
+def share_of(  # noqa: PLR0913, PLR0917  what it depends on
+    grid: Grid, rows: NDArray[np.intp], low: int, high: int, height: int, patch_nbytes: int
+) -> Share | None:
+    """Return the parts of patches between two rows of the map, None if there are none.
+
+    They are cut at the edges of bands, and large ones so that they stay in the cache; parts of the same rows
+    of the map follow each other, so that these stay there, too.
+
+    Parameters
+    ----------
+    grid : Grid
+        Where rows lie.
+    rows : int array
+        The patches, in the order in which they are to be blended.
+    low, high : int
+        The rows of the map.
+    height : int
+        Of a band.
+    patch_nbytes : int
+        Bytes of a patch in all heads.
+    """
+    start, stop = grid.start[rows, 0].clip(low), grid.stop[rows, 0].clip(None, high)
+    patches = np.flatnonzero((start < stop) & grid.is_inside[rows])
+    if not len(patches):
+        return None
+    rows, start, stop = rows[patches], start[patches], stop[patches]
+    top, bottom = int(start.min()), int(stop.max())
+    thickness = -(-grid.patch[0] // -(-patch_nbytes // PART_NBYTES))
+    edges = np.arange(top // height, -(-bottom // height) + 1) * height
+    if thickness < grid.patch[0]:
+        edges = np.unique(np.concatenate([edges, np.arange(top, bottom, thickness)]))
+    first = np.searchsorted(edges, start, "right") - 1
+    n_parts = np.searchsorted(edges, stop, "left") - first
+    which = np.repeat(np.arange(len(rows)), n_parts)
+    strip = np.arange(len(which)) - np.repeat(np.cumsum(n_parts) - n_parts - first, n_parts)
+    order = np.argsort(strip, kind="stable")
+    which, strip = which[order], strip[order]
+    at = np.stack([grid.start[rows], grid.stop[rows]], axis=1)[which]
+    at[:, 0, 0] = np.maximum(start[which], edges[strip])
+    at[:, 1, 0] = np.minimum(stop[which], edges[strip + 1])
+    of = at + (grid.skip[rows] - grid.start[rows])[which][:, None]
+    bands = edges[strip] // height
+    at[..., 0] -= (bands * height)[:, None]
+    return Share(patches[which].tolist(), bands.tolist(), at, of)
+
+
+def _slices(boxes: NDArray[np.int64], n_channels: int) -> list[tuple[slice, ...]]:
+    last = boxes.shape[2] - 1
+    ends = [boxes[:, :, axis] * n_channels if axis == last else boxes[:, :, axis] for axis in range(last + 1)]
+    return list(zip(*(map(slice, *each.T.tolist()) for each in ends), strict=True))

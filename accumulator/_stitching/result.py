@@ -1,0 +1,133 @@
+"""`stitch`: a whole result through a `Stitcher`: at once from memory, from disk as it is read best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+import numpy as np
+
+from accumulator._core.full_batch import FullBatch
+from accumulator._core.memory import fits_in_memory
+from accumulator._stitching.grid import as_grid
+from accumulator._stitching.stitcher import SMALL, Stitcher
+from accumulator.exceptions import OptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from accumulator._stitching.grid import Grid
+    from accumulator._stitching.map import StitchedMap
+    from accumulator.typing import RowArray
+
+_BATCH_NBYTES: Final = 32 * 2**20  # of rows that are read at a time
+
+
+def stitch(batch: FullBatch, *, heads: Sequence[int | str] | None = None, **options: Any) -> StitchedMap:
+    """Stitch the patches of a result, in RAM or on disk, into one map a head.
+
+    Parameters
+    ----------
+    batch : FullBatch
+        What `FullBatchAccumulator.finalize` or `FullBatch.load` returned. Only rows that were written
+        count, also those of a run that is not complete.
+    heads : sequence of names or numbers, optional
+        The heads to stitch, by default all. All have to be of the same height and width. Where heads have no
+        names, those chosen are numbered anew, also in the options.
+    **options
+        Those of `Stitcher`. The maps end by default with the last of all locations, written or not.
+
+    Raises
+    ------
+    LocationError, HeadError, HeadDtypeError, OptionError, MemoryLimitError, StorageError
+        As `Stitcher` and its `push`.
+    DamagedError
+        Rows on disk are not those that were written; an OSError.
+
+    Examples
+    --------
+    >>> locs = [[0, 0, 4, 4], [2, 0, 6, 4], [4, 0, 8, 4]]
+    >>> with FullBatchAccumulator(locs) as accumulator:
+    ...     accumulator.push({"tumour": np.ones((2, 4, 4, 1), np.float32)}, locs[:2])
+    >>> maps = stitch(accumulator.finalize(), blend="hann")
+    >>> maps.outputs["tumour"].shape, maps.outputs["tumour"][0, :, 0].tolist()
+    ((4, 8, 1), [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0])
+    """
+    if not isinstance(batch, FullBatch):
+        raise OptionError(f"batch is {type(batch).__name__}: give a FullBatch, such as FullBatch.load(path)")
+    chosen = _chosen(batch.outputs, heads)
+    rows = np.flatnonzero(batch.written)
+    frame = as_grid(
+        batch.output_locs, None, options.get("output_shape"), options.get("origin"), name="output_locs"
+    )
+    options["output_shape"] = frame.shape[: frame.n_spatial]
+    is_named = isinstance(batch.outputs, dict)
+    with Stitcher(batch.output_locs[rows], **options) as stitcher:
+        at_hand = {
+            name: array
+            for name, array in chosen.items()
+            if isinstance(array, np.ndarray) and array.flags.c_contiguous and array.dtype.isnative
+        }
+        if len(rows) and len(at_hand) == len(chosen):
+            stitcher._push_whole(at_hand if is_named else list(at_hand.values()), rows)  # noqa: SLF001
+        else:
+            for some in _in_batches(frame, rows, list(chosen.values())):
+                values = {name: _read(array, some) for name, array in chosen.items()}
+                stitcher.push(values if is_named else list(values.values()), batch.output_locs[some])
+    maps = stitcher.finalize()
+    return attrs.evolve(maps, output_locs=batch.output_locs, written=batch.written)
+
+
+def _chosen(
+    outputs: list[RowArray] | dict[str, RowArray], heads: Sequence[int | str] | None
+) -> dict[str, RowArray]:
+    """Return the heads that were asked for by name, or by number as text."""
+    known = outputs if isinstance(outputs, dict) else dict(enumerate(outputs))
+    if heads is not None and (isinstance(heads, str) or not isinstance(heads, Sequence)):
+        raise OptionError(f"heads is {heads!r}: give a list of them, of {list(known)}")
+    chosen = list(known) if heads is None else list(heads)
+    if not chosen or len(set(chosen)) != len(chosen) or not set(chosen) <= known.keys():
+        raise OptionError(f"heads is {heads!r}: choose from {list(known)}, each once")
+    return {str(head): known[head] for head in chosen}  # type: ignore[index]
+
+
+def _in_batches(grid: Grid, rows: NDArray[np.intp], arrays: Sequence[RowArray]) -> Iterator[NDArray[np.intp]]:
+    """Yield rows as they lie, which is read fastest, or if that opens too many bands, from top to bottom."""
+    pixel_nbytes = sum(int(array.nbytes) for array in arrays) // max(
+        1, arrays[0].shape[0] * math.prod(grid.patch)
+    )
+    start, stop = grid.start[rows, 0], grid.stop[rows, 0]
+    if len(rows):
+        n_open = (np.maximum.accumulate(stop) - np.minimum.accumulate(start[::-1])[::-1]).max()
+        nbytes = int(n_open) * math.prod(grid.shape[1:]) * pixel_nbytes
+        if not fits_in_memory(nbytes, 0, SMALL):
+            rows = rows[np.argsort(start, kind="stable")]
+    step = max(1, _BATCH_NBYTES // max(1, pixel_nbytes * math.prod(grid.patch)))
+    chunks = [array.chunks[0] for array in arrays if not isinstance(array, np.ndarray)]
+    if chunks:  # whole ones
+        step = -(-step // max(chunks)) * max(chunks)
+    yield rows[:0]  # which tells the heads, if there are no rows at all
+    first = 0
+    while first < len(rows):
+        last = min(first + step, len(rows))
+        if chunks:
+            part = rows[first:last] // step
+            last = first + int(np.argmax(np.append(part != part[0], [True])))
+        yield rows[first:last]
+        first = last
+
+
+def _read(array: RowArray, rows: NDArray[np.intp]) -> NDArray[Any]:
+    """Return some rows, of which a store on disk reads what lies between them, too."""
+    if isinstance(array, np.ndarray):
+        is_run = len(rows) and (np.diff(rows) == 1).all()
+        return array[rows[0] : rows[-1] + 1] if is_run else array[rows]
+    if not len(rows):
+        return np.empty((0, *array.shape[1:]), array.dtype)
+    first = int(rows.min())
+    values = np.asarray(array[first : int(rows.max()) + 1])
+    return values[rows - first]

@@ -1,0 +1,311 @@
+"""What each pixel of a patch counts where patches overlap, and the sum of it over a band of the map.
+
+The sums come from the boxes of the rows alone, in float64: no map of counts is kept, and none can wrap. Rows
+of a grid are summed axis by axis: all patches of one row of the grid make one line, and all its lines are
+multiples of it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Final, get_args
+
+import attrs
+import numpy as np
+
+from accumulator.exceptions import OptionError
+from accumulator.typing import Blend
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from accumulator._stitching.grid import Grid
+    from accumulator.typing import ArrayLike
+
+_SIGMA: Final = 0.125  # of a patch's length, as MONAI has it
+_TINY: Final = 1e-15  # what is multiplied with less may be nothing in float32
+_LINES_NBYTES: Final = 2**25  # kept, with a multiple of each: a grid has one line, tissue a few a band
+
+
+def _ones(length: int) -> NDArray[np.float64]:
+    return np.ones(length)
+
+
+def _gaussian(length: int) -> NDArray[np.float64]:
+    at = np.arange(length) - (length - 1) / 2
+    weights: NDArray[np.float64] = np.exp(-((at / (_SIGMA * length)) ** 2) / 2)
+    return weights
+
+
+def _hann(length: int) -> NDArray[np.float64]:
+    """Return Hann's window without its zeros at both ends, as torchio has it."""
+    weights: NDArray[np.float64] = np.sin(np.pi * (np.arange(length) + 1) / (length + 1)) ** 2
+    return weights
+
+
+_WINDOWS: Final[Mapping[str, Callable[[int], NDArray[np.float64]]]] = {
+    "average": _ones,
+    "gaussian": _gaussian,
+    "hann": _hann,
+}
+
+
+@attrs.frozen(eq=False)
+class Window:
+    """How patches of one spatial shape are blended.
+
+    Attributes
+    ----------
+    blend : str
+        The name; "weights" for the user's own.
+    lines : tuple of 1-d float64 arrays, or None
+        The weights axis by axis, whose product they are; None for the user's own.
+    weights : float64 array of the patch's spatial shape
+        The weights.
+    """
+
+    blend: str
+    lines: tuple[NDArray[np.float64], ...] | None
+    weights: NDArray[np.float64]
+
+    @property
+    def is_sum(self) -> bool:
+        """Whether patches are added and divided, rather than chosen from."""
+        return self.blend not in {"max", "last"}
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether pixels count differently."""
+        return self.is_sum and self.blend != "average"
+
+    @property
+    def fits_float32(self) -> bool:
+        """Whether float32 holds what is multiplied with any weight."""
+        positive = self.weights[self.weights > 0]
+        return bool(positive.min() >= _TINY)
+
+
+def as_blend(raw: Blend | ArrayLike) -> Blend | NDArray[np.float64]:
+    """Return the name of a way to blend, or weights of at least 0 whose largest is 1.
+
+    Raises
+    ------
+    OptionError
+        It is neither.
+    """
+    names: tuple[Blend, ...] = get_args(Blend)
+    if isinstance(raw, str):
+        if raw not in names:
+            raise OptionError(f"blend is {raw!r}: it is one of {', '.join(names)}, or an array of weights")
+        return names[names.index(raw)]
+    try:
+        weights: NDArray[np.float64] = np.array(raw, dtype=np.float64)
+    except (TypeError, ValueError) as cause:
+        raise OptionError(f"blend is {type(raw).__name__}, not a name or an array of weights") from cause
+    if weights.size == 0 or not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
+        raise OptionError("blend has weights that are negative, infinite, NaN, or all zero")
+    weights /= weights.max()
+    return weights
+
+
+def as_window(blend: Blend | NDArray[np.float64], patch: tuple[int, ...]) -> Window:
+    """Return how patches of a spatial shape are blended.
+
+    Raises
+    ------
+    OptionError
+        The user's own weights have another shape.
+    """
+    if isinstance(blend, str):
+        lines = tuple(_WINDOWS.get(blend, _ones)(length) for length in patch)
+        weights = np.ones(())
+        # In the order in which `Summer` multiplies: a lone patch stays itself, but for a last digit.
+        for line in reversed(lines):
+            weights = _upright(line, weights.ndim) * weights
+        return Window(blend, lines, weights)
+    if patch not in {blend.shape, (*blend.shape, 1)}:  # a 1-d map has a second axis here
+        raise OptionError(f"blend has weights of shape {blend.shape}, but patches are {patch}")
+    return Window("weights", None, blend.reshape(patch))
+
+
+class Line:
+    """Sums of weights over all axes but the first, from which many rows of the map have multiples.
+
+    Attributes
+    ----------
+    values : float64 array
+        The sums.
+    has_zeros : bool
+        Whether nothing counts somewhere.
+    """
+
+    def __init__(self, values: NDArray[np.float64]) -> None:
+        self.values = values
+        self.has_zeros = not values.all()
+        self._last: tuple[tuple[Any, ...], NDArray[Any] | None] | None = None
+
+    def times(self, factor: float, n_channels: int, dtype: np.dtype[Any]) -> NDArray[Any] | None:
+        """Return a multiple with a number for each channel, None if it is 1 throughout; not to be changed."""
+        key, last = (factor, n_channels, dtype), self._last
+        if last is not None and last[0] == key:  # as for the rows before
+            return last[1]
+        made = _repeated(factor * self.values, n_channels).astype(dtype)
+        product = None if (made == 1).all() else made
+        self._last = key, product  # in one go, as threads share the line
+        return product
+
+
+@attrs.frozen(eq=False)
+class Sums:
+    """The sums of weights over a band: all of them, or a line that its rows are multiples of.
+
+    Attributes
+    ----------
+    factors : (n,) float64 array
+        What of the line each row has, or 1.
+    line : Line, or (n, ...) float64 array
+        The line, or the sums.
+    """
+
+    factors: NDArray[np.float64]
+    line: Line | NDArray[np.float64]
+
+    @property
+    def array(self) -> NDArray[np.float64]:
+        """The sums, ``(n, ...)``."""
+        values = self.line.values[None] if isinstance(self.line, Line) else self.line
+        return _upright(self.factors, values.ndim - 1) * values
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether any of them is 0."""
+        if isinstance(self.line, Line):
+            return self.line.has_zeros or not bool(self.factors.all())
+        return not bool(self.line.all())
+
+    def divisors(
+        self, n_channels: int, dtype: np.dtype[Any], step: int
+    ) -> Iterator[tuple[slice, NDArray[Any] | None]]:
+        """Yield some rows, and what their numbers are to be divided by until the next: None for ones."""
+        products: NDArray[Any] | None = None
+        for start in range(0, len(self.factors), step):
+            part = slice(start, start + step)
+            factors = self.factors[part]
+            if not isinstance(self.line, Line):
+                yield part, _repeated(self.line[part], n_channels).astype(dtype)
+            elif (factors == factors[0]).all():
+                yield part, self.line.times(float(factors[0]), n_channels, dtype)
+            else:
+                values = _repeated(self.line.values, n_channels)
+                if products is None:
+                    products = np.empty((min(step, len(self.factors)), *values.shape), dtype)
+                own = products[: len(factors)]
+                # In float64, and rounded once; block by block, as NumPy does it, that is in the cache.
+                yield part, np.multiply(_upright(factors, values.ndim), values, out=own, casting="same_kind")
+
+
+class Summer:
+    """Sums the weights of rows over a band of the map.
+
+    Parameters
+    ----------
+    grid : Grid
+        The boxes of all rows.
+    window : Window
+        The weights; ones count rows.
+    n_channels : int
+        How many numbers a pixel of the map has at most.
+    """
+
+    def __init__(self, grid: Grid, window: Window, n_channels: int = 1) -> None:
+        self._grid, self._window, self._n_channels = grid, window, n_channels
+        self._lines: dict[tuple[int, bytes], Line] = {}
+
+    def band(self, rows: NDArray[np.intp], start: int, stop: int) -> Sums:
+        """Return the sums of some rows between two rows of the map."""
+        grid = self._grid
+        rows = np.sort(rows[(grid.start[rows, 0] < stop) & (grid.stop[rows, 0] > start)])
+        groups = [] if self._window.lines is None else [rows[each] for each in self._by_place(rows, 0)]
+        if groups and all(self._key(each, 1) == self._key(groups[0], 1) for each in groups[1:]):
+            factors = np.zeros(stop - start)
+            for each in groups:
+                self._add_line(factors, each[0], 0, start)
+            return Sums(factors, self._line(groups[0], 1))
+        sums = np.zeros((stop - start, *grid.shape[1:]))
+        for each in groups or [rows]:
+            if not groups or len(each) * math.prod(grid.patch[1:]) < math.prod(grid.shape[1:]) // 2:
+                self._place(each, sums, start)
+                continue
+            factors = np.zeros(stop - start)
+            self._add_line(factors, each[0], 0, start)
+            at = np.flatnonzero(factors)
+            part = slice(at[0], at[-1] + 1) if len(at) else slice(0)
+            line = self._line(each, 1).values
+            sums[part] += _upright(factors[part], line.ndim) * line
+        return Sums(np.ones(stop - start), sums)
+
+    def _key(self, rows: NDArray[np.intp], axis: int) -> tuple[int, bytes]:
+        """Return what two lists of rows have in common if they have the same places from an axis on."""
+        grid = self._grid
+        return axis, np.stack([each[rows, axis:] for each in (grid.start, grid.stop, grid.skip)]).tobytes()
+
+    def _line(self, rows: NDArray[np.intp], axis: int) -> Line:
+        """Return the sums of rows of one place on the axes before, over the axes from one on."""
+        grid = self._grid
+        key = self._key(rows, axis)
+        known = self._lines.get(key)
+        if known is not None:
+            return known
+        line = np.zeros(grid.shape[axis:])
+        for members in self._by_place(rows, axis):
+            first = rows[members[0]]
+            if axis == len(grid.shape) - 1:
+                for _ in members:
+                    self._add_line(line, first, axis, 0)
+            else:
+                part = slice(grid.start[first, axis], grid.stop[first, axis])
+                own = self._weights(first, axis)
+                inner = self._line(rows[members], axis + 1).values
+                line[part] += _upright(own, inner.ndim) * inner
+        if (len(self._lines) + 1) * line.nbytes * (1 + self._n_channels) > _LINES_NBYTES:
+            self._lines.clear()
+        made = self._lines[key] = Line(line)
+        return made
+
+    def _by_place(self, rows: NDArray[np.intp], axis: int) -> list[NDArray[np.intp]]:
+        """Return positions in a list of rows, one array for each place that they have on an axis."""
+        grid = self._grid
+        places = np.stack([each[rows, axis] for each in (grid.start, grid.stop, grid.skip)], axis=1)
+        _, inverse = np.unique(places, axis=0, return_inverse=True)
+        order = np.argsort(inverse.ravel(), kind="stable")
+        return np.split(order, np.flatnonzero(np.diff(inverse.ravel()[order])) + 1) if len(rows) else []
+
+    def _weights(self, row: np.intp, axis: int) -> NDArray[np.float64]:
+        grid = self._grid
+        n, skip = int(grid.stop[row, axis] - grid.start[row, axis]), int(grid.skip[row, axis])
+        lines: Any = self._window.lines
+        own: NDArray[np.float64] = lines[axis][skip : skip + n]
+        return own
+
+    def _add_line(self, line: NDArray[np.float64], row: np.intp, axis: int, start: int) -> None:
+        first, last = int(self._grid.start[row, axis]) - start, int(self._grid.stop[row, axis]) - start
+        own = self._weights(row, axis)[max(0, -first) : len(line) - first]
+        line[max(0, first) : last] += own
+
+    def _place(self, rows: NDArray[np.intp], sums: NDArray[np.float64], start: int) -> None:
+        for row in rows.tolist():
+            (in_map, *rest), in_patch = self._grid.parts(row, start, start + len(sums))
+            in_band = slice(in_map.start - start, in_map.stop - start)
+            sums[in_band, *rest] += self._window.weights[in_patch]
+
+
+def _upright(factors: NDArray[np.float64], n_axes: int) -> NDArray[np.float64]:
+    """Return one factor for each row of an array that has so many more axes."""
+    return factors.reshape(-1, *(1 for _ in range(n_axes)))
+
+
+def _repeated(values: NDArray[Any], n_channels: int) -> NDArray[Any]:
+    """Return numbers with one for each channel, which lie one after the other."""
+    return values if n_channels == 1 else np.repeat(values, n_channels, axis=-1)

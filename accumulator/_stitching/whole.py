@@ -1,0 +1,116 @@
+"""Bands of a map whose patches are all at hand: cores share bands, and no band waits for a later patch."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+import numpy as np
+
+from accumulator._stitching.bands import Bands
+from accumulator._stitching.blend import blend_share
+from accumulator._stitching.numbers import wider
+from accumulator._stitching.parts import ALONE_NBYTES, share_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from accumulator._stitching.numbers import MapSpec
+    from accumulator._stitching.parts import Share
+
+_BAND_NBYTES: Final = 16 * 2**20  # which is in the cache when the band is finished
+_LEAST_NBYTES: Final = 2**20
+_PER_THREAD: Final = 4  # bands, so that all threads end at about the same time
+
+
+class WholeBands(Bands):
+    """Bands that are blended from all of their patches at once.
+
+    That the patches stay at hand saves the look for values too large to be added up: where a sum gets
+    infinite, its band is made anew.
+    """
+
+    def blend_all(self, heads: Sequence[NDArray[Any]], patches: NDArray[np.intp]) -> Iterator[int]:
+        """Blend all patches, and yield the bands as they are ready to be finished, in order.
+
+        Parameters
+        ----------
+        heads : sequence of (n, *patch_shape) arrays
+            Contiguous, in native byte order.
+        patches : (N,) int array
+            Where in them each row's patch is.
+
+        Raises
+        ------
+        MemoryLimitError
+            There is no memory for as many bands as there are threads, or `is_torn`, for one of a wider dtype.
+        """
+        heads = [
+            head.reshape(len(head), *self._grid.patch, spec.n_channels)
+            for head, spec in zip(heads, self._specs, strict=True)
+        ]
+        numbers = self._touched()
+        step = self._workers.n if sum(head[:1].nbytes for head in heads) >= ALONE_NBYTES else 1
+        for first in range(0, len(numbers), step):
+            some = numbers[first : first + step]
+            self._open_all(some)
+            self.is_torn = True
+            self._workers.run([partial(self._blend, number, heads, patches) for number in some])
+            self.is_torn = False
+            yield from some
+
+    def are_over(self, number: int) -> NDArray[np.bool_]:
+        """Return which rows end with a band or before."""
+        are: NDArray[np.bool_] = self._grid.stop[:, 0] <= self._extent(number)[1]
+        return are
+
+    def _rows_between(self, start: int, stop: int) -> NDArray[np.intp]:
+        return self._near(start, stop)  # which are all there
+
+    def _touched(self) -> list[int]:
+        """Return the bands that any row lies in."""
+        first, last = self._tops // self.height, (self._grid.stop[self._order, 0] - 1) // self.height
+        edges = np.zeros(-(-self._grid.shape[0] // self.height) + 1, dtype=np.intp)
+        np.add.at(edges, first, 1)
+        np.add.at(edges, last + 1, -1)
+        numbers: list[int] = np.flatnonzero(np.cumsum(edges)).tolist()
+        return numbers
+
+    def _blend(self, number: int, heads: Sequence[NDArray[Any]], patches: NDArray[np.intp]) -> None:
+        """Blend all patches of a band, and finish it."""
+        start, stop = self._extent(number)
+        rows = np.sort(self._rows_between(start, stop))
+        share = share_of(self._grid, rows, start, stop, self.height, sum(head[:1].nbytes for head in heads))
+        if share is not None:
+            share.patches = patches[rows[share.patches]].tolist()
+        try:
+            with np.errstate(over="raise"):
+                self._make_values(number, share, heads, self._specs)
+        except FloatingPointError:
+            specs = [attrs.evolve(spec, sum_dtype=wider(spec.sum_dtype)) for spec in self._specs]
+            self._open[number].sums = [self._fresh(spec) for spec in specs]
+            self._make_values(number, share, heads, specs)
+
+    def _make_values(
+        self, number: int, share: Share | None, heads: Sequence[NDArray[Any]], specs: Sequence[MapSpec]
+    ) -> None:
+        band, (start, stop) = self._open[number], self._extent(number)
+        if share is not None:
+            layers = self._layers(heads, {number: band}, specs)
+            unchecked = [layer._replace(is_checked=False) for layer in layers]
+            blend_share(self._window.blend, unchecked, attrs.evolve(share, done=0), set(), _nothing_later)
+        for finish in self._strips(band, start, stop):
+            finish()
+
+    @property
+    def _most_nbytes(self) -> int:
+        fair = self._grid.shape[0] * self._row_nbytes // (_PER_THREAD * self._workers.n)
+        return min(max(fair, _LEAST_NBYTES), _BAND_NBYTES)
+
+
+def _nothing_later(_share: Share, _part: int, _n_channels: int) -> bool:
+    """Say that no later row has come before: rows are blended in their order."""
+    return True

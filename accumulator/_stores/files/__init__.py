@@ -1,0 +1,1 @@
+"""Every change of the file system, and who may make it."""

@@ -1,0 +1,115 @@
+"""A temporary folder that lives exactly as long as what lies in it is in use."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing.util
+import os
+import shutil
+import tempfile
+import threading
+import weakref
+from pathlib import Path
+from typing import Final
+
+from accumulator._stores.files.errors import storage_error
+
+_PREFIX: Final = "full_batch_"
+_ATTEMPTS: Final = 10
+_LOCK: Final = threading.RLock()  # a folder's last user may go in any thread
+_MADE: Final[dict[Path, tuple[int, int]]] = {}  # parents this process made: device and inode of each
+
+
+class TemporaryFolder:
+    """A unique folder of mode 0700 inside ``save_path``, removed by `remove` or with its last user.
+
+    Removal also happens when the interpreter or a multiprocessing worker ends, but never in a forked
+    child of the process that made it. Parents that had to be made go too, once they are empty.
+
+    Attributes
+    ----------
+    path : Path
+        The folder, absolute.
+
+    Raises
+    ------
+    StorageError
+        The folder cannot be made; nothing is left.
+    """
+
+    def __init__(self, save_path: str) -> None:
+        parent = Path(save_path).absolute()
+        try:
+            self.path = _make(parent)
+        except OSError as cause:
+            remove_empty(parent)
+            raise storage_error(cause, f"no folder can be made in {save_path!r}") from cause
+        self._owner = os.getpid()
+        self._finalizer = weakref.finalize(self, _remove, self.path, self._owner)
+        # A multiprocessing worker ends without running what is registered with atexit.
+        multiprocessing.util.Finalize(self, self._finalizer, exitpriority=0)
+
+    def remove(self) -> None:
+        """Remove the folder and all that is in it; a second call does nothing.
+
+        Raises
+        ------
+        StorageError
+            The operating system refused; it is tried again at exit.
+        """
+        if self._finalizer.alive:
+            try:
+                _remove(self.path, self._owner)
+            except OSError as cause:
+                raise storage_error(cause, f"the folder {self.path} cannot be removed") from cause
+            self._finalizer.detach()
+
+    def keep(self) -> None:
+        """Leave the folder to the caller from now on."""
+        self._finalizer.detach()
+
+
+def make_parents(folder: Path) -> None:
+    """Make a folder and those above it, remembering which, for `remove_empty`."""
+    for missing in reversed([p for p in (folder, *folder.parents) if not p.exists()]):
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            missing.mkdir()
+            _MADE[missing] = _identity(missing)
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove a folder and those above it as far as this process made them and nobody uses them."""
+    with _LOCK:
+        for made in (folder, *folder.parents):
+            if made not in _MADE:
+                return
+            try:
+                if _identity(made) == _MADE[made]:
+                    made.rmdir()
+            except FileNotFoundError:
+                pass
+            except OSError:
+                return  # in use
+            _MADE.pop(made, None)
+
+
+def _make(parent: Path) -> Path:
+    """Make a unique folder, even while other processes remove the parents they just emptied."""
+    for _ in range(_ATTEMPTS):
+        with contextlib.suppress(FileNotFoundError), _LOCK:
+            make_parents(parent)
+            return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+    return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+
+
+def _remove(path: Path, owner: int) -> None:
+    if os.getpid() == owner:
+        while path.exists():
+            with contextlib.suppress(FileNotFoundError):  # somebody else removes it too
+                shutil.rmtree(path)
+        remove_empty(path.parent)
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino

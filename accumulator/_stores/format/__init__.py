@@ -1,0 +1,1 @@
+"""What writers and readers of a store agree on."""

@@ -1,0 +1,159 @@
+"""Chunk files without compression: the rows of a chunk, one after the other.
+
+A whole chunk is written in one go past the page cache, which would cost the processor more than the
+disk costs. Rows that come alone are written to their place, and what lies between them stays a hole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from accumulator._stores.files import system
+from accumulator._stores.memory.pages import padded
+from accumulator._stores.memory.row_numbers import spans
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+BLOCK_NBYTES: Final = 4096  # what file systems allocate at once: a gap below it saves nothing
+
+
+class ChunkFiles:
+    """The files of one head's chunks.
+
+    Parameters
+    ----------
+    path_of : callable
+        From a chunk's number to its file.
+    chunk_shape : tuple of int
+        Of a whole chunk: ``(rows, *patch_shape)``.
+    dtype : dtype
+        As it is in the files.
+    fill_value : scalar
+        What rows hold that are not written.
+    unsynced : Unsynced, optional
+        Takes note of what has to be synced.
+    """
+
+    def __init__(
+        self,
+        path_of: Callable[[int], Path],
+        chunk_shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        fill_value: Any = 0,
+        unsynced: system.Unsynced | None = None,
+    ) -> None:
+        self.path_of, self._unsynced = path_of, unsynced
+        self._patch_shape, self._dtype = chunk_shape[1:], dtype
+        self._row_nbytes = dtype.itemsize * int(np.prod(chunk_shape[1:], dtype=np.int64))
+        self.file_nbytes = chunk_shape[0] * self._row_nbytes
+        self._fill = np.asarray(fill_value, dtype)
+        self._fill_is_hole = not any(self._fill.tobytes())
+        self._is_direct = bool(system.DIRECT)
+
+    def write(
+        self,
+        chunk: int,
+        rows: NDArray[Any],
+        filled: NDArray[np.bool_],
+        memory: memoryview | None,
+        *,
+        is_there: bool,
+    ) -> None:
+        """Write those rows of a chunk that are filled; others stay as they are.
+
+        Parameters
+        ----------
+        chunk : int
+            Its number.
+        rows : (n, *patch_shape) array
+            All its rows. Those not filled may hold anything, and are changed.
+        filled : (n,) bool array
+            Which of them are to be written.
+        memory : memoryview, optional
+            The same bytes in whole, aligned pages.
+        is_there : bool
+            Whether the chunk has a file already.
+
+        Raises
+        ------
+        OSError
+            The operating system refused. A new file is removed.
+        """
+        path = self.path_of(chunk)
+        if self._unsynced is not None:
+            self._unsynced.add(path, is_new=not is_there)
+        if is_there:
+            with system.opened(path, system.CHANGE) as file:
+                self._write_spans(file, rows, filled, is_there=True)
+            return
+        if not self._fill_is_hole:
+            rows[~filled] = self._fill
+            filled = np.ones_like(filled)
+        try:
+            if filled.all():
+                self._write_whole(path, rows, memory)
+            else:
+                with system.opened(path, system.NEW) as file:
+                    self._write_spans(file, rows, filled, is_there=False)
+                    system.set_size(file, self.file_nbytes)  # zarr wants whole chunks
+        except BaseException:
+            with contextlib.suppress(OSError):
+                system.remove(path)
+                if self._unsynced is not None:
+                    self._unsynced.forget(path)
+            raise
+
+    def read(self, chunk: int, start: int, stop: int) -> NDArray[Any]:
+        """Read rows that follow each other from a chunk that has a file. Not by mmap: see decision 003."""
+        with system.opened(self.path_of(chunk), system.READ) as file:
+            return self._read(file, start, stop)
+
+    def _write_whole(self, path: Path, rows: NDArray[Any], memory: memoryview | None) -> None:
+        if memory is not None and self._is_direct:
+            try:
+                self._write_direct(path, memory[: padded(rows.nbytes)], rows.nbytes)
+            except OSError as refusal:
+                if refusal.errno != errno.EINVAL:
+                    raise
+                self._is_direct = False  # this file system has no such thing
+            else:
+                return
+        with system.opened(path, system.NEW) as file:
+            system.write_at(file, _bytes(rows), 0)
+            system.set_size(file, self.file_nbytes)
+
+    def _write_direct(self, path: Path, memory: memoryview, nbytes: int) -> None:
+        with system.opened(path, system.NEW | system.DIRECT) as file:
+            system.write_at(file, memory, 0)
+            if len(memory) != nbytes:  # what follows the rows in memory is something else
+                system.set_size(file, nbytes)
+            if nbytes != self.file_nbytes:
+                system.set_size(file, self.file_nbytes)
+
+    def _write_spans(
+        self, file: int, rows: NDArray[Any], filled: NDArray[np.bool_], *, is_there: bool
+    ) -> None:
+        """Write filled rows, those close to each other in one piece with what lies between them."""
+        gap = BLOCK_NBYTES // self._row_nbytes
+        for start, stop in spans(np.flatnonzero(filled), gap):
+            between = np.flatnonzero(~filled[start:stop])
+            if len(between):
+                rows[start + between] = self._read(file, start, stop)[between] if is_there else self._fill
+            system.write_at(file, _bytes(rows[start:stop]), start * self._row_nbytes)
+
+    def _read(self, file: int, start: int, stop: int) -> NDArray[Any]:
+        values = np.empty((stop - start, *self._patch_shape), self._dtype)
+        system.read_at(file, _bytes(values), start * self._row_nbytes)
+        return values
+
+
+def _bytes(rows: NDArray[Any]) -> memoryview:
+    return rows.reshape(-1).view(np.uint8).data

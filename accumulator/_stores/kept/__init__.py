@@ -1,0 +1,1 @@
+"""A run that survives: claimed, recorded, recovered."""

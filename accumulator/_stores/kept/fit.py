@@ -1,0 +1,153 @@
+"""Whether a run fits the store of an earlier one: its options at once, its heads when the first ones come."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import numpy as np
+
+from accumulator._inputs.text import head_label
+from accumulator._inputs.validation import Heads, check_specs
+from accumulator._stores import stored_layout
+from accumulator.exceptions import HeadDtypeError, OptionError, ResumeError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from accumulator._inputs.options import StorageOptions
+    from accumulator._inputs.validation import HeadSpec
+
+
+def fit_options(
+    path: Path,
+    n_rows: int,
+    options: StorageOptions,
+    stored: Sequence[HeadSpec],
+    names: tuple[str, ...] | None,
+) -> list[HeadSpec]:
+    """Return the heads of a store as a run with these options takes them.
+
+    Parameters
+    ----------
+    path : Path
+        The store, to be named.
+    n_rows : int
+        N.
+    options : StorageOptions
+        What is given now.
+    stored, names
+        What the store has.
+
+    Raises
+    ------
+    ResumeError
+        They are not what it was made with; it says in what.
+    OptionError
+        Options that no store has.
+    """
+    try:
+        options.check_heads(len(stored), names)
+        given = [options.for_head(head, names, old.dtype) for head, old in enumerate(stored)]
+    except OptionError as cause:  # a head that the store does not have, or a value that its dtype has not
+        raise _refusal(path, [str(cause)], "what that run was given") from cause
+    differences, fitted = [], []
+    for head, (old, (storage, dtype)) in enumerate(zip(stored, given, strict=True)):
+        new = attrs.evolve(old, storage=storage, dtype=dtype or old.dtype)
+        for what, was, now in _differences(n_rows, old, new):
+            differences.append(f"{head_label(head, names)} has {what} {was}, not {now}")
+        fitted.append(attrs.evolve(old, is_converted=dtype is not None))
+    if differences:
+        raise _refusal(path, differences, "what that run was given")
+    return fitted
+
+
+def check_heads(path: Path, heads: Heads, stored: Sequence[HeadSpec], names: tuple[str, ...] | None) -> None:
+    """Refuse a first batch that the run which made the store would not have taken.
+
+    Raises
+    ------
+    ResumeError
+        It says what differs.
+    """
+    pushed: Sequence[NDArray[Any]] = heads.arrays
+    if set(heads.names or ()) != set(names or ()) or (heads.names is None) != (names is None):
+        differences = [f"its heads are {_listed(names)}, and {_listed(heads.names)} are pushed"]
+    elif len(pushed) != len(stored):
+        differences = [f"it has {len(stored)} heads, and {len(pushed)} are pushed"]
+    else:
+        if names is not None and heads.names is not None:
+            by_name = dict(zip(heads.names, pushed, strict=True))
+            pushed = [by_name[name] for name in names]
+        differences = []
+        for head, (array, spec) in enumerate(zip(pushed, stored, strict=True)):
+            label = head_label(head, names)
+            if array.shape[1:] != spec.patch_shape:
+                differences.append(f"{label} has patch shape {spec.patch_shape}, not {array.shape[1:]}")
+            elif not _holds(spec, array):
+                differences.append(
+                    f"{label} has dtype {spec.dtype}, which cannot hold {array.dtype} without loss"
+                )
+    if differences:
+        raise _refusal(path, differences, "push what that run pushed, with its dtype=")
+
+
+def _holds(spec: HeadSpec, array: NDArray[Any]) -> bool:
+    """Whether a push that is not the first would be taken: the same rule, and not another one like it."""
+    try:
+        check_specs(Heads((array,), None), (spec,), None)
+    except HeadDtypeError:
+        return False
+    return True
+
+
+def _differences(n_rows: int, old: HeadSpec, new: HeadSpec) -> Iterator[tuple[str, str, str]]:
+    """Yield what a head is stored with, how it is, and how the options have it."""
+    if old.dtype != new.dtype.newbyteorder("<"):
+        yield "dtype", str(old.dtype), str(new.dtype)
+        return  # the rest depends on it
+    was, now = (np.asarray(spec.storage.fill_value, old.dtype) for spec in (old, new))
+    if not _is_same(was, now):
+        yield "fill_value", str(was[()]), str(now[()])
+    made = stored_layout(n_rows, new).spec.storage  # as zarr understands them
+    if new.storage.is_chosen:
+        for what in ("chunks", "shards"):
+            of_store, given = getattr(old.storage, what), getattr(made, what)
+            if of_store != given:
+                yield what, _text(of_store), _text(given)
+    if made.compressors != old.storage.compressors:
+        yield "compressors", _codecs(old.storage.compressors), _codecs(made.compressors)
+
+
+def _is_same(was: NDArray[Any], now: NDArray[Any]) -> bool:
+    """Whether two values are the same, minus zero being another than zero, and every NaN like all others."""
+    if was.dtype.kind == "c":
+        return _is_same(was.real, now.real) and _is_same(was.imag, now.imag)
+    return was.tobytes() == now.tobytes() or bool(was != was and now != now)  # noqa: PLR0124  NaN
+
+
+def _refusal(path: Path, differences: Sequence[str], remedy: str) -> ResumeError:
+    return ResumeError(
+        f"{path} is the store of another run: {'; '.join(differences)}. Give another path, or {remedy}"
+    )
+
+
+def _listed(names: tuple[str, ...] | None) -> str:
+    return "without names" if names is None else ", ".join(map(repr, names))
+
+
+def _codecs(codecs: Sequence[Any] | None) -> str:
+    """Return codecs as text: ``zstd (level 3, checksum False)``."""
+    texts = []
+    for codec in codecs or ():
+        plain = codec.to_dict()
+        settings = ", ".join(f"{key} {value}" for key, value in plain.get("configuration", {}).items())
+        texts.append(f"{plain['name']} ({settings})" if settings else str(plain["name"]))
+    return " and ".join(texts) or "none"
+
+
+def _text(shape: tuple[int, ...] | None) -> str:
+    return "none" if shape is None else str(shape)

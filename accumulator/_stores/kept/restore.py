@@ -1,0 +1,141 @@
+"""A kept run's files after whatever ended it: right rows are taken over, of others no trace is left."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from accumulator._stores.files import system
+from accumulator._stores.format.checksums import row_checksums
+from accumulator._stores.format.chunk_files import ChunkFiles
+from accumulator._stores.format.names import OUTPUTS, REDO, SCRATCH
+from accumulator._stores.format.record import RECORD_ROWS
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from accumulator._stores.reading.check import Findings, RowChecker, Unit
+    from accumulator._stores.writing.zarr_rows import ZarrRows
+
+
+def restore(
+    checker: RowChecker, rows: ZarrRows, recorded: NDArray[np.bool_], unsynced: system.Unsynced
+) -> NDArray[np.bool_]:
+    """Check every recorded row; blank those that are damaged, and whatever else a crash has left.
+
+    Parameters
+    ----------
+    checker : RowChecker
+        Of the store as it was found.
+    rows : ZarrRows
+        The same store, opened to go on; it gets the checksums.
+    recorded : (N,) bool array
+        Which rows are recorded; those that are lost are taken out of it.
+    unsynced : Unsynced
+        What the changes are synced by before this returns.
+
+    Returns
+    -------
+    (heads, N) bool array
+        Where rows are lost.
+    """
+    root, saved, lock = checker.saved.store.root, checker.saved, threading.Lock()
+    suspects: list[Unit] = []
+
+    def note(unit: Unit, findings: Findings) -> None:
+        if findings.values is None or findings.damaged.any() or findings.dirty.any():
+            with lock:
+                suspects.append(unit)
+
+    for part in ("", OUTPUTS, *RECORD_ROWS):
+        remove_partial(root / part)
+    for head in rows.heads:
+        _tidy(root / head.array.path, head.chunk_rows, recorded)
+    checker.look_at_all(note)
+    lost = np.zeros((len(rows.heads), len(recorded)), dtype=bool)
+    for unit in suspects:
+        lost[unit.head, unit.rows] = _mend(unit, checker, rows, unsynced)
+    recorded &= ~lost.any(axis=0)
+    for number, (head, checksums) in enumerate(zip(rows.heads, rows.checksums, strict=True)):
+        checksums[recorded] = saved.checksums[recorded, number]
+        if head.row_nbytes:
+            for chunk in np.unique(np.flatnonzero(recorded) // head.chunk_rows).tolist():
+                first = chunk * head.chunk_rows
+                head.restore(chunk, recorded[first : first + head.chunk_rows])
+    _blank(rows, np.flatnonzero(saved.written & ~recorded))
+    unsynced.sync()
+    for head in rows.heads:
+        shutil.rmtree(Path(root, head.array.path, REDO), ignore_errors=True)
+    return lost
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove files that a crash kept from becoming whole."""
+    for path in list(folder.iterdir()):
+        if system.is_partial(path.name):
+            system.remove(path)
+
+
+def _tidy(folder: Path, unit_rows: int, recorded: NDArray[np.bool_]) -> None:
+    """Remove files of rows that are not recorded, and those that never became whole."""
+    shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+    remove_partial(folder)
+    known = set(np.unique(np.flatnonzero(recorded) // unit_rows).tolist())
+    for path in list(folder.iterdir()):
+        parts = path.name.split(".")
+        is_chunk = parts[0] == "c" and len(parts) > 1 and parts[1].isdecimal()
+        if is_chunk and int(parts[1]) not in known:
+            system.remove(path)
+
+
+def _mend(unit: Unit, checker: RowChecker, rows: ZarrRows, unsynced: system.Unsynced) -> NDArray[np.bool_]:
+    """Take damaged rows from those that wait to be redone, blank the unrecorded; return the lost."""
+    saved, redo, head = checker.saved, rows.redo[unit.head], rows.heads[unit.head]
+    files = redo.inner if isinstance(redo.inner, ChunkFiles) else None
+    path = None if files is None else files.path_of(unit.number)
+    if files is not None and path is not None and path.exists():
+        with system.opened(path, system.CHANGE) as file:  # one that was cut has lost its end alone
+            system.set_size(file, files.file_nbytes)
+        unsynced.add(path, is_new=False)
+    values, damaged, dirty = checker.look(unit)
+    if values is None and files is None:
+        # zarr would read it before it writes what is left of a last unit
+        inner = head.array.shards or head.array.chunks
+        grid = [range(-(-n // size)) for n, size in zip(head.array.shape[1:], inner[1:], strict=True)]
+        for piece in itertools.product(*grid):
+            key = head.array.metadata.encode_chunk_key((unit.number, *piece))
+            system.remove(saved.store.root / head.array.path / key)
+    fill = np.asarray(head.array.fill_value, head.dtype)
+    shape = (len(damaged), *head.array.shape[1:])
+    values = np.full(shape, fill) if values is None else np.array(values, dtype=head.dtype)
+    changed = damaged | dirty
+    values[changed] = fill
+    if damaged.any() and (waiting := redo.restore(unit.number, len(damaged))) is not None:
+        right = damaged & (row_checksums(waiting) == saved.checksums[unit.rows, unit.head])
+        values[right] = waiting[right]
+        damaged &= ~right
+    if files is None:
+        head.array[unit.rows] = values
+    elif path is not None:
+        files.write(unit.number, values, changed, None, is_there=path.exists())
+    return damaged
+
+
+def _blank(rows: ZarrRows, lost: NDArray[np.intp]) -> None:
+    """Put the fill value in rows that are lost in one head: they are none in the others, too."""
+    if len(lost) == 0:
+        return
+    row_nbytes = sum(head.row_nbytes for head in rows.heads)
+    step = max(1, rows.part_nbytes // max(1, row_nbytes))
+    blanks = [np.full((1, *head.array.shape[1:]), head.array.fill_value, head.dtype) for head in rows.heads]
+    for start in range(0, len(lost), step):
+        some = lost[start : start + step]
+        rows.make_room(len(some) * row_nbytes)
+        rows.put(some, [np.broadcast_to(blank, (len(some), *blank.shape[1:])) for blank in blanks])
+        rows.commit()
+    rows.flush()

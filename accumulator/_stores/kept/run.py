@@ -1,0 +1,393 @@
+"""A run whose store is kept: claimed, resumed after a crash, and recorded in an order that no crash breaks.
+
+What was pushed is on disk first, then the checksums, then ``written``; each step is synced before the next.
+A row that the record has is therefore whole, and nothing else is believed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import shutil
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+import numpy as np
+import zarr
+
+from accumulator._inputs.text import head_label
+from accumulator._stores.files import system
+from accumulator._stores.files.claim import ClaimedFolder
+from accumulator._stores.files.errors import storage_error
+from accumulator._stores.format.arrays import layout_of
+from accumulator._stores.format.checksums import row_checksums, spoil
+from accumulator._stores.format.mark import (
+    COMPLETE,
+    CREATING,
+    MARK,
+    RUNNING,
+    Mark,
+    hash_locations,
+    hash_written,
+    read_mark,
+    set_mark,
+)
+from accumulator._stores.format.names import OUTPUTS
+from accumulator._stores.format.record import RECORD_ROWS, create_parts, name_heads, open_record
+from accumulator._stores.format.store import FolderStore
+from accumulator._stores.kept.restore import remove_partial, restore
+from accumulator._stores.reading.check import RowChecker
+from accumulator._stores.reading.look import open_result
+from accumulator._stores.reading.saved import check_tree
+from accumulator._stores.writing.zarr_rows import ZarrRows
+from accumulator.exceptions import ResultExistsError, ResumeError, StorageError, StorageWarning
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from accumulator._inputs.validation import HeadSpec
+    from accumulator._stores.reading.saved import SavedResult
+
+    Fit = Callable[[Sequence[HeadSpec], tuple[str, ...] | None], Sequence[HeadSpec]]
+
+_log: Final = logging.getLogger("accumulator")
+_PARTS: Final = (OUTPUTS, *RECORD_ROWS)
+
+
+class KeptRun:
+    """The store of one run, locked until `release`.
+
+    Parameters
+    ----------
+    path : str
+        The store's folder, there or not yet.
+    mode : {"w-", "a"}
+        "w-" never touches what is there; "a" resumes it.
+    locs : (N, K) array
+        The canonical locations.
+    resume_token : str, optional
+        What else has to be the same.
+
+    Attributes
+    ----------
+    is_resumed : bool
+        Whether an earlier run's rows are there.
+    recorded : (N,) bool array
+        Which rows are on disk for good.
+
+    Raises
+    ------
+    ResultExistsError
+        Something is there, which the mode or its content forbids to touch.
+    ResultFormatError
+        What is there is damaged beyond its rows, or no store.
+    ResumeError
+        It is the store of another run.
+    LockedError
+        Somebody writes it.
+    StorageError
+        The disk refused.
+    """
+
+    def __init__(self, path: str, mode: str, locs: NDArray[Any], resume_token: str | None) -> None:
+        self.root, self._locs = Path(path), locs
+        self._mark = Mark(CREATING, None, 0, len(locs), hash_locations(locs), resume_token)
+        self.recorded = np.zeros(len(locs), dtype=bool)
+        self.is_resumed = False
+        self._unsynced = system.Unsynced()
+        self._is_marked = True  # whether the disk certainly says what the mark does
+        self._broken: tuple[str, NDArray[np.intp]] | None = None
+        self._folder = ClaimedFolder(self.root, mode)
+        try:
+            self._look(mode)
+        except BaseException:
+            self.release()
+            raise
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the store says that the run is complete."""
+        return self._is_marked and self._mark.state == COMPLETE
+
+    def create(
+        self, specs: Sequence[HeadSpec], names: Sequence[str] | None, buffer_nbytes: int
+    ) -> tuple[ZarrRows, FolderStore]:
+        """Make the group and its arrays; after a failure the folder is empty again.
+
+        Raises
+        ------
+        StorageError
+            The disk refused.
+        HeadDtypeError, OptionError
+            zarr refused the heads or their options.
+        """
+        store, rows = FolderStore(self.root, unsynced=self._unsynced), None
+        fresh = attrs.evolve(self._mark, names=None if names is None else list(names), n_heads=len(specs))
+        try:
+            self._empty()  # a first push may have failed after this
+            zarr.create_group(store, zarr_format=3, attributes={MARK: fresh.to_json()})
+            self._unsynced.sync()  # what comes next is known to be ours by this mark
+            rows = ZarrRows(
+                store, len(self._locs), specs, buffer_nbytes, recorded=self.recorded, has_checksums=True
+            )
+            name_heads(store, names, len(specs))
+            create_parts(store, self._locs, len(specs))
+            self._unsynced.sync()
+            self._mark = set_mark(store, attrs.evolve(fresh, state=RUNNING))
+            self._unsynced.sync()
+        except BaseException as cause:
+            if rows is not None:
+                rows.close()
+            self.abandon()
+            if isinstance(cause, OSError):
+                raise storage_error(cause, f"no store can be made in {self.root}") from cause
+            raise
+        return rows, store
+
+    def resume(
+        self, buffer_nbytes: int, most_nbytes: int, fit: Fit
+    ) -> tuple[ZarrRows, FolderStore, tuple[str, ...] | None]:
+        """Open what an earlier run has recorded, and check every byte of it.
+
+        Damaged rows are missing from then on, with a StorageWarning. Whatever the record does not have is
+        removed. ``fit`` is given the stored heads before anything is changed, and returns them or refuses.
+        """
+        saved = open_result(self.root, is_partial=True, most_nbytes=most_nbytes)
+        check_tree(self.root, is_written=True)
+        names = None if saved.names is None else tuple(saved.names)
+        specs = fit([layout_of(array).spec for array in saved.arrays], names)
+        self._mark, self.recorded = saved.mark, saved.written.copy()
+        checker, store = RowChecker(saved), FolderStore(self.root, unsynced=self._unsynced)
+        rows = ZarrRows(
+            store,
+            len(self._locs),
+            specs,
+            buffer_nbytes,
+            recorded=self.recorded,
+            is_there=True,
+            has_checksums=True,
+        )
+        try:
+            self._tell_lost(saved, rows, restore(checker, rows, self.recorded, self._unsynced))
+        except MemoryError as cause:
+            rows.close()
+            no_memory = OSError(errno.ENOMEM, "there is not enough memory for its chunks")
+            raise storage_error(no_memory, f"{self.root} cannot be resumed") from cause
+        except OSError as cause:
+            rows.close()
+            raise storage_error(cause, f"{self.root} cannot be resumed") from cause
+        except BaseException:
+            rows.close()
+            raise
+        n_recorded = int(np.count_nonzero(self.recorded))
+        n_damaged = int(np.count_nonzero(saved.written)) - n_recorded
+        _log.info(
+            "resumed %s: %d of %d rows recorded, %d damaged and missing again",
+            self.root,
+            n_recorded,
+            len(self.recorded),
+            n_damaged,
+        )
+        return rows, store, names
+
+    def abandon(self) -> None:
+        """Make the folder empty again: nothing of the first push was taken."""
+        with contextlib.suppress(OSError):
+            self._empty()
+        self._unsynced.clear()
+        self._mark = attrs.evolve(self._mark, state=CREATING)
+
+    def begin(self) -> None:
+        """Let a complete store be a running one again, before its rows change.
+
+        Raises
+        ------
+        StorageError
+            The disk refused, or the store is not where it was.
+        """
+        self._refuse_if_broken()
+        if self._mark.state == COMPLETE or not self._is_marked:
+            self._set_state(RUNNING)
+
+    def checkpoint(self, rows: ZarrRows, written: NDArray[np.bool_]) -> None:
+        """Return when all written rows, which are in their files, are on the disk and recorded.
+
+        Raises
+        ------
+        StorageError
+            The disk refused; the next call tries again. Or the disk has lost rows that it had taken, or the
+            store is not where it was: then no call will succeed.
+        """
+        self._refuse_if_broken()
+        what = f"rows cannot be recorded in {self.root}"
+        try:
+            self._checkpoint(rows, written)
+        except StorageError:
+            raise
+        except OSError as cause:
+            raise storage_error(cause, what) from cause
+        except Exception as cause:  # zarr's, for what somebody else has removed or put there
+            raise StorageError(errno.EIO, f"{what} ({type(cause).__name__}: {cause})") from cause
+
+    def complete(self) -> None:
+        """Say that the run is complete, after the last checkpoint.
+
+        Raises
+        ------
+        StorageError
+            The disk refused.
+        """
+        self._set_state(COMPLETE, hash_written(self.recorded))
+
+    def release(self) -> None:
+        """Let others write the store; a folder that nothing was put into is removed."""
+        self._folder.release(is_unused=self._mark.state == CREATING and not self.is_resumed)
+
+    def _set_state(self, state: str, written: str = "") -> None:
+        self._is_marked = False  # a sync that fails comes after the change
+        try:
+            store = FolderStore(self.root, unsynced=self._unsynced)
+            self._mark = set_mark(store, attrs.evolve(self._mark, state=state, written=written))
+            self._unsynced.sync()
+        except OSError as cause:
+            raise storage_error(cause, f"{self.root} cannot be marked as {state}") from cause
+        self._is_marked = True
+
+    def _refuse_if_broken(self) -> None:
+        if self._broken is not None:
+            what, rows = self._broken
+            raise StorageError(errno.EIO, what, str(self.root), rows=rows)
+        if not self._folder.is_current():
+            raise StorageError(
+                errno.ENOENT,
+                "the store was removed, moved or replaced while it was written: close(), and resume it where "
+                "it is now",
+                str(self.root),
+            )
+
+    def _look(self, mode: str) -> None:
+        """Find out whose store it is, now that nobody else can change it."""
+        found = [path for path in self._folder.content() if not system.is_partial(path.name)]
+        if not any(path.name == "zarr.json" for path in found):
+            if found:
+                raise ResultExistsError(
+                    errno.EEXIST, "the folder holds other things: give another path", str(self.root)
+                )
+            return
+        if mode == "w-":
+            raise ResultExistsError(errno.EEXIST, "another run has just made it", str(self.root))
+        mark = read_mark(self.root)
+        if mark.state == CREATING:
+            check_tree(self.root)
+            try:
+                self._empty()
+            except OSError as cause:
+                raise storage_error(cause, f"{self.root} cannot be made anew") from cause
+            return
+        self._refuse_another(mark)
+        self.is_resumed = True
+
+    def _refuse_another(self, mark: Mark) -> None:
+        """Refuse the store of another run."""
+        wanted, differences = self._mark, []
+        if mark.n_rows != wanted.n_rows:
+            differences.append(f"it has {mark.n_rows} locations, and {wanted.n_rows} are given")
+        elif mark.locations != wanted.locations:
+            differences.append("its locations are others, or in another order")
+        if mark.resume_token != wanted.resume_token:
+            differences.append(
+                f"its resume_token is {mark.resume_token!r}, and {wanted.resume_token!r} is given"
+            )
+        if differences:
+            raise ResumeError(
+                f"{self.root} is the store of another run: {'; '.join(differences)}. Give another path, or "
+                "what that run was given"
+            )
+
+    def _empty(self) -> None:
+        """Remove a group that holds no rows."""
+        if (self.root / "zarr.json").exists() and read_mark(self.root).state != CREATING:
+            self._set_state(CREATING)  # else what is left by a crash in here would look damaged
+        for part in _PARTS:
+            if (self.root / part).exists():
+                shutil.rmtree(self.root / part)
+        system.remove(self.root / "zarr.json")
+        remove_partial(self.root)
+
+    def _checkpoint(self, rows: ZarrRows, written: NDArray[np.bool_]) -> None:
+        new = written & ~self.recorded
+        again = [redo.rows_waiting() for redo in rows.redo]
+        self._unsynced.sync()
+        self._compare_doubtful(rows, written)
+        changed = np.concatenate([np.flatnonzero(new), *again])
+        if len(changed) == 0:
+            return
+        self._write_record("checksums", rows.checksums, changed, self.recorded | new)
+        self._write_record("written", [written], np.flatnonzero(new))
+        self.recorded |= new
+        for redo in rows.redo:
+            redo.apply()
+
+    def _compare_doubtful(self, rows: ZarrRows, written: NDArray[np.bool_]) -> None:
+        """Find out whether files whose sync failed once still have their rows, now that one succeeded."""
+        for path in sorted(self._unsynced.doubtful):
+            for number, head in enumerate(rows.heads):
+                if not path.is_relative_to(self.root / head.array.path):
+                    continue
+                first = int(path.name.removeprefix("c.").split(".")[0]) * head.chunk_rows
+                part = np.flatnonzero(written[first : first + head.chunk_rows]) + first
+                lost = part[row_checksums(rows.get(part)[number]) != rows.checksums[number][part]]
+                if len(lost):
+                    what = (
+                        f"after it failed once, the disk has lost {len(lost)} rows of head {number}, the "
+                        f"first being row {lost[0]}: close() and resume the run, which then misses all rows "
+                        "since the last checkpoint"
+                    )
+                    self._broken = what, lost
+                    self._refuse_if_broken()
+            self._unsynced.doubtful.discard(path)
+
+    def _write_record(
+        self,
+        name: str,
+        columns: Sequence[NDArray[Any]],
+        rows: NDArray[np.intp],
+        known: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Write those chunks of a record's array that rows lie in, each in one step; then sync.
+
+        Checksums of rows that are not known are those of no row: see `spoil`.
+        """
+        array = open_record(FolderStore(self.root, unsynced=self._unsynced))[name]
+        step = RECORD_ROWS[name]
+        for chunk in np.unique(rows // step).tolist():
+            part = slice(chunk * step, (chunk + 1) * step)
+            values = np.stack([column[part] for column in columns], axis=1)
+            if known is not None:
+                spoil(values, known[part])
+            array[part] = values if array.ndim == 2 else values[:, 0]
+        self._unsynced.sync()
+
+    def _tell_lost(self, saved: SavedResult, rows: ZarrRows, lost: NDArray[np.bool_]) -> None:
+        """Record and warn that rows are missing again, ``(heads, N)``."""
+        gone = np.flatnonzero(saved.written & ~self.recorded)
+        if len(gone) == 0:
+            return
+        self.begin()
+        self._write_record("written", [self.recorded], gone)
+        self._write_record("checksums", rows.checksums, gone, self.recorded)
+        heads = [
+            head_label(number, None if saved.names is None else tuple(saved.names))
+            for number in np.flatnonzero(lost.any(axis=1)).tolist()
+        ]
+        warnings.warn(
+            f"{len(gone)} rows of {self.root} were damaged and are missing again, the first being row "
+            f"{gone[0]}, in {', '.join(heads)}: missing_locs has them",
+            StorageWarning,
+            stacklevel=8,
+        )

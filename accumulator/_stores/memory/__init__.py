@@ -1,0 +1,1 @@
+"""Rows in memory: their numbers, their pages, the copy that they get. No disk."""

@@ -1,0 +1,116 @@
+"""Rows in RAM: one array a head, made at once; the kernel gives it pages as rows are written."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from accumulator._stores.memory.copying import Copier, Piece
+from accumulator._stores.memory.pages import PAGE_NBYTES, Pages
+from accumulator._stores.memory.row_numbers import count
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from accumulator._inputs.validation import HeadSpec
+    from accumulator.typing import RowArray, Rows
+
+_ALIGNMENT: Final = 16  # what NumPy aligns to, and every dtype asks for
+
+
+class RamRows:
+    """All rows of all heads in NumPy arrays that hold the fill value.
+
+    Parameters
+    ----------
+    n_rows : int
+        N, the same for all heads.
+    specs : sequence of HeadSpec
+        The heads.
+    first : sequence of arrays
+        What will be put first. Memory is copied up to half as fast again where source and target lie alike
+        in their pages, and all batches of a model lie alike.
+
+    Raises
+    ------
+    MemoryError
+        The operating system refuses the memory.
+    """
+
+    part_nbytes = sys.maxsize  # put as many as there are
+
+    def __init__(self, n_rows: int, specs: Sequence[HeadSpec], first: Sequence[NDArray[Any]]) -> None:
+        # Each head's first byte in its pages.
+        self.starts = [head.ctypes.data % PAGE_NBYTES // _ALIGNMENT * _ALIGNMENT for head in first]
+        self.pages = [
+            Pages(start + n_rows * spec.row_nbytes, is_huge=True)
+            for start, spec in zip(self.starts, specs, strict=True)
+        ]
+        self.held = [
+            pages.array((n_rows, *spec.patch_shape), spec.dtype, start)
+            for pages, spec, start in zip(self.pages, specs, self.starts, strict=True)
+        ]
+        self._copier = Copier()
+        for array, spec in zip(self.held, specs, strict=True):
+            if any(np.asarray(spec.storage.fill_value, spec.dtype).tobytes()):  # minus zero is something, too
+                array[...] = spec.storage.fill_value
+
+    @property
+    def arrays(self) -> list[RowArray]:
+        """One array a head, ``(N, *patch_shape)``."""
+        return list(self.held)
+
+    @property
+    def is_looked_at(self) -> bool:
+        """Whether somebody else holds one of the arrays, or a view of it."""
+        unseen = [np.empty(0)]
+        counts = [sys.getrefcount(array) for array in (*unseen, *self.held)]
+        return max(counts) > counts[0]
+
+    def views(self, start: int, stop: int) -> list[NDArray[Any]]:
+        """Return rows of each head, to be written by whoever puts them next."""
+        return [array[start:stop] for array in self.held]
+
+    def make_room(self, nbytes: int) -> None:
+        """Do nothing: there is room for all rows."""
+
+    def put(self, rows: Rows, values: Sequence[NDArray[Any]]) -> None:
+        """Copy each head's values to their rows, unless they are those rows."""
+        n = slice(0, count(rows))
+        self._copier.copy(
+            [
+                Piece(array, rows, head, n)
+                for array, head in zip(self.held, values, strict=True)
+                if not _is_there(array, rows, head)
+            ]
+        )
+
+    def commit(self) -> None:
+        """Do nothing: what was put counts."""
+
+    def discard(self) -> None:
+        """Do nothing: whoever put rows that shall not count puts others over them."""
+
+    def get(self, rows: Rows) -> list[NDArray[Any]]:
+        """Return a copy of rows of each head."""
+        return [np.array(array[rows]) for array in self.held]
+
+    def flush(self) -> None:
+        """Do nothing: the arrays are always up to date."""
+
+    def close(self) -> None:
+        """End the threads that help to copy."""
+        self._copier.close()
+
+
+def _is_there(array: NDArray[Any], rows: Rows, values: NDArray[Any]) -> bool:
+    """Whether values are a view of just those rows: made where they belong, as maps are."""
+    if not isinstance(rows, slice) or values.base is None:
+        return False
+    at = array[rows]
+    place, own = at.__array_interface__, values.__array_interface__
+    return all(place[key] == own[key] for key in ("data", "shape", "strides", "typestr"))

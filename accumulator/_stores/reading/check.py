@@ -1,0 +1,256 @@
+"""Whether stored rows are those that were written: each is compared with its checksum."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+import zarr
+from zarr.storage import StorePath
+
+from accumulator._inputs.text import head_label
+from accumulator._stores.files.errors import SizeError, is_refusal, storage_error
+from accumulator._stores.format.arrays import chunk_path, layout_of
+from accumulator._stores.format.checksums import row_checksums
+from accumulator._stores.format.chunk_files import ChunkFiles
+from accumulator._stores.format.mark import stamp_of
+from accumulator._stores.format.names import OUTPUTS
+from accumulator._stores.memory.threads import run_all
+from accumulator._stores.reading.bounded import bounded, file_nbytes
+from accumulator.exceptions import DamagedError, StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from accumulator._stores.format.store import FolderStore
+    from accumulator._stores.reading.saved import SavedResult
+
+
+_MOST_METADATA: Final = 16 * 2**20
+
+
+class Unit(NamedTuple):
+    """Rows that are written at once: a chunk, or a shard, of one head."""
+
+    head: int
+    number: int
+    rows: slice
+
+
+class Findings(NamedTuple):
+    """What a unit's rows look like."""
+
+    values: NDArray[Any] | None  # None where they cannot be read
+    damaged: NDArray[np.bool_]  # recorded rows that are not what they were
+    dirty: NDArray[np.bool_]  # other rows that do not hold the fill value
+
+
+class RowChecker:
+    """Compares rows of a saved result with their checksums, a unit at a time; threads may share it.
+
+    Parameters
+    ----------
+    saved : SavedResult
+        What is checked.
+    """
+
+    def __init__(self, saved: SavedResult) -> None:
+        self.saved = saved
+        self.layouts = [layout_of(array) for array in saved.arrays]
+        self._is_complete = saved.mark.is_complete
+        self._right: set[tuple[int, int]] = set()
+        self._tasks: dict[tuple[int, int], asyncio.Future[Findings]] = {}
+        self._blanks = [_blank(array) for array in saved.arrays]
+        self._readers = [bounded(array) for array in saved.arrays]
+        saved.store.limit(max([_MOST_METADATA, *(file_nbytes(array) for array in saved.arrays)]))
+        self._keys = {f"{OUTPUTS}/{head}/c.": head for head in range(len(saved.arrays))}
+        self._files = [
+            ChunkFiles(partial(chunk_path, array), each.chunks, array.dtype.newbyteorder("<"))
+            if each.is_raw
+            else None
+            for array, each in zip(saved.arrays, self.layouts, strict=True)
+        ]
+
+    def units(self) -> Iterator[Unit]:
+        """Yield all units with recorded rows; in a complete result also the others, which must be empty."""
+        for head, made in enumerate(self.layouts):
+            if made.spec.row_nbytes == 0:
+                continue
+            known = np.ones_like(self.saved.written) if self._is_complete else self.saved.written
+            numbers = np.flatnonzero(known) // made.unit_rows
+            for number in np.unique(numbers).tolist():
+                yield self._unit(head, number)
+
+    def look(self, unit: Unit) -> Findings:
+        """Read a unit, and say which rows are damaged.
+
+        Raises
+        ------
+        StorageError
+            There is not enough memory: nothing is known of the rows.
+        """
+        try:
+            try:
+                values = self._values(unit)
+            except MemoryError:
+                raise
+            except Exception as cause:  # whatever a codec raises for bytes that are none of its own
+                if is_refusal(cause):
+                    raise storage_error(cause, f"{self._label(unit)} cannot be read") from cause
+                values = None
+            return self._compare(unit, values)
+        except MemoryError as cause:
+            raise self._no_memory(unit) from cause
+
+    def look_at_all(self, use: Callable[[Unit, Findings], None] | None = None) -> list[NDArray[np.bool_]]:
+        """Check every unit, on all cores, and return for each head which rows are damaged.
+
+        ``use`` is called for each unit by the threads that check.
+        """
+        damaged = [np.zeros_like(self.saved.written) for _ in self.saved.arrays]
+
+        def check(unit: Unit) -> None:
+            findings = self.look(unit)
+            if use is not None:
+                use(unit, findings)
+            damaged[unit.head][unit.rows] = findings.damaged | (findings.dirty & self._is_complete)
+
+        run_all(check, self.units())
+        return damaged
+
+    async def guard(self, key: str) -> None:
+        """Raise if the file of a chunk holds damaged rows; each unit is read once.
+
+        It runs on zarr's event loop and waits for nothing else there: zarr's own threads may all be taken by
+        readers that wait for this.
+
+        Raises
+        ------
+        DamagedError
+            It does.
+        """
+        unit = self._unit_of(key)
+        if unit is None or unit[:2] in self._right:
+            return
+        task = self._tasks.get(unit[:2])
+        if task is None:  # a unit may be in many files, which are all asked for at once
+            task = self._tasks[unit[:2]] = asyncio.ensure_future(self._check(unit))
+            task.add_done_callback(lambda _: self._tasks.pop(unit[:2]))
+        findings = await asyncio.shield(task)
+        is_all = self._is_complete or findings.values is None
+        wrong = findings.damaged | (findings.dirty & is_all)
+        if wrong.any():
+            if self.saved.stamp != stamp_of(self.saved.store.root):
+                raise StorageError(
+                    errno.ESTALE,
+                    "the store was written to since it was loaded: load it again",
+                    str(self.saved.store),
+                )
+            rows = np.flatnonzero(wrong) + unit.rows.start
+            raise DamagedError(
+                errno.EIO,
+                f"{self._label(unit)}: {len(rows)} of rows {unit.rows.start} to {unit.rows.stop - 1} are "
+                f"damaged, the first being row {rows[0]}: `accumulator verify` lists all, and a run that is "
+                'resumed with mode="a" takes them as missing',
+                str(self.saved.store.root / key),
+                rows=rows,
+            )
+        self._right.add(unit[:2])
+
+    def guarded(self, store: FolderStore) -> list[zarr.Array[Any]]:
+        """Return the arrays over another store of the same files, whose every reading is checked."""
+        store.watch(self.guard)
+        return [
+            zarr.Array(zarr.AsyncArray(metadata=array.metadata, store_path=StorePath(store, array.path)))
+            for array in self.saved.arrays
+        ]
+
+    def __reduce__(self) -> tuple[type[RowChecker], tuple[SavedResult]]:
+        """Return what a copy in another process needs: it checks by itself."""
+        return RowChecker, (self.saved,)
+
+    def _label(self, unit: Unit) -> str:
+        return head_label(unit.head, None if self.saved.names is None else tuple(self.saved.names))
+
+    async def _check(self, unit: Unit) -> Findings:
+        if self._files[unit.head] is not None:
+            return await asyncio.to_thread(self.look, unit)
+        try:
+            values = np.asarray(await self._readers[unit.head].getitem(unit.rows))
+        except MemoryError as cause:
+            raise self._no_memory(unit) from cause
+        except Exception as cause:  # as in `look`
+            if is_refusal(cause):
+                raise storage_error(cause, f"{self._label(unit)} cannot be read") from cause
+            return self._compare(unit, None)
+        try:
+            return await asyncio.to_thread(self._compare, unit, values)
+        except MemoryError as cause:
+            raise self._no_memory(unit) from cause
+
+    def _no_memory(self, unit: Unit) -> StorageError:
+        rows = f"rows {unit.rows.start} to {unit.rows.stop - 1} of {self._label(unit)}"
+        return StorageError(errno.ENOMEM, f"there is not enough memory to read {rows}", str(self.saved.store))
+
+    def _compare(self, unit: Unit, values: NDArray[Any] | None) -> Findings:
+        written = self.saved.written[unit.rows]
+        if values is None:
+            return Findings(None, written.copy(), ~written)
+        sums = row_checksums(values)
+        differ = sums != self.saved.checksums[unit.rows, unit.head]
+        dirty = ~written & (sums != self._blanks[unit.head])
+        if self._is_complete:  # else a crash may have left the checksum of a row that is not recorded
+            dirty &= differ
+        return Findings(values, written & differ, dirty)
+
+    def _unit_of(self, key: str) -> Unit | None:
+        """Return the unit that a key's file belongs to; None for metadata."""
+        for prefix, head in self._keys.items():
+            if key.startswith(prefix):
+                return self._unit(head, int(key.removeprefix(prefix).split(".")[0]))
+        return None
+
+    def _unit(self, head: int, number: int) -> Unit:
+        rows = self.layouts[head].unit_rows
+        return Unit(head, number, slice(number * rows, min((number + 1) * rows, len(self.saved.written))))
+
+    def _values(self, unit: Unit) -> NDArray[Any]:
+        array, files = self.saved.arrays[unit.head], self._files[unit.head]
+        if files is None:
+            return np.asarray(zarr.Array(self._readers[unit.head])[unit.rows])
+        path, n = files.path_of(unit.number), unit.rows.stop - unit.rows.start
+        try:
+            size = path.lstat().st_size
+        except FileNotFoundError:
+            return np.full((n, *array.shape[1:]), array.fill_value, array.dtype)
+        if size != files.file_nbytes:
+            raise SizeError(errno.EIO, f"the file has {size} bytes, not {files.file_nbytes}")
+        return files.read(unit.number, 0, n)
+
+
+def make_checksums(arrays: Sequence[Any]) -> list[NDArray[np.uint64]]:
+    """Read all rows that have a file, on all cores, and return the checksums of all."""
+    made = [np.full(array.shape[0], _blank(array), dtype=np.uint64) for array in arrays]
+
+    def fill(head: int, start: int, stop: int) -> None:
+        made[head][start:stop] = row_checksums(np.asarray(arrays[head][start:stop]))
+
+    parts = []
+    for head, array in enumerate(arrays):
+        rows = layout_of(array).unit_rows
+        is_raw = layout_of(array).is_raw
+        for number, start in enumerate(range(0, array.shape[0], rows)):
+            if array.size and not (is_raw and not chunk_path(array, number).exists()):
+                parts.append((head, start, min(start + rows, array.shape[0])))
+    run_all(lambda part: fill(*part), parts)
+    return made
+
+
+def _blank(array: zarr.Array[Any]) -> np.uint64:
+    blank = np.full((1, *array.shape[1:]), array.fill_value, array.dtype)
+    return np.uint64(row_checksums(blank)[0])

@@ -1,0 +1,1 @@
+"""Rows go to disk here, behind the caller's back."""

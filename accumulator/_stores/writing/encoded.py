@@ -1,0 +1,102 @@
+"""Chunks that only zarr can write: compressed, sharded, or cut within a patch.
+
+Such a chunk is encoded when all its rows have come, or somebody wants to read. Rows that have to leave
+memory before wait in a scratch file, of which a crash may leave anything: no promise rests on it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from accumulator._stores.files import system
+from accumulator._stores.format.chunk_files import ChunkFiles
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import zarr
+    from numpy.typing import NDArray
+
+
+class EncodedChunks:
+    """One head's chunks, written through zarr; the same face as `ChunkFiles`.
+
+    Parameters
+    ----------
+    array : zarr.Array
+        The head.
+    unit_rows : int
+        Rows of a chunk, or of a shard where there are shards.
+    scratch : Path
+        The folder for scratch files, made when it is needed.
+    """
+
+    def __init__(self, array: zarr.Array[Any], unit_rows: int, scratch: Path) -> None:
+        self._array, self._unit_rows, self._folder = array, unit_rows, scratch
+        self._fill = np.asarray(array.fill_value, array.dtype)
+        shape, dtype = (unit_rows, *array.shape[1:]), array.dtype.newbyteorder("<")
+        self._scratch = ChunkFiles(lambda chunk: scratch / str(chunk), shape, dtype)
+        self.waiting: dict[int, NDArray[np.bool_]] = {}  # chunks with a scratch file, and its rows
+        self._encoded: dict[int, NDArray[np.bool_]] = {}  # chunks that zarr has, and which rows are real
+
+    def write(
+        self,
+        chunk: int,
+        rows: NDArray[Any],
+        filled: NDArray[np.bool_],
+        memory: memoryview | None,
+        *,
+        is_there: bool,
+    ) -> None:
+        """Write those rows of a chunk that are filled: to its scratch file, until it is complete.
+
+        Parameters and errors are those of `ChunkFiles.write`.
+        """
+        del is_there  # it knows
+        if not filled.all():
+            none = np.zeros_like(filled)
+            waiting, encoded = self.waiting.get(chunk, none), self._encoded.get(chunk, none)
+            if not (filled | waiting | encoded).all():
+                system.make_folder(self._folder)
+                self._scratch.write(chunk, rows, filled, memory, is_there=chunk in self.waiting)
+                self.waiting[chunk] = waiting | filled
+                return
+            rows[~filled] = self.read(chunk, 0, len(rows))[~filled]
+        self._encode(chunk, rows, np.ones_like(filled))
+
+    def finish(self, chunk: int) -> None:
+        """Encode a chunk that waits in a scratch file, with the fill value for what never came."""
+        rows = self.read(chunk, 0, len(self.waiting[chunk]))
+        self._encode(chunk, rows, self.waiting[chunk] | self._encoded.get(chunk, False))
+
+    def tidy(self) -> None:
+        """Remove the folder for scratch files once there are none, and nothing is written."""
+        system.remove_folder(self._folder)
+
+    def restore(self, chunk: int, real: NDArray[np.bool_]) -> None:
+        """Take note of a chunk that zarr has from an earlier run, of which these rows are real."""
+        self._encoded[chunk] = real
+
+    def read(self, chunk: int, start: int, stop: int) -> NDArray[Any]:
+        """Read rows that follow each other from a chunk that was written to."""
+        first = chunk * self._unit_rows
+        if chunk in self._encoded:
+            values = np.array(self._array[first + start : first + stop])
+            values[~self._encoded[chunk][start:stop]] = self._fill
+        else:
+            values = np.full((stop - start, *self._array.shape[1:]), self._fill)
+        waiting = self.waiting.get(chunk)
+        if waiting is not None:
+            part = waiting[start:stop]
+            values[part] = self._scratch.read(chunk, start, stop)[part]
+        return values
+
+    def _encode(self, chunk: int, rows: NDArray[Any], real: NDArray[np.bool_]) -> None:
+        first = chunk * self._unit_rows
+        self._array[first : first + len(rows)] = rows
+        self._encoded[chunk] = real
+        if chunk in self.waiting:
+            system.remove(self._scratch.path_of(chunk))
+            del self.waiting[chunk]

@@ -1,0 +1,381 @@
+"""All rows of one head on disk, and which of its chunks are in memory.
+
+A chunk's rows are gathered in a block until all have come; then a thread writes it whole. A block is
+
+- open: rows are put into it. Only few are open at a time; the one used longest ago has to go early.
+- handed over: it waits to be written, is being written, or could not be written.
+- lent: its memory is that of a result that was in RAM, and moves out when the disk has time.
+
+Rows that come for a chunk on disk get a new block, which is written over it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from typing import TYPE_CHECKING, Any, Protocol
+
+import attrs
+import numpy as np
+
+from accumulator._stores.format.checksums import row_checksums
+from accumulator._stores.memory.copying import Piece
+from accumulator._stores.memory.pages import PAGE_NBYTES, Pages
+from accumulator._stores.memory.row_numbers import by_chunk, count, spans
+
+if TYPE_CHECKING:
+    import zarr
+    from numpy.typing import NDArray
+
+    from accumulator._stores.writing.encoded import EncodedChunks
+    from accumulator._stores.writing.writer import Writer
+    from accumulator.typing import Rows
+
+
+class Chunks(Protocol):
+    """Where blocks are written: `ChunkFiles` or `EncodedChunks`."""
+
+    def write(
+        self,
+        chunk: int,
+        rows: NDArray[Any],
+        filled: NDArray[np.bool_],
+        memory: memoryview | None,
+        *,
+        is_there: bool,
+    ) -> None:
+        """Write those rows of a chunk that are filled."""
+
+    def read(self, chunk: int, start: int, stop: int) -> NDArray[Any]:
+        """Read rows of a chunk that was written to."""
+
+
+@attrs.define(eq=False)
+class Block:
+    """Rows of one chunk in memory: a job for the writer."""
+
+    head: Head
+    chunk: int
+    values: NDArray[Any]  # (rows of the chunk, *patch_shape); rows not filled hold anything
+    filled: NDArray[np.bool_]
+    pages: Pages
+    start: int = 0  # where in the pages the values begin, in bytes
+    is_lent: bool = False
+    gives_back: bool = True  # whether its pages are given back when it is written
+    is_busy: bool = False  # rows are being put into it
+    n_filled: int = 0
+    known: NDArray[np.bool_] | None = None  # rows that are on disk already
+    n_missing: int = 0  # rows that are neither here nor on disk
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory it takes until it is written: pages used before are there as a whole."""
+        return self.values.nbytes if self.pages.is_used else self.n_filled * self.head.row_nbytes
+
+    @property
+    def rows(self) -> NDArray[np.intp]:
+        """Which rows of the result are to be written."""
+        return np.flatnonzero(self.filled) + self.chunk * self.head.chunk_rows
+
+    @property
+    def label(self) -> str:
+        """How to call the head."""
+        return f"head {self.head.name}"
+
+    @property
+    def is_handed_over(self) -> bool:
+        """Whether it is with the writer."""
+        return self.head.has_handed_over(self)
+
+    def write(self) -> None:
+        """Write the rows to disk."""
+        head, values, pages, start = self.head, self.values, self.pages, self.start
+        if self.is_lent and (values.dtype != head.dtype or start % PAGE_NBYTES):
+            # Of the other byte order, or not aligned as direct I/O wants it.
+            pages, start = Pages(values.nbytes, is_huge=True), 0
+            values = pages.array(values.shape, head.dtype)
+            values[...] = self.values
+        memory = pages.memory[start:]
+        if head.checksums is not None:
+            first = self.chunk * head.chunk_rows
+            for begin, end in spans(np.flatnonzero(self.filled), 0):
+                head.checksums[first + begin : first + end] = row_checksums(values[begin:end])
+        head.chunks.write(self.chunk, values, self.filled, memory, is_there=self.chunk in head.on_disk)
+
+    def done(self) -> None:
+        """Tell the head that the rows are on disk."""
+        self.head.written(self)
+
+
+@attrs.define(eq=False)
+class Finish:
+    """The last encoding of a chunk of which rows never came: a job for the writer."""
+
+    head: Head
+    chunk: int
+    chunks: EncodedChunks
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the chunk."""
+        return self.head.chunk_rows * self.head.row_nbytes
+
+    @property
+    def rows(self) -> NDArray[np.intp]:
+        """Which rows of the result wait in the scratch file."""
+        return np.flatnonzero(self.chunks.waiting[self.chunk]) + self.chunk * self.head.chunk_rows
+
+    @property
+    def label(self) -> str:
+        """How to call the head."""
+        return f"head {self.head.name}"
+
+    def write(self) -> None:
+        """Encode the chunk."""
+        self.chunks.finish(self.chunk)
+
+    def done(self) -> None:
+        """Tell the head, which knew of the rows."""
+        self.head.finishing.pop(self.chunk, None)
+
+
+class Head:
+    """All rows of one head.
+
+    Parameters
+    ----------
+    array : zarr.Array
+        What is written, and read by others.
+    chunks : Chunks
+        Its chunks on disk.
+    chunk_rows : int
+        Rows that are written at once.
+    open_chunks : int
+        How many blocks may be open between two pushes.
+    writer : Writer
+        Who writes; shared by all heads.
+    encoded : EncodedChunks, optional
+        The chunks, where zarr encodes them.
+
+    Attributes
+    ----------
+    checksums : (N,) uint64 array, or None
+        Of each row as it was written last, or of the fill value; None in a store that is not kept.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917  what it needs to know
+        self,
+        array: zarr.Array[Any],
+        chunks: Chunks,
+        chunk_rows: int,
+        open_chunks: int,
+        writer: Writer,
+        encoded: EncodedChunks | None,
+        *,
+        has_checksums: bool,
+    ) -> None:
+        self.array, self.chunks, self.chunk_rows, self._encoded = array, chunks, chunk_rows, encoded
+        self.name = array.basename
+        self.on_disk: dict[int, NDArray[np.bool_] | None] = {}  # chunks, and which rows; None for all
+        self.lent: OrderedDict[int, Block] = OrderedDict()
+        self.finishing: dict[int, Finish] = {}
+        self.dtype = array.dtype.newbyteorder("<")
+        self._fill = np.asarray(array.fill_value, self.dtype)
+        self._n_rows, self._patch_shape = array.shape[0], array.shape[1:]
+        self.row_nbytes = array.dtype.itemsize * int(np.prod(self._patch_shape, dtype=np.int64))
+        self.checksums: NDArray[np.uint64] | None = None
+        if has_checksums:
+            self.checksums = np.zeros(self._n_rows, dtype=np.uint64)
+            if blank := row_checksums(np.broadcast_to(self._fill, (1, *self._patch_shape)))[0]:
+                self.checksums[:] = blank
+        self._writer, self._most_open = writer, open_chunks
+        self._open: OrderedDict[int, Block] = OrderedDict()
+        self._handed: dict[int, Block] = {}
+        self._pending: deque[tuple[Block, Rows]] = deque()
+        self._spare: list[Pages] = []  # memory of blocks that were written, its pages touched already
+
+    def pieces(self, rows: Rows, values: NDArray[Any]) -> list[Piece]:
+        """Return what has to be copied to put values in their rows; they count from `commit` on."""
+        if self.row_nbytes == 0:
+            return []
+        pieces = []
+        for chunk, local, where in by_chunk(rows, self.chunk_rows):
+            block = self._block(chunk, count(local))
+            self._pending.append((block, local))
+            pieces.append(Piece(block.values, local, values, where))
+        return pieces
+
+    def commit(self) -> None:
+        """Count what was put, and hand over what is complete or has been open for long."""
+        while self._pending:
+            block, local = self._pending[0]
+            is_new = ~block.filled[local]
+            block.filled[local] = True
+            block.n_filled += int(np.count_nonzero(is_new))
+            if block.known is not None:
+                is_new &= ~block.known[local]
+            block.n_missing -= int(np.count_nonzero(is_new))
+            block.is_busy = False
+            if block.n_missing == 0 and self._open.get(block.chunk) is block:
+                self._hand_over(self._open, block.chunk)
+            self._pending.popleft()
+        while len(self._open) > self._most_open:
+            self._hand_over(self._open, next(iter(self._open)))
+
+    def discard(self) -> None:
+        """Forget what was put since `commit`."""
+        for block, _ in self._pending:
+            block.is_busy = False
+            if block.n_filled == 0 and not block.is_lent:
+                self._open.pop(block.chunk, None)
+        self._pending.clear()
+
+    def get(self, rows: Rows) -> NDArray[Any]:
+        """Return a copy of rows, with the fill value where nothing was written."""
+        values = np.full((count(rows), *self._patch_shape), self._fill)
+        if self.row_nbytes == 0:
+            return values
+        for chunk, local, where in by_chunk(rows, self.chunk_rows):
+            block = self._in_memory(chunk)
+            if chunk in self.on_disk:
+                numbers = np.arange(local.start, local.stop) if isinstance(local, slice) else local
+                first, stop = int(numbers.min()), int(numbers.max()) + 1
+                known = self.on_disk[chunk]
+                found = self.chunks.read(chunk, first, stop)
+                if known is not None:
+                    found[~known[first:stop]] = self._fill
+                values[where] = found[numbers - first]
+            if block is not None:
+                held = block.filled[local]
+                mask = held.reshape(len(held), *(1 for _ in self._patch_shape))
+                values[where] = np.where(mask, block.values[local], values[where])
+                block.is_busy = False
+        return values
+
+    def hand_over_all(self) -> None:
+        """Have everything written that is in memory."""
+        with self._writer.lock:  # which moves lent blocks out, too
+            for blocks in (self._open, self.lent):
+                while blocks:
+                    self._hand_over(blocks, next(iter(blocks)))
+            for block in self._handed.values():
+                if not self._writer.knows(block):  # an interrupt came between two lines
+                    self._writer.submit(block)
+
+    def unfinished(self) -> list[Finish]:
+        """Return the chunks that a reader does not find yet, once nothing is in memory."""
+        if self._encoded is not None:
+            self.finishing = {
+                chunk: Finish(self, chunk, self._encoded) for chunk in sorted(self._encoded.waiting)
+            }
+        return list(self.finishing.values())
+
+    def rows_in_memory(self) -> list[NDArray[np.intp]]:
+        """Return which rows are not on disk; called under the writer's lock."""
+        blocks = [*self._open.values(), *self._handed.values(), *self.lent.values()]
+        return [block.rows for block in blocks]
+
+    def restore(self, chunk: int, rows: NDArray[np.bool_]) -> None:
+        """Take note of rows of a chunk that an earlier run has written."""
+        self.on_disk[chunk] = None if rows.all() else rows.copy()
+        if self._encoded is not None:
+            self._encoded.restore(chunk, rows.copy())
+
+    def free(self) -> None:
+        """Let go of memory that is kept for the next blocks, and of folders that are empty."""
+        self._spare.clear()
+        if self._encoded is not None:
+            self._encoded.tidy()
+
+    def drop(self) -> None:
+        """Let go of everything in memory, once nothing is written any more."""
+        for blocks in (self._open, self.lent, self._handed, self._pending, self._spare, self.finishing):
+            blocks.clear()
+
+    def lend(
+        self, values: NDArray[Any], pages: Pages, start: int, written: NDArray[np.bool_], *, gives_back: bool
+    ) -> None:
+        """Take over all rows that were written to an array in RAM, whose bytes start there in its pages."""
+        for chunk in range(-(-self._n_rows // self.chunk_rows) if self.row_nbytes else 0):
+            first = chunk * self.chunk_rows
+            filled = written[first : first + self.chunk_rows].copy()
+            n_filled = int(np.count_nonzero(filled))
+            if n_filled:
+                rows = values[first : first + self.chunk_rows]
+                at = start + first * self.row_nbytes
+                block = Block(self, chunk, rows, filled, pages, at, n_filled=n_filled)
+                block.n_missing = len(filled) - n_filled
+                block.is_lent, block.gives_back = True, gives_back
+                self.lent[chunk] = block
+
+    def next_lent(self) -> Block | None:
+        """Return the first lent block that may be moved out; called under the writer's lock."""
+        return next((block for block in self.lent.values() if not block.is_busy), None)
+
+    def move_out(self, block: Block) -> None:
+        """Hand over a lent block; called under the writer's lock."""
+        self._hand_over(self.lent, block.chunk)
+
+    def has_handed_over(self, block: Block) -> bool:
+        """Whether a block is with the writer."""
+        return self._handed.get(block.chunk) is block
+
+    def written(self, block: Block) -> None:
+        """Take note that a block is on disk; called under the writer's lock."""
+        known = self.on_disk.get(block.chunk, np.zeros_like(block.filled))
+        known = None if known is None else known | block.filled
+        self.on_disk[block.chunk] = None if known is None or known.all() else known
+        self._handed.pop(block.chunk, None)
+        if block.is_lent:
+            if block.gives_back:
+                block.pages.give_back(block.start, block.start + block.values.nbytes)
+        elif len(self._spare) < self._most_open:
+            block.pages.is_used = True
+            self._spare.append(block.pages)
+
+    def size(self, chunk: int) -> int:
+        """Return how many rows a chunk has: the last one may have fewer."""
+        return min(self.chunk_rows, self._n_rows - chunk * self.chunk_rows)
+
+    def _block(self, chunk: int, n_rows: int) -> Block:
+        """Return the block that so many rows of a chunk are put into."""
+        block = self._in_memory(chunk)
+        if block is None:
+            size = self.size(chunk)
+            nbytes = self.chunk_rows * self.row_nbytes
+            with self._writer.lock:
+                pages = self._spare.pop() if self._spare else None
+            if pages is None:
+                # Huge pages come four times as fast, but a row alone would take a multiple of its bytes.
+                pages = Pages(nbytes, is_huge=2 * n_rows > size)
+            values = pages.array((size, *self._patch_shape), self.dtype)
+            block = self._open[chunk] = Block(self, chunk, values, np.zeros(size, dtype=bool), pages)
+            block.known = self.on_disk.get(chunk)
+            block.n_missing = size if block.known is None else size - int(np.count_nonzero(block.known))
+        return block
+
+    def _in_memory(self, chunk: int) -> Block | None:
+        """Return a chunk's block, which is not being written then and will not be before `commit`."""
+        if chunk in self._open:
+            self._open.move_to_end(chunk)
+            return self._open[chunk]
+        if chunk in self.finishing:  # a flush was interrupted
+            self._writer.forget(self.finishing.pop(chunk))
+        with self._writer.lock:
+            lent = self.lent.get(chunk)
+            if lent is not None:
+                lent.is_busy = True
+                return lent
+            handed = self._handed.get(chunk)
+        if handed is None or not self._writer.take_back(handed):
+            return None
+        if not self._writer.has_failed(handed):
+            with self._writer.lock:
+                del self._handed[chunk]
+                (self.lent if handed.is_lent else self._open)[chunk] = handed
+                handed.is_busy = True
+        return handed
+
+    def _hand_over(self, blocks: OrderedDict[int, Block], chunk: int) -> None:
+        with self._writer.lock:
+            self._handed[chunk] = block = blocks.pop(chunk)
+            self._writer.submit(block)

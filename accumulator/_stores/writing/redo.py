@@ -1,0 +1,117 @@
+"""Predictions that replace recorded ones, and so must not be written over them before they are recorded too.
+
+They wait in files of their own. Once those are on disk and the record says their checksums, they are written
+to their place. After a crash in between, a row's checksum tells which of its two places is right.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from accumulator._stores.files import system
+from accumulator._stores.files.errors import SizeError
+from accumulator._stores.format.chunk_files import ChunkFiles
+from accumulator._stores.writing.encoded import EncodedChunks
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+
+class RedoChunks:
+    """One head's chunks in a store that is kept; the same face as `ChunkFiles`.
+
+    Parameters
+    ----------
+    inner : ChunkFiles or EncodedChunks
+        Where all other rows are written.
+    folder : Path
+        The folder for redo files, made when it is needed.
+    chunk_shape, dtype
+        Of a whole chunk.
+    recorded : (N,) bool array
+        Which rows the record has, as it changes.
+    unsynced : Unsynced
+        Takes note of what has to be synced.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917  what it needs to know
+        self,
+        inner: ChunkFiles | EncodedChunks,
+        folder: Path,
+        chunk_shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        recorded: NDArray[np.bool_],
+        unsynced: system.Unsynced,
+    ) -> None:
+        self.inner, self._folder, self._recorded, self._unsynced = inner, folder, recorded, unsynced
+        self._chunk_rows = chunk_shape[0]
+        self._files = ChunkFiles(lambda chunk: folder / str(chunk), chunk_shape, dtype, unsynced=unsynced)
+        self._waiting: dict[int, NDArray[np.bool_]] = {}
+
+    def write(
+        self,
+        chunk: int,
+        rows: NDArray[Any],
+        filled: NDArray[np.bool_],
+        memory: memoryview | None,
+        *,
+        is_there: bool,
+    ) -> None:
+        """Write those rows of a chunk that are filled, as `ChunkFiles.write` does."""
+        first = chunk * self._chunk_rows
+        again = filled & self._recorded[first : first + len(rows)]
+        if not again.any():
+            self.inner.write(chunk, rows, filled, memory, is_there=is_there)
+            return
+        values, new = rows[filled].copy(), filled & ~again
+        try:
+            if new.any():
+                self.inner.write(chunk, rows, new, memory, is_there=is_there)
+                rows[filled] = values
+            if not self._waiting:
+                system.make_folder(self._folder)
+                self._unsynced.add_folder(self._folder.parent)
+            waiting = self._waiting.get(chunk, np.zeros_like(again))
+            self._files.write(chunk, rows, again, None, is_there=chunk in self._waiting)
+            self._waiting[chunk] = waiting | again
+        finally:
+            rows[filled] = values  # both change the other's rows, and what fails is written again
+
+    def read(self, chunk: int, start: int, stop: int) -> NDArray[Any]:
+        """Read rows of a chunk that was written to."""
+        values = self.inner.read(chunk, start, stop)
+        waiting = self._waiting.get(chunk)
+        if waiting is not None and waiting[start:stop].any():
+            values[waiting[start:stop]] = self._files.read(chunk, start, stop)[waiting[start:stop]]
+        return values
+
+    def rows_waiting(self) -> NDArray[np.intp]:
+        """Return which rows of the head wait."""
+        rows = [np.flatnonzero(mask) + chunk * self._chunk_rows for chunk, mask in self._waiting.items()]
+        return np.concatenate(rows) if rows else np.empty(0, dtype=np.intp)
+
+    def restore(self, chunk: int, size: int) -> NDArray[Any] | None:
+        """Return the rows in a chunk's redo file of an earlier run; None where there is no whole one."""
+        try:
+            return self._files.read(chunk, 0, size)
+        except (FileNotFoundError, SizeError):
+            return None
+
+    def apply(self) -> None:
+        """Write to their place what waits, once the record has it, and remove the redo files."""
+        for chunk, mask in self._waiting.items():
+            rows = self._files.read(chunk, 0, len(mask))
+            self.inner.write(chunk, rows, mask, None, is_there=True)
+            if isinstance(self.inner, EncodedChunks) and chunk in self.inner.waiting:
+                self.inner.finish(chunk)
+        if isinstance(self.inner, EncodedChunks):
+            self.inner.tidy()
+        self._unsynced.sync()
+        for chunk in list(self._waiting):
+            system.remove(self._files.path_of(chunk))
+            del self._waiting[chunk]
+        system.remove_folder(self._folder)

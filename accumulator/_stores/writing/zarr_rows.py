@@ -1,0 +1,308 @@
+"""Rows on local disk: ordinary zarr v3 arrays, one a head, filled behind the caller's back.
+
+zarr makes the metadata and reads everything. Chunks without compression are written here, as files that
+hold just the rows one after the other: a fraction of the cost of going through a zarr array. All others
+are encoded by zarr, whole and once.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import zarr
+
+from accumulator._stores.files import system
+from accumulator._stores.files.errors import storage_error
+from accumulator._stores.format.arrays import chunk_path, open_group, write_all
+from accumulator._stores.format.chunk_files import ChunkFiles
+from accumulator._stores.format.layout import BUFFER_NBYTES, HANDED_CHUNKS, layout, layout_as_stored
+from accumulator._stores.format.names import OUTPUTS, REDO, SCRATCH
+from accumulator._stores.format.store import FolderStore
+from accumulator._stores.memory.copying import Copier
+from accumulator._stores.memory.threads import n_cores
+from accumulator._stores.writing.encoded import EncodedChunks
+from accumulator._stores.writing.head import Head
+from accumulator._stores.writing.redo import RedoChunks
+from accumulator._stores.writing.writer import Writer
+from accumulator.exceptions import StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from accumulator._inputs.validation import HeadSpec
+    from accumulator._stores.format.layout import Layout
+    from accumulator._stores.memory.ram import RamRows
+    from accumulator._stores.writing.head import Block, Chunks
+    from accumulator.typing import RowArray, Rows
+
+N_THREADS: Final = 2  # one writes while the other takes the next; more do not make a disk faster
+KEPT_THREADS: Final = 6  # some of which make checksums
+
+
+class ZarrRows:
+    """All rows of all heads in zarr arrays of which only what was written takes space.
+
+    Parameters
+    ----------
+    store : FolderStore
+        Where; a group ``outputs`` is made in it with one array a head, ``0``, ``1`` and so on.
+    n_rows : int
+        N, the same for all heads.
+    specs : sequence of HeadSpec
+        The heads.
+    buffer_nbytes : int
+        What may be in memory. With little of it blocks are few, and then small; one row at least. Stored
+        chunks are as large as they are: without room for them none is held between two pushes, and one at a
+        time is encoded.
+    recorded : (N,) bool array, optional
+        For a store that survives crashes: which rows its record has, as it changes. Such rows are not
+        written over before `apply_redo`.
+    is_there : bool
+        Whether the arrays are there, from an earlier run.
+    has_checksums : bool
+        Whether to make checksums of all rows, which takes 0.15 processor seconds per GB.
+
+    Raises
+    ------
+    StorageError
+        The folder cannot be written.
+    HeadDtypeError
+        zarr does not know a head's dtype.
+    OptionError
+        Storage options that zarr refuses, or chunks too large for the memory.
+    """
+
+    def __init__(  # noqa: PLR0913  what it needs to know
+        self,
+        store: FolderStore,
+        n_rows: int,
+        specs: Sequence[HeadSpec],
+        buffer_nbytes: int = BUFFER_NBYTES,
+        *,
+        recorded: NDArray[np.bool_] | None = None,
+        is_there: bool = False,
+        has_checksums: bool = False,
+    ) -> None:
+        lay_out = layout_as_stored if is_there else layout
+        self.layouts, self.open_chunks = layouts, open_chunks = lay_out(n_rows, specs, buffer_nbytes)
+        self.part_nbytes = max(1, sum(each.unit_nbytes for each in layouts))
+        is_encoded = any(not each.is_raw for each in layouts)
+        n_threads = max(KEPT_THREADS if has_checksums else N_THREADS, n_cores() * is_encoded)
+        if open_chunks == 0:
+            row_nbytes = sum(each.spec.row_nbytes for each in layouts)
+            self.part_nbytes, n_threads = max(1, row_nbytes, buffer_nbytes // (1 + HANDED_CHUNKS)), 1
+        self._writer = Writer(n_threads, 2 * self.part_nbytes)
+        self._writer.in_memory = self._rows_in_memory
+        self._copier = Copier()
+        self._heads: list[Head] = []
+        self._redo: list[RedoChunks] = []
+        self._store, self._recorded, self._has_checksums = store, recorded, has_checksums
+        self._moves_out = False
+        self._moving: Block | None = None
+        try:
+            system.make_folder(store.root_folder)
+            if is_there:
+                outputs = open_group(store, OUTPUTS)
+            else:
+                group = zarr.create_group(store=store) if recorded is None else open_group(store)
+                outputs = group.require_group(OUTPUTS)
+            for number, each in enumerate(layouts):
+                made: Any = outputs[str(number)] if is_there else each.create(outputs, str(number))
+                array = write_all(made) if is_there else made
+                self._heads.append(self._make_head(array, each, open_chunks))
+        except BaseException as cause:
+            self.close()
+            if isinstance(cause, OSError):
+                raise storage_error(cause, f"no zarr group can be made in {store}") from cause
+            raise
+
+    @property
+    def buffer_nbytes(self) -> int:
+        """Bytes of memory that chunks may take."""
+        if self.open_chunks:
+            return sum(each.buffer_nbytes(self.open_chunks) for each in self.layouts)
+        return HANDED_CHUNKS * self.part_nbytes + sum(each.unit_nbytes for each in self.layouts)
+
+    @property
+    def arrays(self) -> list[RowArray]:
+        """One array a head, ``(N, *patch_shape)``; what was put is in it after `flush`."""
+        return list(self.zarr_arrays)
+
+    @property
+    def zarr_arrays(self) -> list[zarr.Array[Any]]:
+        """The same, all of them zarr's."""
+        return [head.array for head in self._heads]
+
+    @property
+    def checksums(self) -> list[NDArray[np.uint64]]:
+        """Of each head's rows as they were written last, where they are made; see `row_checksums`."""
+        return [head.checksums for head in self._heads if head.checksums is not None]
+
+    @property
+    def heads(self) -> list[Head]:
+        """The heads, for whoever restores an earlier run's."""
+        return self._heads
+
+    @property
+    def redo(self) -> list[RedoChunks]:
+        """What waits for the record, a head; empty in a store that is not kept."""
+        return self._redo
+
+    def make_room(self, nbytes: int) -> None:
+        """Wait until so many bytes may be put.
+
+        Raises
+        ------
+        StorageError
+            Rows put earlier could not be written. They are still held, and nothing has changed.
+        """
+        self._writer.make_room(nbytes)
+
+    def put(self, rows: Rows, values: Sequence[NDArray[Any] | None]) -> None:
+        """Copy each head's values to their rows, None for a head without any; they count from `commit` on."""
+        self._copier.copy(
+            [
+                piece
+                for head, array in zip(self._heads, values, strict=True)
+                if array is not None
+                for piece in head.pieces(rows, array)
+            ]
+        )
+
+    def commit(self) -> None:
+        """Let what was put count, and have complete chunks written."""
+        for head in self._heads:
+            head.commit()
+        if self._moves_out:
+            self._move_out()
+
+    def discard(self) -> None:
+        """Forget what was put since the last `commit`."""
+        for head in self._heads:
+            head.discard()
+
+    def get(self, rows: Rows) -> list[NDArray[Any]]:
+        """Return a copy of rows of each head.
+
+        Raises
+        ------
+        StorageError
+            They cannot be read back.
+        """
+        try:
+            return [head.get(rows) for head in self._heads]
+        except StorageError:
+            raise
+        except OSError as cause:
+            raise storage_error(cause, "rows cannot be read back") from cause
+
+    def flush(self) -> None:
+        """Have everything written, so that `arrays` show every row that was put.
+
+        Raises
+        ------
+        StorageError
+            Rows could not be written; those are still held.
+        """
+        self._writer.make_room(0)
+        for head in self._heads:
+            head.hand_over_all()
+        self._writer.drain()
+        for head in self._heads:
+            for job in head.unfinished():
+                self._writer.make_room(job.nbytes)
+                self._writer.submit(job)
+        self._wait_for_all()
+        for head in self._heads:
+            head.free()
+
+    def _wait_for_all(self) -> None:
+        self._writer.drain()
+
+    def close(self) -> None:
+        """End all threads; what was not flushed is dropped."""
+        self._writer.close()
+        self._copier.close()
+        for head in self._heads:
+            head.drop()
+
+    def take_over(self, ram: RamRows, written: NDArray[np.bool_]) -> None:
+        """Move rows out of RAM from the next `commit` on, and give their memory back as they are written.
+
+        Unless somebody looks at it: a view must not turn to zeros.
+        """
+        gives_back = not ram.is_looked_at
+        for head, array, pages, start in zip(self._heads, ram.held, ram.pages, ram.starts, strict=True):
+            head.lend(array, pages, start, written, gives_back=gives_back)
+        self._writer.after, self._moves_out = self._move_out, True
+
+    def _rows_in_memory(self) -> NDArray[np.intp]:
+        rows = [rows for head in self._heads for rows in head.rows_in_memory()]
+        return np.concatenate(rows) if rows else np.empty(0, dtype=np.intp)
+
+    def _make_head(self, array: zarr.Array[Any], made: Layout, open_chunks: int) -> Head:
+        dtype, folder = array.dtype.newbyteorder("<"), self._store.root / array.path
+        chunks: ChunkFiles | EncodedChunks
+        encoded = None
+        if made.is_raw:
+            path_of = partial(chunk_path, array)
+            chunks = ChunkFiles(path_of, made.chunks, dtype, array.fill_value, self._store.unsynced)
+        else:
+            chunks = encoded = EncodedChunks(array, made.unit_rows, folder / SCRATCH)
+        kept: Chunks = chunks
+        if self._recorded is not None and self._store.unsynced is not None:
+            shape = (made.unit_rows, *array.shape[1:])
+            redo = RedoChunks(chunks, folder / REDO, shape, dtype, self._recorded, self._store.unsynced)
+            self._redo.append(redo)
+            kept = redo
+        return Head(
+            array,
+            kept,
+            made.unit_rows,
+            open_chunks,
+            self._writer,
+            encoded,
+            has_checksums=self._has_checksums,
+        )
+
+    def _move_out(self) -> None:
+        """Have the first block that is still in RAM written, one at a time; its end calls this again."""
+        with self._writer.lock:
+            if self._moving is not None and self._moving.is_handed_over:
+                return
+            waiting = [block for head in self._heads if (block := head.next_lent()) is not None]
+            self._moving = min(waiting, key=lambda block: int(block.rows[0]), default=None)
+            if self._moving is not None:
+                self._moving.head.move_out(self._moving)
+
+
+def copy_rows(sources: Sequence[RowArray], target: ZarrRows, known: NDArray[np.bool_] | None = None) -> None:
+    """Copy all rows that hold anything, of those that are known, chunk by chunk, so that gaps stay gaps."""
+    for head, (source, copy) in enumerate(zip(sources, target.zarr_arrays, strict=True)):
+        values: list[NDArray[Any] | None] = [None] * len(sources)
+        blank = np.full((1, *copy.shape[1:]), copy.fill_value, source.dtype).reshape(1, -1).view(np.uint8)
+        unit = source.shards or source.chunks if isinstance(source, zarr.Array) else _unit(copy)
+        is_ours = isinstance(source, zarr.Array) and isinstance(source.store, FolderStore)
+        is_plain = is_ours and unit[1:] == source.shape[1:]  # one file for each chunk of rows
+        for chunk, start in enumerate(range(0, source.shape[0], unit[0])):
+            is_known = True if known is None else known[start : start + unit[0]]
+            if not np.any(is_known) or (is_plain and not chunk_path(source, chunk).exists()):
+                continue
+            block = np.ascontiguousarray(source[start : start + unit[0]])
+            # Not its values: minus zero is something too.
+            differs = (block.reshape(len(block), -1).view(np.uint8) != blank).any(axis=1)
+            rows = np.flatnonzero(differs & is_known)
+            values[head] = block[rows]
+            target.make_room(block.nbytes)
+            target.put(start + rows, values)
+            target.commit()
+    target.flush()
+
+
+def _unit(array: Any) -> tuple[int, ...]:
+    unit: tuple[int, ...] = array.shards or array.chunks
+    return unit

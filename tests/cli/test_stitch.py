@@ -1,0 +1,135 @@
+"""``accumulator stitch``: a store in, files out, and what it says when it cannot."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+
+from accumulator import FullBatch, FullBatchAccumulator, stitch
+from accumulator._cli.commands import main
+
+LOCS = np.array([[x, y, x + 32, y + 32] for y in range(0, 96, 16) for x in range(0, 128, 16)])
+
+
+@pytest.fixture
+def store():
+    """Make a store with gaps, whose heads are a map, another one and one that is none."""
+    rng = np.random.default_rng(0)
+    with FullBatchAccumulator(LOCS, store="run.zarr") as accumulator:
+        accumulator.push(
+            {
+                "tumour": rng.random((40, 32, 32, 2), dtype=np.float32),
+                "class": rng.integers(0, 5, (40, 32, 32), dtype=np.uint8),
+                "grade": np.ones((40, 1)),
+            },
+            LOCS[:40],
+        )
+    return accumulator.finalize()
+
+
+def run(*arguments):
+    """Run the command on the store."""
+    return main(["stitch", "run.zarr", *arguments])
+
+
+def test_ome_zarr_of_two_heads(store, capsys):
+    """It has the maps that the library makes, with sizes and names."""
+    arguments = ["--head", "tumour", "--head", "class", "--blend", "hann", "--pixel-size", "0.5", "0.25"]
+    assert run("-o", "map.ome.zarr", *arguments) == 0
+    said = capsys.readouterr().out
+    assert "map tumour: 112 x 144 x 2 float32" in said
+    assert "40 of 48 patches (40 written); OME-Zarr in map.ome.zarr" in said
+    assert "a viewer opens map.ome.zarr/class" in said
+    group = zarr.open_group("map.ome.zarr", mode="r")
+    maps = stitch(store, heads=["tumour", "class"], blend="hann")
+    np.testing.assert_array_equal(group["tumour/s0"][:], np.moveaxis(maps.outputs["tumour"], -1, 0))
+    np.testing.assert_array_equal(group["class/s0"][:], maps.outputs["class"])
+    scales = group["tumour"].attrs["ome"]["multiscales"][0]
+    assert scales["datasets"][0]["coordinateTransformations"][0]["scale"] == [1.0, 0.25, 0.5]
+
+
+@pytest.mark.usefixtures("store")
+def test_ome_tiff_of_one_head_and_json(capsys):
+    """The file is a picture with the channels' names; JSON says what is in it."""
+    arguments = ["--head", "tumour", "--channel", "stroma", "--channel", "tumour", "--json"]
+    assert run("-o", "map.ome.tif", *arguments) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["heads"] == [{"name": "tumour", "shape": [112, 144, 2], "dtype": "float32"}]
+    assert (facts["n_patches"], facts["n_written"], facts["kind"]) == (48, 40, "OME-TIFF")
+    with tifffile.TiffFile("map.ome.tif") as file:
+        assert file.series[0].shape == (2, 112, 144)
+        assert 'Name="stroma"' in file.ome_metadata
+
+
+def test_plain_zarr_of_a_region(store):
+    """A region, with NaN where nothing is, within little memory."""
+    arguments = ["--head", "tumour", "--origin", "100", "60", "--shape", "60", "50", "--fill", "nan"]
+    assert run("-o", "map.zarr", *arguments, "--memory-limit", "1 kB") == 0
+    loaded = FullBatch.load("map.zarr").outputs["tumour"]
+    expected = stitch(store, heads=["tumour"], origin=[100, 60], output_shape=(60, 50), fill_value=np.nan)
+    np.testing.assert_array_equal(loaded[:], expected.outputs["tumour"])
+    assert np.isnan(loaded[:]).any()
+    assert main(["verify", "map.zarr"]) == 0
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-o", "map.zarr"], "head 'grade' has patch shape (1,)"),
+        (["-o", "map.zarr", "--head", "x"], "choose from ['tumour', 'class', 'grade']"),
+        (["-o", "map.ome.tif", "--head", "tumour", "--head", "class"], "an OME-TIFF holds one head"),
+        (["-o", "map.ome.tif"], "an OME-TIFF holds one head"),
+        (["-o", "map.zarr", "--head", "class", "--fill", "nan"], "fill_value of head 'class'"),
+        (["-o", "map.zarr", "--head", "class", "--pixel-size", "1"], "for OME files"),
+        (["-o", "run.zarr"], "is there already"),
+        (["-o", "map.ome.zarr", "--head", "class", "--channel", "a", "--channel", "b"], "2 names"),
+        (["-o", "map.zarr", "--head", "class", "--shape", "5"], "output_shape"),
+        (["-o", "map.zarr", "--head", "class", "--memory-limit", "much"], "memory_limit"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(arguments, message, capsys, tmp_path):
+    """The exit code is 1, the error names the culprit, and nothing is left behind."""
+    before = sorted(tmp_path.rglob("*"))
+    assert run(*arguments) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("accumulator: error: ")
+    assert printed.err.count("\n") == 1
+    assert message in printed.err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-o", "map.png"],
+        [],
+        ["-o", "m.zarr", "--pixel-size", "-1"],
+        ["-o", "m.zarr", "--fill", "x"],
+        ["-o", "m.zarr", "--unit", "x"],
+    ],
+)
+def test_wrong_arguments(arguments, capsys):
+    """They are told as all commands do: exit code 2, and how the command is used."""
+    with pytest.raises(SystemExit, match="2"):
+        run(*arguments)
+    assert "usage: accumulator stitch" in capsys.readouterr().err
+
+
+def test_no_store(capsys):
+    """What is not there is named."""
+    assert run("-o", "map.zarr") == 1
+    assert "run.zarr" in capsys.readouterr().err
+
+
+def test_heads_by_number(capsys):
+    """Heads without names have numbers."""
+    with FullBatchAccumulator(LOCS, store="run.zarr") as accumulator:
+        accumulator.push((np.ones((48, 32, 32)), np.zeros((48, 1))), LOCS)
+    assert run("-o", "map.ome.zarr", "--head", "0") == 0
+    assert "map 0: 112 x 144 float64" in capsys.readouterr().out

@@ -1,0 +1,308 @@
+"""What a power cut may leave of a kept run, in every order; and that no step of the order can be left out."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import os
+import random
+import shutil
+import textwrap
+import warnings
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import crashes
+from zarr.codecs import ZstdCodec
+
+from accumulator import FullBatch, FullBatchAccumulator
+from accumulator._stores.files import system as _system
+from accumulator._stores.format import chunk_files as _files
+from accumulator._stores.kept import run as _run
+from accumulator._stores.writing import redo as _redo
+from accumulator.exceptions import UnfinishedError
+
+N = 12
+LOCS = np.arange(N * 4).reshape(N, 4)
+SHAPES = {"raw": ((3,), "f4"), "filled": ((5,), "i2"), "small": ((7,), "f4"), "sharded": ((2,), "f8")}
+OPTIONS = {
+    "store": "run.zarr",
+    "mode": "a",
+    "on_duplicate": "last",
+    "checkpoint_interval": np.inf,
+    "chunks": {"raw": 4, "filled": 3, "small": 4},
+    "shards": {"sharded": 4},
+    "fill_value": {"filled": 7},
+    "compressors": {"small": ZstdCodec()},
+}
+
+
+def values(row, version):
+    """Return what a row holds in each head after so many predictions; no two are the same."""
+    first = 1 + 1000 * row + 50 * version
+    return {
+        name: (first + 7 * head + np.arange(int(np.prod(shape)))).astype(dtype).reshape(shape)
+        for head, (name, (shape, dtype)) in enumerate(SHAPES.items())
+    }
+
+
+def push(accumulator, rows, version):
+    """Push rows in one version."""
+    heads = [values(row, version) for row in rows]
+    accumulator.push({name: np.stack([head[name] for head in heads]) for name in SHAPES}, LOCS[rows])
+
+
+# Each session: pushes of (rows, version), None for a flush; each ends by finalize.
+WORKLOADS = {
+    "in order": [[(range(5), 0), None, (range(5, 12), 0), None]],
+    "late, sparse": [[([7, 2], 0), None, ([6], 0), ([0, 11], 0), None, ([3], 0)]],
+    "again": [[(range(6), 0), None, ([1, 2, 4], 1), None, ([1, 4, 8], 2), None, ([1], 3)]],
+    "gaps filled after the end": [[([0, 5], 0)], [([1, 5, 9], 1), None, ([0], 2)]],
+}
+
+
+def record(workload, folder, monkeypatch):
+    """Run a workload, and return the log."""
+    log = crashes.Log(folder)
+    with monkeypatch.context() as patched:
+        patched.setattr(_system, "os", log)
+        patched.setattr(_system, "DIRECT", 0)  # whole pages that are cut again are a matter of speed alone
+        patched.chdir(folder)
+        for session in WORKLOADS[workload]:
+            accumulator = FullBatchAccumulator(LOCS, **OPTIONS)
+            pushed = {}
+            for step in session:
+                if step is None:
+                    accumulator.flush()
+                    log.note(("kept", dict(pushed)))
+                    continue
+                rows, version = step
+                log.note(("pushed", dict.fromkeys(rows, version)))
+                push(accumulator, list(rows), version)
+                pushed.update(dict.fromkeys(rows, version))
+            accumulator.finalize()
+            log.note(("kept", dict(pushed)))
+            log.note(("complete", dict(pushed)))
+    return log.entries
+
+
+def facts(entries):
+    """Return which version of each row is kept for certain, and which may be there at all."""
+    kept, possible, complete = {}, defaultdict(set), False
+    for kind, *more in entries:
+        if kind == crashes.NOTE:
+            what, rows = more[0]
+            if what == "pushed":
+                complete = False
+                for row, version in rows.items():
+                    possible[row].add(version)
+            elif what == "kept":
+                kept.update(rows)
+            else:
+                complete = True
+    return kept, possible, complete
+
+
+def check(entries, tree, folder, *, goes_on):
+    """Resume what a crash left: what was kept is there, and nothing else but what was pushed."""
+    kept, possible, complete = facts(entries)
+    crashes.lay_out(tree, folder)
+    options = OPTIONS | {"store": folder / "run.zarr"}
+    try:
+        batch = FullBatch.load(folder / "run.zarr")
+    except (UnfinishedError, ValueError, OSError):
+        assert not complete, "a complete run cannot be loaded"
+    else:
+        compare(batch, kept, possible)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a row that is recorded and damaged is a broken promise
+        accumulator = FullBatchAccumulator(LOCS, **options)
+    try:
+        before = accumulator.written.copy()
+        assert before[list(kept)].all(), "rows that were kept are missing"
+        if goes_on:
+            missing = accumulator.missing_rows()
+            if len(missing):
+                push(accumulator, missing.tolist(), 9)
+            for row in missing.tolist():
+                possible[row] = {9}
+                kept[row] = 9
+        elif not len(accumulator.canvas):
+            return
+        compare(accumulator.finalize(), kept, possible)
+    finally:
+        accumulator.close()
+    leftovers = [
+        p for p in (folder / "run.zarr").rglob("*") if p.name in {"redo", "part"} or "partial" in p.name
+    ]
+    assert not leftovers
+
+
+def compare(batch, kept, possible):
+    """Compare every row of every head with what may be there."""
+    outputs = {name: batch.outputs[name][:] for name in SHAPES}
+    for row in range(N):
+        if not batch.written[row]:
+            assert row not in kept, "a row that was kept is missing"
+            assert all((outputs[name][row] == (7 if name == "filled" else 0)).all() for name in SHAPES)
+            continue
+        least = kept.get(row, -1)
+        right = [v for v in possible[row] if v >= least]
+        assert any(
+            all((outputs[name][row] == values(row, v)[name]).all() for name in SHAPES) for v in right
+        ), f"row {row} is none of its predictions {sorted(right)}"
+
+
+def policies(rng):
+    """Return the ways in which a crash keeps what was not synced."""
+    return {
+        "nothing": (lambda _: 0, lambda: False),
+        "names alone": (lambda _: 0, lambda: True),
+        "bytes alone": (lambda n: n, lambda: False),
+        "everything": (lambda n: n, lambda: True),
+        "some": (
+            lambda n: rng.choice([0, n, rng.randrange(n + 1)]),
+            lambda: rng.random() < 0.5,
+        ),
+        "most": (lambda n: n if rng.random() < 0.9 else 0, lambda: rng.random() < 0.9),
+    }
+
+
+def replay(entries, folder, seed, step, seen):
+    """Crash at every so many entries in each of the ways, and check what is left, unless that was seen."""
+    rng = random.Random(seed)  # noqa: S311  a crash is no secret
+    for turn, stop in enumerate(range(seed % step, len(entries) + 1, step)):
+        for name, (keeps_bytes, keeps_name) in policies(rng).items():
+            tree = crashes.crash(entries[:stop], "run.zarr", keeps_bytes, keeps_name)
+            state = frozenset(tree.items()), repr(facts(entries[:stop]))
+            if state in seen:
+                continue
+            seen.add(state)
+            here = folder / "crashed"
+            here.mkdir()
+            try:
+                check(entries[:stop], tree, here, goes_on=turn % 3 == 0)
+            except BaseException as failure:
+                failure.add_note(f"crash at {stop} of {len(entries)}, {name} is kept")
+                raise
+            finally:
+                shutil.rmtree(here)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workload", WORKLOADS)
+def test_any_crash_keeps_what_was_kept(workload, tmp_path, monkeypatch):
+    """Whatever a power cut leaves of what was not synced: kept rows are right, a resumed run completes."""
+    entries = record(workload, tmp_path, monkeypatch)
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # what is checked does not crash again
+    replay(entries, tmp_path, seed=5, step=5, seen=set())
+
+
+def mutate(monkeypatch, owner, name, old, new):
+    """Change one line of a method."""
+    method = getattr(owner, name)
+    source = textwrap.dedent(inspect.getsource(method))
+    assert source.count(old) == 1, (name, old)
+    names = dict(vars(inspect.getmodule(method)))
+    made = {}
+    text = "from __future__ import annotations\n" + source.replace(old, new)
+    exec(compile(text, name, "exec"), names, made)  # noqa: S102  our own method
+    monkeypatch.setattr(owner, name, made[name])
+
+
+RUN, REDO, FILES, UNSYNCED = _run.KeptRun, _redo.RedoChunks, _files.ChunkFiles, _system.Unsynced
+_CHECKSUMS = 'self._write_record("checksums", rows.checksums, changed, self.recorded | new)'
+_WRITTEN = 'self._write_record("written", [written], np.flatnonzero(new))'
+STEPS = {
+    "files are synced": (UNSYNCED, "sync", "(self._files, self._folders)", "(self._folders,)"),
+    "folders are synced": (UNSYNCED, "sync", "(self._files, self._folders)", "(self._files,)"),
+    "new names are noted": (FILES, "write", "is_new=not is_there", "is_new=False"),
+    "rows are synced before their checksums": (
+        RUN,
+        "_checkpoint",
+        "self._unsynced.sync()\n    self._compare",
+        "self._compare",
+    ),
+    "checksums come before written": (
+        RUN,
+        "_checkpoint",
+        _CHECKSUMS + "\n    " + _WRITTEN,
+        _WRITTEN + "\n    " + _CHECKSUMS,
+    ),
+    "the record is synced": (RUN, "_write_record", "self._unsynced.sync()", "pass"),
+    "rows are redone after the record": (
+        RUN,
+        "_checkpoint",
+        "changed = np",
+        "[redo.apply() for redo in rows.redo]\n    changed = np",
+    ),
+    "recorded rows are not written over": (
+        REDO,
+        "write",
+        "again = filled & self._recorded[first : first + len(rows)]",
+        "again = np.zeros_like(filled)",
+    ),
+    "redone rows are synced before their files go": (REDO, "apply", "self._unsynced.sync()", "pass"),
+    "the folder of redo files is synced": (
+        REDO,
+        "write",
+        "self._unsynced.add_folder(self._folder.parent)",
+        "pass",
+    ),
+    "the arrays are synced before the mark": (
+        RUN,
+        "create",
+        "self._unsynced.sync()\n        self._mark = set_mark",
+        "self._mark = set_mark",
+    ),
+    "marks are synced": (RUN, "_set_state", "self._unsynced.sync()", "pass"),
+    "a complete store is marked before it changes": (RUN, "begin", "self._set_state(RUNNING)", "pass"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [*STEPS, "files are synced before they are renamed"])
+def test_no_step_can_be_left_out(step, tmp_path, monkeypatch):
+    """With one step of the order left out, some crash breaks a promise."""
+    if step in STEPS:
+        mutate(monkeypatch, *STEPS[step])
+    else:
+        real = _system.replace
+        monkeypatch.setattr(
+            _system, "replace", lambda path, content, **_: real(path, content, is_synced=False)
+        )
+    found = None
+    logs = []
+    for number, workload in enumerate(("again", "gaps filled after the end", "late, sparse")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        logs.append((folder, record(workload, folder, monkeypatch), set()))
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    for seed, (folder, entries, seen) in itertools.product((7, 19, 1, 13, *range(24)), logs):
+        try:
+            replay(entries, folder, seed, step=24, seen=seen)
+        except Exception as failure:  # noqa: BLE001  whatever it breaks
+            found = failure
+            break
+    assert found is not None, "nothing misses this step"
+
+
+def test_the_model_of_a_crash_forgets():
+    """Bytes that were not synced and names that were not synced can be lost, synced ones cannot."""
+    entries = [
+        (crashes.CREATE, "a/x", 1),
+        (crashes.WRITE, 1, 0, b"old"),
+        (crashes.SYNC_FILE, 1),
+        (crashes.SYNC_FOLDER, "a"),
+        (crashes.WRITE, 1, 1, b"new"),
+        (crashes.CREATE, "a/y", 2),
+        (crashes.RENAME, "a/y", "a/x", 2),
+    ]
+    assert crashes.crash(entries, "a", lambda _: 0, lambda: False) == {"a": None, "a/x": b"old"}
+    assert crashes.crash(entries, "a", lambda n: n, lambda: False) == {"a": None, "a/x": b"onew"}
+    assert crashes.crash(entries, "a", lambda _: 1, lambda: False) == {"a": None, "a/x": b"ond"}
+    assert crashes.crash(entries, "a", lambda _: 0, lambda: True) == {"a": None, "a/x": b""}
+    assert Path("a").name == "a"

@@ -1,0 +1,141 @@
+"""Kept runs that are killed at random moments, again and again: nothing that was promised is ever lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from helpers import mortal
+
+from accumulator._stores.files.lock import is_locked
+
+KILLS = int(os.environ.get("ACCUMULATOR_KILLS", "100"))
+SCRIPT = str(Path(mortal.__file__))
+TIMEOUT = 300  # seconds; only what hangs takes them
+
+
+class Process:
+    """A process whose lines are read as they come."""
+
+    def __init__(self, errors, *arguments):
+        environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # a thread of it would be there at the fork
+        with errors.open("ab") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-W", "error", SCRIPT, *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=file,
+                env=environment,
+                bufsize=0,
+            )
+        self.errors, self._left = errors, b""
+
+    def tell(self, line):
+        """Write a line to it."""
+        self.process.stdin.write(line.encode() + b"\n")
+
+    def line(self):
+        """Return its next line, "" once it has ended."""
+        while b"\n" not in self._left:
+            ready, _, _ = select.select([self.process.stdout], [], [], TIMEOUT)
+            assert ready, "it hangs"
+            read = os.read(self.process.stdout.fileno(), 2**16)
+            if not read:
+                return ""
+            self._left += read
+        line, self._left = self._left.split(b"\n", 1)
+        return line.decode()
+
+    def end(self, patience):
+        """Wait for its end, kill it if that does not come, and return how it ended."""
+        try:
+            status = self.process.wait(patience)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            status = self.process.wait()
+        self.process.stdin.close()
+        self.process.stdout.close()
+        return status
+
+
+class Killer:
+    """Lets lives begin and ends them, and knows what they said."""
+
+    def __init__(self, folder, seed):
+        self.chance = random.Random(seed)  # noqa: S311  no secret
+        self.errors = folder / "errors"
+        self.parent = Process(self.errors, "serve")
+        assert self.parent.line() == "ready", self.errors.read_text()
+
+    def life(self, store, name, acknowledged, *, is_spared=False):
+        """Let one process go on with a run; return what it acknowledged, and whether it was killed in it.
+
+        It is killed a random while after it began, or after something that it said.
+        """
+        chance = self.chance
+        trigger = chance.choice(["", "", "start", "made", "flush", "flush", "finalize"])
+        n_triggers = chance.randint(1, 3) if trigger == "flush" else 1
+        delay = chance.random() * chance.choice([0.001, 0.01, 0.1])
+        is_alone = not is_spared and chance.random() < 0.04
+        if is_alone and trigger == "":
+            delay = chance.random() / 2  # while it imports
+        process = Process(self.errors, "once") if is_alone else self.parent
+        process.tell(json.dumps([str(store), name, chance.randrange(2**32), acknowledged]))
+        child = process.process.pid if is_alone else int(process.line().removeprefix("born "))
+        said, is_through = "", False
+        while True:
+            if said == trigger and not is_through and not is_spared:
+                n_triggers -= 1
+                if n_triggers == 0:
+                    time.sleep(delay)
+                    os.kill(child, signal.SIGKILL)  # if it has ended, what is left of it
+            said = process.line()
+            if said.startswith("flushed "):
+                acknowledged = json.loads(said.removeprefix("flushed "))
+            is_through |= said == "end"
+            if said == "" or said.startswith("ended "):
+                break
+        if is_alone:
+            status = process.end(TIMEOUT)
+        else:
+            status = int(said.removeprefix("ended "))
+            process.tell("")
+        assert status in {0, -signal.SIGKILL}, self.errors.read_text()
+        assert is_through or status != 0
+        return acknowledged, not is_through
+
+
+@pytest.fixture
+def killer(tmp_path, request):
+    """Give a process to fork lives from."""
+    killer = Killer(tmp_path, request.node.name)
+    yield killer
+    killer.parent.end(0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(len(mortal.CONFIGURATIONS)), ids=mortal.CONFIGURATIONS)
+def test_killed_runs_end_with_the_same_bytes(tmp_path, killer, number):
+    """Killed at any moment, a run has all rows that flush() returned for, no wrong one, and ends the same."""
+    name = list(mortal.CONFIGURATIONS)[number]
+    n_kills = (KILLS + number) // len(mortal.CONFIGURATIONS)  # the sum of all is KILLS
+    whole, store = tmp_path / "whole.zarr", tmp_path / "run.zarr"
+    assert killer.life(whole, name, mortal.NOTHING, is_spared=True)[1] is False
+    wanted, done = mortal.check_complete(whole, name), 0
+    while done < n_kills:
+        acknowledged, is_killed = mortal.NOTHING, True
+        while is_killed:
+            acknowledged, is_killed = killer.life(store, name, acknowledged, is_spared=done >= n_kills)
+            done += is_killed
+            assert not is_killed or is_locked(store) in {False, None}, "the lock outlived its process"
+        mortal.check_complete(store, name, wanted)
+        shutil.rmtree(store)
