@@ -1,0 +1,73 @@
+"""Every public name and signature is the one that was recorded.
+
+``python tests/test_public_api.py > tests/data/public_api.txt`` records what is there, after a change that is
+meant.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from pathlib import Path
+
+import accumulator
+
+RECORDED = Path(__file__).parent / "data" / "public_api.txt"
+MODULES = (accumulator, accumulator.exceptions, accumulator.typing)
+SPECIAL = ("__enter__", "__exit__", "__reduce__", "__repr__", "__str__", "_repr_html_")
+
+
+def public_names():
+    """Yield one line for each public name: signatures with names, kinds and defaults; no annotations."""
+    for module in MODULES:
+        for name in sorted(module.__all__):
+            value, full = getattr(module, name), f"{module.__name__}.{name}"
+            if inspect.isclass(value):
+                yield from members(value, full)
+            elif inspect.isfunction(value):
+                yield f"def {full}{shape_of(value)}"
+            elif typing.get_origin(value) is typing.Literal:
+                yield f"{full} = {typing.get_args(value)}"
+            else:
+                yield full
+
+
+def members(kind, full):
+    """Yield a class with what it is, how it is made, and what it has that is not a builtin's."""
+    own = [each for each in kind.__mro__ if each.__module__.split(".")[0] == "accumulator"]
+    bases = [each.__name__ for each in kind.__mro__[1:-1] if each.__module__ == "builtins" or is_public(each)]
+    yield f"class {full}({', '.join(bases)})"
+    if any("__init__" in vars(each) for each in own) and not getattr(kind, "_is_protocol", False):
+        yield f"  {full}{shape_of(kind)}"
+    inside = {name for each in own for name in vars(each)}
+    for name in sorted(name for name in inside if not name.startswith("_") or name in SPECIAL):
+        value = inspect.getattr_static(kind, name)
+        if isinstance(value, (classmethod, staticmethod)):
+            yield f"  {type(value).__name__} {name}{shape_of(value.__func__)}"
+        elif inspect.isfunction(value):
+            yield f"  def {name}{shape_of(value)}"
+        else:
+            yield f"  {name}"
+
+
+def is_public(kind):
+    """Whether a class of the library can be imported from where its users look."""
+    return any(
+        kind.__name__ in module.__all__ and getattr(module, kind.__name__) is kind for module in MODULES
+    )
+
+
+def shape_of(function):
+    """Return a signature without its annotations."""
+    signature = inspect.signature(function)
+    bare = [each.replace(annotation=each.empty) for each in signature.parameters.values()]
+    return signature.replace(parameters=bare, return_annotation=signature.empty)
+
+
+def test_public_names_and_signatures_are_those_recorded():
+    """Nothing that a user wrote against the recorded names stops working, and nothing new slips in."""
+    assert list(public_names()) == RECORDED.read_text().splitlines()
+
+
+if __name__ == "__main__":
+    print("\n".join(public_names()))  # noqa: T201  what is to be recorded
