@@ -62,14 +62,14 @@ MUTATIONS = [
     (FULL_BATCH, "len(index) if is_last else _last(rows) + 1", "_last(rows) + 1"),
     (FULL_BATCH, "index.locs[consumed:].copy(), done", "index.locs[consumed + 1 :].copy(), done"),
     (CANVAS, "max(self.n_consumed, n_consumed)", "n_consumed"),
-    (CANVAS, "_as_numbers(rows)[~seen]\n            arrays", "_as_numbers(rows)[seen]\n            arrays"),
+    (CANVAS, "as_numbers(rows)[~seen]\n            arrays", "as_numbers(rows)[seen]\n            arrays"),
     (CANVAS, "            self.written[rows] = True", "            self.written[: len(arrays[0])] = True"),
     (CANVAS, "rows = rows[~self.written[rows]]", "rows = rows[:0]"),
     (CANVAS, "or not touched else [(again, held)]", "or touched else [(again, held)]"),
     (
         CANVAS,
-        "_as_numbers(rows)[~seen], _as_numbers(rows)[seen]",
-        "_as_numbers(rows)[seen], _as_numbers(rows)[~seen]",
+        "as_numbers(rows)[~seen], as_numbers(rows)[seen]",
+        "as_numbers(rows)[seen], as_numbers(rows)[~seen]",
     ),
     (CANVAS, "                touched = stop", "                touched = start"),
     (

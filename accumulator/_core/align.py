@@ -16,6 +16,7 @@ from accumulator._inputs.validation import (
     as_percent,
     check_rows,
 )
+from accumulator._stores import count
 from accumulator.exceptions import HeadError, LocationError
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def prepare_multitask_full_batch(  # noqa: PLR0913, PLR0917  the documented sign
     heads = as_heads(batch_output)
     rows = index.match(batch_locs)
     if heads.arrays:
-        check_rows(heads, _count(rows))
+        check_rows(heads, count(rows))
     consumed = len(index) if is_last else _last(rows) + 1
     if out is not None:
         if not heads.arrays:
@@ -145,10 +146,6 @@ def prepare_multitask_full_batch(  # noqa: PLR0913, PLR0917  the documented sign
     if canvas.zarr_store is not None:
         canvas.zarr_store.keep()
     return canvas.arrays, index.locs[consumed:].copy(), done
-
-
-def _count(rows: Rows) -> int:
-    return rows.stop - rows.start if isinstance(rows, slice) else len(rows)
 
 
 def _last(rows: Rows) -> int:

@@ -31,6 +31,7 @@ from accumulator._stores import (
     RowStore,
     TemporaryFolder,
     ZarrRows,
+    as_numbers,
     check_options,
     count,
     cut,
@@ -228,7 +229,7 @@ class Canvas:
         if repeats and self.on_duplicate == "error":
             self._refuse(np.flatnonzero(seen), locs[rows])
         if repeats and self.on_duplicate == "first":
-            rows = _as_numbers(rows)[~seen]
+            rows = as_numbers(rows)[~seen]
             arrays = tuple(head[~seen] for head in arrays)
             repeats = False
         self._retry_checkpoint()
@@ -288,7 +289,7 @@ class Canvas:
             return
         self._settle()
         while self._stale:
-            rows = _as_numbers(self._stale[-1])
+            rows = as_numbers(self._stale[-1])
             rows = rows[~self.written[rows]]
             blank = [np.full((1, *s.patch_shape), s.storage.fill_value, s.dtype) for s in self.specs or ()]
             for start, stop in self._parts(count(rows)):
@@ -428,7 +429,7 @@ class Canvas:
         """Put values in all heads; ``seen`` marks rows that hold something, which a failure puts back."""
         new, again, held = rows, None, []
         if seen is not None and self.rows is not None:
-            new, again = _as_numbers(rows)[~seen], _as_numbers(rows)[seen]
+            new, again = as_numbers(rows)[~seen], as_numbers(rows)[seen]
             held = self.rows.get(again)
         touched, parts = 0, self._parts(count(rows))
         try:
@@ -482,7 +483,3 @@ class Canvas:
                 self._put_part(cut(rows, start, stop), [head[start:stop] for head in values])
                 self._commit()
             self._restore.pop()
-
-
-def _as_numbers(rows: Rows) -> NDArray[np.intp]:
-    return np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows

@@ -28,6 +28,7 @@ from accumulator._stitching.map import StitchedMap
 from accumulator._stitching.numbers import MapSpec, result_dtype, sum_dtype, wider
 from accumulator._stitching.weights import as_blend, as_window
 from accumulator._stitching.whole import WholeBands
+from accumulator._stores import as_numbers
 from accumulator.exceptions import (
     ClosedError,
     DuplicateLocationError,
@@ -253,7 +254,7 @@ class Stitcher:
         """
         with self._lock:
             self._refuse_if_done("push")
-            heads, rows = as_heads(batch_output), _as_numbers(self._index.match(batch_locs))
+            heads, rows = as_heads(batch_output), as_numbers(self._index.match(batch_locs))
             if not heads.arrays:
                 raise HeadError("the batch has no heads: push at least one array a batch")
             check_rows(heads, len(rows))
@@ -534,7 +535,3 @@ def _shown(rows: FullBatchAccumulator, bands: Bands, written: NDArray[np.bool_])
 
 def _nowhere(_start: int, _stop: int) -> None:
     """Say that rows of a map have no place in RAM yet."""
-
-
-def _as_numbers(rows: slice | NDArray[np.intp]) -> NDArray[np.intp]:
-    return np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows

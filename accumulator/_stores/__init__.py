@@ -18,7 +18,7 @@ from accumulator._stores.format.store import FolderStore
 from accumulator._stores.kept.run import KeptRun
 from accumulator._stores.memory.pages import Pages
 from accumulator._stores.memory.ram import RamRows
-from accumulator._stores.memory.row_numbers import count, cut
+from accumulator._stores.memory.row_numbers import as_numbers, count, cut
 from accumulator._stores.reading.check import RowChecker, make_checksums
 from accumulator._stores.reading.look import disk_nbytes, head_details, open_mark, open_result
 from accumulator._stores.reading.saved import SavedResult
@@ -44,6 +44,7 @@ __all__ = [
     "SavedResult",
     "TemporaryFolder",
     "ZarrRows",
+    "as_numbers",
     "check_options",
     "complete_result",
     "copy_rows",

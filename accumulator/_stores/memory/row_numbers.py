@@ -1,4 +1,4 @@
-"""Which chunks rows lie in: index arithmetic alone."""
+"""The numbers of rows: a slice where they follow each other, otherwise an array."""
 
 from __future__ import annotations
 
@@ -44,8 +44,13 @@ def spans(rows: NDArray[np.intp], gap: int) -> Iterator[tuple[int, int]]:
             yield int(rows[a]), int(rows[b - 1]) + 1
 
 
+def as_numbers(rows: Rows) -> NDArray[np.intp]:
+    """Return the number of each row."""
+    return np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+
+
 def count(rows: Rows) -> int:
-    """Return how many rows are meant."""
+    """Return how many rows there are."""
     return rows.stop - rows.start if isinstance(rows, slice) else len(rows)
 
 

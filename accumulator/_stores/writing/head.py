@@ -20,7 +20,7 @@ import numpy as np
 from accumulator._stores.format.checksums import row_checksums
 from accumulator._stores.memory.copying import Piece
 from accumulator._stores.memory.pages import PAGE_NBYTES, Pages
-from accumulator._stores.memory.row_numbers import by_chunk, count, spans
+from accumulator._stores.memory.row_numbers import as_numbers, by_chunk, count, spans
 
 if TYPE_CHECKING:
     import zarr
@@ -237,7 +237,7 @@ class Head:
         for chunk, local, where in by_chunk(rows, self.chunk_rows):
             block = self._in_memory(chunk)
             if chunk in self.on_disk:
-                numbers = np.arange(local.start, local.stop) if isinstance(local, slice) else local
+                numbers = as_numbers(local)
                 first, stop = int(numbers.min()), int(numbers.max()) + 1
                 known = self.on_disk[chunk]
                 found = self.chunks.read(chunk, first, stop)
