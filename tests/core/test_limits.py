@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import os
 import subprocess
 import sys
-import threading
-import time
-from pathlib import Path
 
 import pytest
+from helpers.limits import MIB, memory_group, threads
 from helpers.oracle import distinct, grid
 
 from accumulator import FullBatchAccumulator
 from accumulator._stores.memory import copying as _copying
 
-MIB = 2**20
-CGROUP = Path("/sys/fs/cgroup")
 TIMEOUT = 300  # seconds; only what hangs takes them
 
 # Three rows in four come, in shuffled batches of 8; prints where the result lies and whether it is right.
@@ -58,38 +52,6 @@ def run_script(script, *arguments, **process):
 def run(n_rows, options, *, prefix=""):
     """Run the script above and return what it printed."""
     return run_script(prefix + RUN, n_rows, repr(options))
-
-
-@contextlib.contextmanager
-def memory_group(limit):
-    """Make a real memory cgroup, v1 or v2, and yield Python code by which a process joins it."""
-    name = f"accumulator-test-{os.getpid()}"
-    for parent, limit_file in ((CGROUP / "memory", "memory.limit_in_bytes"), (CGROUP, "memory.max")):
-        group = parent / name
-        try:
-            group.mkdir()
-        except OSError:
-            continue
-        try:
-            try:
-                (group / limit_file).write_text(str(limit))
-            except OSError:
-                continue
-            yield f"__import__('pathlib').Path({str(group / 'cgroup.procs')!r}).write_text('0')\n"
-            return
-        finally:
-            _remove(group)
-    pytest.skip("needs root, and a mounted memory cgroup hierarchy")
-
-
-def _remove(group):
-    for _ in range(50):  # a group of a process that just ended is busy for a moment
-        try:
-            group.rmdir()
-        except OSError:
-            time.sleep(0.1)
-        else:
-            return
 
 
 @pytest.mark.slow
@@ -342,11 +304,6 @@ print(type(result.outputs[0]).__name__, right, result.written.all(), other.retur
 """
     with memory_group(900 * MIB) as join:
         assert run_script(join + script, join) == ["Array", "True", "True", "0"]
-
-
-def threads():
-    """Return the library's threads that are alive."""
-    return [each.name for each in threading.enumerate() if each.name.startswith("accumulator")]
 
 
 @pytest.fixture

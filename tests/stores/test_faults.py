@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import mortal
+from helpers.limits import MIB, memory_group, threads
 from helpers.mortal import MISSING, NOTHING, N, batches, check, check_complete, complete, push, start
-from test_limits import MIB, memory_group, threads
 
 from accumulator._stores.files import system as _system
 from accumulator.exceptions import (

@@ -428,7 +428,7 @@ def test_claim_that_fails_leaves_nothing(monkeypatch):
     def refuse(_):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(_claim._system, "sync", refuse)
+    monkeypatch.setattr(_claim.system, "sync", refuse)
     with pytest.raises(StorageError):
         start(store="new/folder/run.zarr")
     assert not Path("new").exists()
