@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from accumulator import __version__
 from accumulator._cli.stitch import add_stitch
+from accumulator._inputs.extras import need
 from accumulator._inputs.text import encodable, printable
 from accumulator._report.inspect import Info, Missing, Verdict, info, missing, verify
 from accumulator.exceptions import AccumulatorError
@@ -262,14 +263,7 @@ def _add_demo(demo: argparse.ArgumentParser) -> None:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    try:
-        from accumulator import _demo as demo  # noqa: PLC0415  its extra may be missing
-    except ImportError as error:
-        print(
-            f"accumulator: error: the demo cannot be imported ({error}): pip install 'accumulator[demo]'",
-            file=sys.stderr,
-        )
-        return 1
+    demo = need("accumulator._demo", "demo")
     options = demo.Options(
         memory_threshold=arguments.memory_threshold,
         compare=arguments.compare,

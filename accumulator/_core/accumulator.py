@@ -6,7 +6,6 @@ import logging
 import os
 import sys
 import threading
-import warnings
 import weakref
 from functools import partial
 from pathlib import Path
@@ -33,6 +32,7 @@ from accumulator._inputs.arguments import (
 )
 from accumulator._inputs.options import StorageOptions
 from accumulator._inputs.validation import as_heads
+from accumulator._inputs.warn import warn
 from accumulator._pictures import HeadFacts, as_html, memory_text, plot_coverage
 from accumulator._pictures.progress import Progress, as_progress, memory_state
 from accumulator._stores import KeptRun, read_only
@@ -485,11 +485,10 @@ class FullBatchAccumulator:
         if self._process == os.getpid() and hasattr(self, "_canvas"):
             self._canvas.stop()
             self._close_progress()
-            warnings.warn(
+            warn(
                 f"{self!r} was dropped without finalize() or close(): use it as a context manager, or call "
                 "one of them",
                 ResourceWarning,
-                stacklevel=1,
                 source=self,
             )
 
@@ -576,11 +575,10 @@ class FullBatchAccumulator:
         is_ours = self._process == os.getpid() and self._result is None and not self._is_closed
         n_unrecorded = self._canvas.n_unrecorded if is_ours else 0
         if n_unrecorded:
-            warnings.warn(
+            warn(
                 f"{n_unrecorded} rows were not recorded in {self._store}, as nobody finalized or closed it: "
                 "use it as a context manager",
                 StorageWarning,
-                stacklevel=1,
             )
 
     def _elsewhere(self, action: str) -> str:

@@ -11,7 +11,6 @@ import contextlib
 import logging
 import math
 import time
-import warnings
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +22,7 @@ from accumulator._core.plan import Plan, make_plan
 from accumulator._inputs.options import StorageOptions
 from accumulator._inputs.text import as_text, named
 from accumulator._inputs.validation import Heads, HeadSpec, as_specs, as_stored_heads, check_specs
+from accumulator._inputs.warn import warn
 from accumulator._stores import (
     BUFFER_NBYTES,
     FolderStore,
@@ -385,9 +385,7 @@ class Canvas:
             rows, store = self._make_zarr(max(nbytes, min(BUFFER_NBYTES, held // 20)))
         except AccumulatorError as refusal:
             self._watch.rest()
-            warnings.warn(
-                f"memory is short, but the result has to stay there: {refusal}", StorageWarning, stacklevel=5
-            )
+            warn(f"memory is short, but the result has to stay there: {refusal}", StorageWarning)
             return
         try:
             rows.take_over(ram, self.written)

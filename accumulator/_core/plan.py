@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ import attrs
 
 from accumulator._core import memory
 from accumulator._inputs.text import as_text, head_label
+from accumulator._inputs.warn import warn
 from accumulator._stores import BUFFER_NBYTES, Layout, layout, storage_error
 from accumulator.exceptions import StorageError, StorageWarning
 
@@ -135,11 +135,10 @@ class Plan:
             )
         if self.nbytes_to_come > self.disk_free:
             more = " more" if self.n_on_disk else ""
-            warnings.warn(
+            warn(
                 f"the result may take {as_text(self.nbytes_to_come)}{more} if all {self.n_rows} locations "
                 f"come, but there are {free}: make room, or give {other}",
                 StorageWarning,
-                stacklevel=6,
             )
 
 

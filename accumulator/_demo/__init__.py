@@ -1,7 +1,7 @@
 """The demo behind ``accumulator demo``: a trained network over a real slide, tile by tile.
 
-Needs ``accumulator[demo]``. It uses the library only by its public names and the report's one function, and
-the library never uses it.
+Needs ``accumulator[demo]``. It uses the library by its public names, the report's one function and what
+tells of a missing extra, and the library never uses it.
 """
 
 from __future__ import annotations

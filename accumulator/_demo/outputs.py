@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import importlib.util
 import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from accumulator._inputs.extras import need
 from accumulator._report import write_report
-from accumulator.exceptions import MissingExtraError, ResultExistsError
+from accumulator.exceptions import ResultExistsError
 
 if TYPE_CHECKING:
     from accumulator import FullBatch, StitchedMap
@@ -41,8 +41,7 @@ def claim(folder: Path) -> None:
     ResultExistsError
         Something that no demo wrote has the name of an output; a FileExistsError.
     """
-    if importlib.util.find_spec("ome_zarr") is None:
-        raise MissingExtraError("ome_zarr is not installed: pip install 'accumulator[demo]'", name="ome_zarr")
+    need("ome_zarr", "demo")  # before anything is made
     folder.mkdir(parents=True, exist_ok=True)
     mark = folder / MARK
     if not mark.is_file():

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import zarr
 
-from accumulator._export.extra import need
 from accumulator._export.levels import TILE, chunks_of, fill, level_factors, level_shapes
 from accumulator._export.map import as_channel_names, as_map, as_pixel_size
+from accumulator._inputs.extras import need
 from accumulator._stores.files.target import writing
 from accumulator.exceptions import HeadDtypeError, OptionError
 
@@ -116,7 +116,7 @@ def check_ome_tiff(  # noqa: PLR0913  one a property of an image
     channel_names: Sequence[str] | None = None,
 ) -> tuple[Map, dict[str, float] | None, str, list[str]]:
     """Refuse what `write_ome_tiff` would refuse, and return what it needs; no pixel is read."""
-    need("tifffile")
+    need("tifffile", "ome")
     head = as_map(name, array, n_spatial)
     if head.dtype in _NO_OME:
         raise HeadDtypeError(
@@ -144,7 +144,7 @@ def _lay_out(folder: Path, head: Map) -> list[zarr.Array[Any]]:
 
 def _write(target: Path, levels: list[zarr.Array[Any]], tags: list[dict[str, Any]]) -> None:
     nbytes = sum(int(level.nbytes) for level in levels)
-    with need("tifffile").TiffWriter(target, bigtiff=nbytes > _CLASSIC_NBYTES, ome=True) as tiff:
+    with need("tifffile", "ome").TiffWriter(target, bigtiff=nbytes > _CLASSIC_NBYTES, ome=True) as tiff:
         for level, own in zip(levels, tags, strict=True):
             tiff.write(
                 _tiles(level),

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import zarr
 
-from accumulator._export.extra import need
 from accumulator._export.levels import chunks_of, fill, level_factors, level_shapes
 from accumulator._export.map import as_channel_names, as_map, as_pixel_size
+from accumulator._inputs.extras import need
 from accumulator._stores.files.target import writing
 from accumulator.exceptions import HeadError, OptionError
 
@@ -122,7 +122,7 @@ def check_ome_zarr(
     channel_names: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[list[Map], dict[str, float] | None, str, list[list[str]]]:
     """Refuse what `write_ome_zarr` would refuse, and return what it needs; no pixel is read."""
-    need("ome_zarr.writer")
+    need("ome_zarr.writer", "ome")
     if not isinstance(maps, Mapping) or not maps:
         raise HeadError(
             "there are no maps to write: give a dict with the map of one head at least, by its name"
@@ -158,7 +158,7 @@ def _write_image(  # noqa: PLR0913, PLR0917  what is known of it
         for number, shape in enumerate(shapes)
     ]
     limits = fill(head, levels)
-    need("ome_zarr.writer").write_multiscales_metadata(
+    need("ome_zarr.writer", "ome").write_multiscales_metadata(
         group,
         datasets=[
             {
@@ -167,7 +167,7 @@ def _write_image(  # noqa: PLR0913, PLR0917  what is known of it
             }
             for number, factors in enumerate(level_factors(shapes))
         ],
-        fmt=need("ome_zarr.format").FormatV05(),
+        fmt=need("ome_zarr.format", "ome").FormatV05(),
         axes=[_axis(name, None if sizes is None else unit) for name in head.axes],
         name=head.name,
         metadata={"omero": {"channels": _channels(channels, limits)}},

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import stat
-import warnings
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from accumulator._inputs.validation import as_count, as_nbytes, as_path, as_percent
+from accumulator._inputs.warn import warn
 from accumulator.exceptions import OptionError, StorageError
 from accumulator.typing import Mode, OnDuplicate
 
@@ -36,9 +36,7 @@ def as_threshold(raw: float) -> float:
     """Return a percentage, warning of one that looks like a fraction."""
     percent = as_percent(raw)
     if 0 < percent < 1:
-        warnings.warn(
-            f"memory_threshold={raw} is {raw} per cent: did you mean {100 * percent:g}?", stacklevel=3
-        )
+        warn(f"memory_threshold={raw} is {raw} per cent: did you mean {100 * percent:g}?")
     return percent
 
 

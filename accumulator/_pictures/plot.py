@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from accumulator._inputs.extras import need
 from accumulator._pictures.coverage import coverage
 from accumulator._pictures.svg import MISSING, WRITTEN
-from accumulator.exceptions import MissingExtraError, OptionError
+from accumulator.exceptions import OptionError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,7 +43,7 @@ def plot_coverage(locs: NDArray[Any], written: NDArray[np.bool_], ax: Axes | Non
     MissingExtraError
         matplotlib is not installed; an ImportError.
     """
-    _import("matplotlib")
+    need("matplotlib", "plot")
     if ax is None:
         ax = _panels(1)[0]
     shown = coverage(locs, written, _RASTER_CELLS)
@@ -61,7 +61,7 @@ def plot_coverage(locs: NDArray[Any], written: NDArray[np.bool_], ax: Axes | Non
             right, bottom = locs[:, 2:].max(axis=0)
         ax.set(xlim=(left, right), ylim=(bottom, top), xlabel="x", ylabel="y", aspect="equal")
         ax.ticklabel_format(style="plain", useOffset=False)
-    patches: Any = importlib.import_module("matplotlib.patches")
+    patches: Any = need("matplotlib.patches", "plot")
     counts = {"written": (WRITTEN, shown.n_written), "missing": (MISSING, shown.n - shown.n_written)}
     ax.legend(
         handles=[
@@ -110,7 +110,7 @@ def plot_map(
     OptionError
         It is no map, has no such channel, or has too many channels to show all; a ValueError.
     """
-    _import("matplotlib")
+    need("matplotlib", "plot")
     image, step = _decimated(array, channel)
     is_rgb = image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8
     channels = [image] if is_rgb or image.ndim == 2 else [image[..., i] for i in range(image.shape[2])]
@@ -129,18 +129,9 @@ def plot_map(
     return panels
 
 
-def _import(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as cause:
-        raise MissingExtraError(
-            f"plots need matplotlib, which cannot be imported ({cause}): pip install 'accumulator[plot]'"
-        ) from cause
-
-
 def _panels(n: int, ratio: float = 0.75) -> list[Axes]:
     """Return the panels of a new figure, so many times as high as they are wide."""
-    pyplot: Any = _import("matplotlib.pyplot")
+    pyplot: Any = need("matplotlib.pyplot", "plot")
     columns = math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
     width = 6.4 if n == 1 else 4.2
@@ -155,7 +146,7 @@ def _panels(n: int, ratio: float = 0.75) -> list[Axes]:
 
 
 def _draw_boxes(ax: Axes, locs: NDArray[Any], written: NDArray[np.bool_]) -> None:
-    collections: Any = importlib.import_module("matplotlib.collections")
+    collections: Any = need("matplotlib.collections", "plot")
     boxes = locs.astype(np.float64)
     corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
     for rows, color in ((~written, MISSING), (written, WRITTEN)):
@@ -177,7 +168,7 @@ def _draw_points(ax: Axes, locs: NDArray[Any], written: NDArray[np.bool_]) -> No
 
 
 def _draw_raster(ax: Axes, shown: Coverage) -> None:
-    colors: Any = importlib.import_module("matplotlib.colors")
+    colors: Any = need("matplotlib.colors", "plot")
     ends = np.array([colors.to_rgb(MISSING), colors.to_rgb(WRITTEN)])
     share = np.nan_to_num(shown.share)[..., None]
     image = np.dstack([(1 - share) * ends[0] + share * ends[1], ~np.isnan(shown.share)])
@@ -206,7 +197,7 @@ def _decimated(array: RowArray, channel: int | None) -> tuple[NDArray[Any], int]
 
 
 def _draw_map(ax: Axes, image: NDArray[Any], extent: tuple[float, float, float, float], title: str) -> None:
-    patches: Any = importlib.import_module("matplotlib.patches")
+    patches: Any = need("matplotlib.patches", "plot")
     left, right, bottom, top = extent
     if image.ndim == 2:
         values = np.abs(image) if image.dtype.kind == "c" else image

@@ -6,12 +6,12 @@ drawn, and that is bounded.
 
 from __future__ import annotations
 
-import importlib
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from accumulator._inputs.extras import need
 from accumulator._inputs.text import as_text
-from accumulator.exceptions import MissingExtraError, OptionError
+from accumulator.exceptions import OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,15 +32,7 @@ def as_progress(raw: bool) -> Any:  # noqa: FBT001  an argument to be checked
     """
     if not isinstance(raw, bool):
         raise OptionError(f"progress is {raw!r}: it is True or False")
-    if not raw:
-        return None
-    try:
-        return importlib.import_module("tqdm.auto").tqdm
-    except ImportError as cause:
-        raise MissingExtraError(
-            f"progress=True needs tqdm, which cannot be imported ({cause}): "
-            "pip install 'accumulator[progress]'"
-        ) from cause
+    return need("tqdm.auto", "progress").tqdm if raw else None
 
 
 class Progress:

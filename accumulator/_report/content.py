@@ -9,8 +9,9 @@ import attrs
 import numpy as np
 
 from accumulator._core.full_batch import FullBatch
+from accumulator._inputs.extras import need
 from accumulator._pictures import Coverage, coverage
-from accumulator._report.images import Picture, as_pictures, require_pillow
+from accumulator._report.images import Picture, as_pictures
 from accumulator._report.inspect import Info, info
 from accumulator._report.reading import MOST_NBYTES, Reading, read_rows
 from accumulator._report.timing import Timing, timing
@@ -128,7 +129,7 @@ def gather(path: Path, max_px: int = MAX_PX) -> Report:
     ResultNotFoundError, ResultFormatError, StorageError
         There is no store, it cannot be read, or nothing was pushed yet.
     """
-    require_pillow()  # before much is read
+    need("PIL.Image", "report")  # before much is read
     with FullBatch.load(path, partial=True) as batch:
         found = info(path)
         named = batch.outputs if isinstance(batch.outputs, dict) else dict(enumerate(batch.outputs))

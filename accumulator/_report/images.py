@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 import numpy as np
 
-from accumulator.exceptions import MissingExtraError
+from accumulator._inputs.extras import need
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -132,25 +131,9 @@ def _picture(  # noqa: PLR0913, PLR0917  what a picture is made of
     pixels[seen, :3], pixels[seen, 3] = colored[seen], 255
     _hatch(pixels, masks["damaged"], "damaged")
     file = io.BytesIO()
-    require_pillow().fromarray(pixels).save(file, format="PNG", optimize=True)
+    need("PIL.Image", "report").fromarray(pixels).save(file, format="PNG", optimize=True)
     height, width = seen.shape
     hatched = tuple(
         name for name, mask in masks.items() if (mask & ~seen).any() or (name == "damaged" and mask.any())
     )
     return Picture(label, file.getvalue(), width, height, *ends, hatched)
-
-
-def require_pillow() -> Any:
-    """Return Pillow's module of images.
-
-    Raises
-    ------
-    MissingExtraError
-        Pillow is not installed.
-    """
-    try:
-        return importlib.import_module("PIL.Image")
-    except ImportError as cause:
-        raise MissingExtraError(
-            f"the report needs Pillow, which cannot be imported ({cause}): pip install 'accumulator[report]'"
-        ) from cause

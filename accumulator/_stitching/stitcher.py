@@ -7,7 +7,6 @@ import logging
 import os
 import sys
 import threading
-import warnings
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeVar
 
@@ -21,6 +20,7 @@ from accumulator._inputs.arguments import as_limit
 from accumulator._inputs.options import StorageOptions
 from accumulator._inputs.text import as_text, named
 from accumulator._inputs.validation import as_heads, as_specs, check_rows, check_specs
+from accumulator._inputs.warn import warn
 from accumulator._pictures.progress import Progress, as_progress, memory_state
 from accumulator._stitching.bands import Bands
 from accumulator._stitching.grid import Grid, as_grid, count_axes
@@ -338,11 +338,10 @@ class Stitcher:
         if self._process != os.getpid():
             return
         self.close()
-        warnings.warn(
+        warn(
             f"{self!r} was dropped without finalize() or close(): use it as a context manager, or call one "
             "of them",
             ResourceWarning,
-            stacklevel=1,
             source=self,
         )
 
@@ -489,11 +488,10 @@ class Stitcher:
         is_much = bands.nbytes > 2 * bands.least_nbytes and not fits_in_memory(bands.nbytes, 0, _LARGE)
         if is_much and not self._has_told:
             self._has_told = True
-            warnings.warn(
+            warn(
                 f"{as_text(bands.nbytes)} of the map wait for rows that have not come: push in the order of "
                 "the list, and leave out of it what will not come",
                 StorageWarning,
-                stacklevel=3,
             )
 
     def _refuse_repeats(self, rows: NDArray[np.intp]) -> None:

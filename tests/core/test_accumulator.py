@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from zarr.codecs import GzipCodec
 
 import accumulator._core.accumulator as module
-from accumulator import FullBatchAccumulator, prepare_multitask_full_batch
+from accumulator import FullBatchAccumulator, Stitcher, prepare_multitask_full_batch
 from accumulator._stores.memory import copying as _copying
 from accumulator._stores.writing import head as _head
 from accumulator.exceptions import (
@@ -602,10 +602,12 @@ def test_dropped_accumulator_warns_whatever_it_holds():
 
 
 def test_share_that_looks_like_a_fraction_warns():
-    """0.8 is less than one per cent, and hardly meant."""
-    with pytest.warns(UserWarning, match="memory_threshold=0.8 is 0.8 per cent: did you mean 80"):
-        accumulator = FullBatchAccumulator(LOCS, memory_threshold=0.8)
-    accumulator.close()
+    """0.8 is less than one per cent, and hardly meant; the warning names the line that says it."""
+    for kind in (FullBatchAccumulator, Stitcher):
+        with pytest.warns(UserWarning, match="memory_threshold=0.8 is 0.8 per cent: did you mean 80") as told:
+            accumulator = kind(LOCS, memory_threshold=0.8)
+        assert [each.filename for each in told] == [__file__]
+        accumulator.close()
 
 
 def test_other_processes_are_refused(monkeypatch, where):

@@ -705,10 +705,10 @@ def test_link_in_place_of_an_output_is_replaced_not_followed(tmp_path):
 @pytest.mark.usefixtures("small_demo")
 def test_missing_ome_zarr_is_said_before_the_run(monkeypatch, tmp_path, capsys):
     """Nothing is computed that could not be written; the remedy is the demo's own extra."""
-    monkeypatch.setattr(_outputs.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "ome_zarr", None)
     assert main(["demo", "--output", str(tmp_path / "out")]) == 1
     captured = capsys.readouterr()
-    assert captured.err.endswith("pip install 'accumulator[demo]'\n")
+    assert captured.err.endswith("pip install 'full-batch-accumulator[demo]'\n")
     assert captured.out == ""
     assert list(tmp_path.glob("out/*")) == []
 
@@ -792,7 +792,7 @@ def test_missing_extra_is_one_line_with_the_remedy():
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
     last = done.stderr.splitlines()[-1]  # above it may be warnings of what the library needs
-    assert re.fullmatch(r"accumulator: error: .*: pip install 'accumulator\[demo\]'", last)
+    assert re.fullmatch(r"accumulator: error: .*: pip install 'full-batch-accumulator\[demo\]'", last)
 
 
 def test_missing_extra_in_this_process(monkeypatch, capsys):
@@ -802,7 +802,7 @@ def test_missing_extra_in_this_process(monkeypatch, capsys):
     monkeypatch.delattr("accumulator._demo")
     monkeypatch.setitem(sys.modules, "tqdm", None)
     assert main(["demo"]) == 1
-    assert "pip install 'accumulator[demo]'" in capsys.readouterr().err
+    assert "pip install 'full-batch-accumulator[demo]'" in capsys.readouterr().err
 
 
 @needs_pip

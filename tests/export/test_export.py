@@ -476,7 +476,7 @@ def test_error_of_the_source_stays_what_it_is(monkeypatch):
 def test_missing_extra_is_named(monkeypatch, number, module):
     """What is not installed is named, with the command that installs it."""
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'accumulator\[ome\]'") as caught:
+    with pytest.raises(MissingExtraError, match=r"pip install 'full-batch-accumulator\[ome\]'") as caught:
         write_both(make_map((5, 5)))[number]()
     assert isinstance(caught.value, ImportError)
     assert isinstance(caught.value, AccumulatorError)
@@ -501,7 +501,7 @@ import sys
 import numpy as np
 import zarr
 from pathlib import Path
-from accumulator._export import extra as _extra
+from accumulator._inputs.extras import need
 from accumulator._export import write_ome_tiff, write_ome_zarr
 n = int(sys.argv[2])
 source = zarr.create_array("source", shape=(n, n, 3), chunks=(2**24 // n // 12, n, 3), dtype="f4")
@@ -510,7 +510,7 @@ for y in range(0, n, source.chunks[0]):
     source[y : y + source.chunks[0]] = np.broadcast_to(row, (min(source.chunks[0], n - y), n, 3))
 def status(field):
     return int(Path("/proc/self/status").read_text().split(field + ":")[1].split()[0]) // 1024
-_extra.need("ome_zarr.writer"), _extra.need("tifffile")
+need("ome_zarr.writer", "ome"), need("tifffile", "ome")
 Path("/proc/self/clear_refs").write_text("5")
 start = status("VmRSS")
 if sys.argv[1] == "zarr":

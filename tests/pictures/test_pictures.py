@@ -291,7 +291,7 @@ def test_all_missing_map():
 def test_missing_matplotlib(monkeypatch):
     """The error names what installs it, and is an ImportError."""
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'accumulator\[plot\]'") as caught:
+    with pytest.raises(MissingExtraError, match=r"pip install 'full-batch-accumulator\[plot\]'") as caught:
         plot_map(np.ones((2, 2)))
     assert isinstance(caught.value, ImportError)
     assert isinstance(caught.value, AccumulatorError)

@@ -132,7 +132,7 @@ def test_progress_is_true_or_false(wrong):
 def test_missing_tqdm(monkeypatch):
     """It is found out at once, before a store is made."""
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'accumulator\[progress\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'full-batch-accumulator\[progress\]'"):
         FullBatchAccumulator(LOCS, store="run.zarr", progress=True)
     assert not Path("run.zarr").exists()
     FullBatchAccumulator(LOCS).close()

@@ -388,7 +388,7 @@ def test_missing_pillow(complete, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
     code, _, err = run(capsys, complete)
     assert code == 1
-    assert "pip install 'accumulator[report]'" in err
+    assert "pip install 'full-batch-accumulator[report]'" in err
     with pytest.raises(MissingExtraError):
         gather(complete)
 

@@ -10,7 +10,6 @@ import contextlib
 import errno
 import logging
 import shutil
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +18,7 @@ import numpy as np
 import zarr
 
 from accumulator._inputs.text import head_label
+from accumulator._inputs.warn import warn
 from accumulator._stores.files import system
 from accumulator._stores.files.claim import ClaimedFolder
 from accumulator._stores.files.errors import storage_error
@@ -385,9 +385,8 @@ class KeptRun:
             head_label(number, None if saved.names is None else tuple(saved.names))
             for number in np.flatnonzero(lost.any(axis=1)).tolist()
         ]
-        warnings.warn(
+        warn(
             f"{len(gone)} rows of {self.root} were damaged and are missing again, the first being row "
             f"{gone[0]}, in {', '.join(heads)}: missing_locs has them",
             StorageWarning,
-            stacklevel=8,
         )

@@ -1,4 +1,4 @@
-"""The libraries of the extra ``ome``, imported when they are needed."""
+"""Libraries that only an extra installs, imported when they are needed first."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 from accumulator.exceptions import MissingExtraError
 
 
-def need(module: str) -> Any:
-    """Return a module of the extra ``ome``.
+def need(module: str, extra: str) -> Any:
+    """Return a module.
 
     Raises
     ------
@@ -24,5 +24,6 @@ def need(module: str) -> Any:
             return importlib.import_module(module)
     except ImportError as cause:
         raise MissingExtraError(
-            f"{module} cannot be imported ({cause}): pip install 'accumulator[ome]'", name=cause.name
+            f"{module} cannot be imported ({cause}): pip install 'full-batch-accumulator[{extra}]'",
+            name=cause.name,
         ) from cause
