@@ -15,11 +15,12 @@ import numpy as np
 
 from accumulator._core import memory
 from accumulator._inputs.text import as_text
-from accumulator._stitching.blend import Layer, Workers, blend_share, finish
+from accumulator._stitching.blend import Layer, blend_share, finish, quick
 from accumulator._stitching.numbers import MapSpec, lowest, wider
 from accumulator._stitching.parts import cuts, share_of
 from accumulator._stitching.weights import Summer
 from accumulator._stores import Pages
+from accumulator._stores.memory.threads import Pool, n_cores
 from accumulator.exceptions import MemoryLimitError
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 _BAND_NBYTES: Final = 64 * 2**20
 _MOST_SPARE: Final = 2
+_MOST_THREADS: Final = 4  # more do not make memory faster
 _SUMS_NBYTES: Final = 8 * 2**20  # of the sums of weights that a thread makes at a time
 
 
@@ -99,7 +101,7 @@ class Bands:
         self._has_zeros = not window.weights.all()
         self._summer = Summer(grid, window, max(spec.n_channels for spec in specs))
         self.is_torn = False
-        self._workers = Workers()
+        self._pool = Pool(min(n_cores(), _MOST_THREADS), "accumulator-stitch")
         self._open: dict[int, Band] = {}
         self._spare: list[Band] = []
         nbytes = memory.buffer_nbytes(self._most_nbytes, memory_limit)
@@ -173,7 +175,7 @@ class Bands:
         nbytes = sum(head[:1].nbytes for head in native)
         shares = [
             share_of(self._grid, rows, low, high, self.height, nbytes)
-            for low, high in cuts(self._grid, rows, nbytes, self._workers.n)
+            for low, high in cuts(self._grid, rows, nbytes, self._pool.n)
         ]
         return Prepared(rows, native, [share for share in shares if share is not None])
 
@@ -202,7 +204,7 @@ class Bands:
         tasks = [
             partial(blend_share, self._window.blend, layers, share, large, mask) for share in push.shares
         ]
-        self._workers.run(tasks)
+        self._pool.run(quick, tasks)
         return large
 
     def _layers(
@@ -243,7 +245,7 @@ class Bands:
         if band.values is None:
             tasks = self._strips(band, start, stop)
             self.is_torn = True
-            self._workers.run(tasks)
+            self._pool.run(quick, tasks)
             self.is_torn = False
         shape = self._grid.shape[1 : self._grid.n_spatial]
         return slice(start, stop), [
@@ -263,7 +265,7 @@ class Bands:
         band.values = values
         # Strips whose sums of weights, in float64, are small.
         line_nbytes = 8 * math.prod(self._grid.shape[1:])
-        step = max(1, min(-(-(stop - start) // self._workers.n), _SUMS_NBYTES // line_nbytes))
+        step = max(1, min(-(-(stop - start) // self._pool.n), _SUMS_NBYTES // line_nbytes))
         return [
             partial(self._finish_strip, band, values, rows, start, first, min(first + step, stop))
             for first in range(start, stop, step)
@@ -299,7 +301,7 @@ class Bands:
 
     def close(self) -> None:
         """End the threads, and let go of all bands."""
-        self._workers.close()
+        self._pool.close()
         self._open.clear()
         self._spare.clear()
 

@@ -6,20 +6,16 @@ memory once its buffer is made smaller than a row: otherwise it copies each row 
 
 from __future__ import annotations
 
-import contextlib
 import math
-from concurrent.futures import wait
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
 from accumulator._stitching.numbers import convert, is_large
 from accumulator._stitching.parts import PART_NBYTES
-from accumulator._stores.memory.threads import n_cores, start_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from concurrent.futures import Future, ThreadPoolExecutor
 
     from numpy.typing import NDArray
 
@@ -30,7 +26,6 @@ Mask: TypeAlias = "Callable[[Share, int, int], NDArray[np.bool_] | bool]"
 
 _BLOCK_NBYTES: Final = 2**20  # of a band that is divided at a time
 _BUFFER_ITEMS: Final = 1024
-_MOST_THREADS: Final = 4  # more do not make memory faster
 
 
 class Layer(NamedTuple):
@@ -191,52 +186,7 @@ def _strips(band: NDArray[Any], step: int) -> Iterator[tuple[slice, None]]:
         yield slice(start, start + step), None
 
 
-class Workers:
-    """Threads that share the rows of a map; they start when they are needed first and end by `close`."""
-
-    def __init__(self) -> None:
-        self.n = min(n_cores(), _MOST_THREADS)
-        self._executor: ThreadPoolExecutor | None = None
-
-    def run(self, tasks: Sequence[Callable[[], None]]) -> None:
-        """Do all tasks; when this returns or raises, none is under way any more.
-
-        An interrupt of the caller waits for them.
-        """
-        if len(tasks) > 1 and self.n > 1:
-            if self._executor is None:
-                self._executor = start_threads(self.n, "accumulator-stitch")
-            if self._executor is not None:
-                _share(tasks, self._executor)
-                return
-        for task in tasks:
-            _quick(task)
-
-    def close(self) -> None:
-        """End the threads; they start again when they are needed."""
-        executor, self._executor = self._executor, None
-        if executor is not None:
-            executor.shutdown()
-
-
-def _share(tasks: Sequence[Callable[[], None]], executor: ThreadPoolExecutor) -> None:
-    running: list[Future[None]] = []
-    try:
-        with contextlib.suppress(RuntimeError):  # at the end of the interpreter no thread takes anything
-            running += (executor.submit(_quick, task) for task in tasks)
-        for task in tasks[len(running) :]:
-            _quick(task)
-    finally:
-        try:
-            wait(running)
-        except BaseException:
-            wait(running)
-            raise
-    for each in running:
-        each.result()
-
-
-def _quick(task: Callable[[], None]) -> None:
+def quick(task: Callable[[], None]) -> None:
     """Do a task with a small buffer for NumPy, for which NaN and infinity are values like others."""
     size = np.getbufsize()
     with np.errstate(all="ignore"):

@@ -9,7 +9,7 @@ import attrs
 import numpy as np
 
 from accumulator._stitching.bands import Bands
-from accumulator._stitching.blend import blend_share
+from accumulator._stitching.blend import blend_share, quick
 from accumulator._stitching.numbers import wider
 from accumulator._stitching.parts import ALONE_NBYTES, share_of
 
@@ -53,12 +53,12 @@ class WholeBands(Bands):
             for head, spec in zip(heads, self._specs, strict=True)
         ]
         numbers = self._touched()
-        step = self._workers.n if sum(head[:1].nbytes for head in heads) >= ALONE_NBYTES else 1
+        step = self._pool.n if sum(head[:1].nbytes for head in heads) >= ALONE_NBYTES else 1
         for first in range(0, len(numbers), step):
             some = numbers[first : first + step]
             self._open_all(some)
             self.is_torn = True
-            self._workers.run([partial(self._blend, number, heads, patches) for number in some])
+            self._pool.run(quick, [partial(self._blend, number, heads, patches) for number in some])
             self.is_torn = False
             yield from some
 
@@ -107,7 +107,7 @@ class WholeBands(Bands):
 
     @property
     def _most_nbytes(self) -> int:
-        fair = self._grid.shape[0] * self._row_nbytes // (_PER_THREAD * self._workers.n)
+        fair = self._grid.shape[0] * self._row_nbytes // (_PER_THREAD * self._pool.n)
         return min(max(fair, _LEAST_NBYTES), _BAND_NBYTES)
 
 

@@ -5,17 +5,13 @@ One core alone can neither fill the memory bus nor keep up with the page faults 
 
 from __future__ import annotations
 
-import contextlib
-from collections import deque
-from concurrent.futures import wait
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from accumulator._stores.memory.row_numbers import count, cut
-from accumulator._stores.memory.threads import n_cores, start_threads
+from accumulator._stores.memory.threads import Pool, n_cores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from concurrent.futures import Future, ThreadPoolExecutor
 
     from numpy.typing import NDArray
 
@@ -23,7 +19,7 @@ if TYPE_CHECKING:
 
 PARALLEL_NBYTES: Final = 8 * 2**20  # below it waking a thread costs more than it saves
 PART_NBYTES: Final = 8 * 2**20  # smaller ones are slower, as fresh memory comes 2 MiB at a time
-MOST_HELPERS: Final = 3  # more do not make memory faster
+_MOST_THREADS: Final = 4  # more do not make memory faster
 _LARGE_ROW_NBYTES: Final = 4096  # above it a call a row costs less than NumPy's gathering of rows
 
 
@@ -37,58 +33,23 @@ class Piece(NamedTuple):
 
 
 class Copier:
-    """Copies pieces, with helping threads that start when they are needed first and end by `close`."""
+    """Copies pieces, large ones on all cores."""
 
     def __init__(self) -> None:
-        self._n_helpers = min(n_cores() - 1, MOST_HELPERS)
-        self._executor: ThreadPoolExecutor | None = None
+        self._pool = Pool(min(n_cores(), _MOST_THREADS), "accumulator-copy")
 
     def copy(self, pieces: Sequence[Piece]) -> None:
         """Copy all pieces; when this returns or raises, no thread looks at them any more."""
         nbytes = sum(count(piece.at) * _row_nbytes(piece) for piece in pieces)
-        if self._n_helpers == 0 or nbytes < PARALLEL_NBYTES:
+        if self._pool.n == 1 or nbytes < PARALLEL_NBYTES:
             for piece in pieces:
                 _copy(piece)
-            return
-        parts = deque(part for piece in pieces for part in _split(piece))
-        helpers = self._call_for_help(parts)
-        try:
-            _copy_all(parts)
-        finally:
-            parts.clear()
-            running = [helper for helper in helpers if not helper.cancel()]
-            try:
-                wait(running)
-            except BaseException:
-                wait(running)  # whatever interrupts: they read what the caller may reuse
-                raise
-        for helper in running:
-            helper.result()
-
-    def _call_for_help(self, parts: deque[Piece]) -> list[Future[None]]:
-        """Have threads copy parts, too; there may be none, as at the end of the interpreter."""
-        if self._executor is None:
-            self._executor = start_threads(self._n_helpers, "accumulator-copy")
-        helpers: list[Future[None]] = []
-        if self._executor is not None:
-            with contextlib.suppress(RuntimeError):
-                helpers += [self._executor.submit(_copy_all, parts) for _ in range(self._n_helpers)]
-        return helpers
+        else:
+            self._pool.run(_copy, [part for piece in pieces for part in _split(piece)])
 
     def close(self) -> None:
-        """End the helping threads; they start again when they are needed."""
-        executor, self._executor = self._executor, None
-        if executor is not None:
-            executor.shutdown()
-
-
-def _copy_all(parts: deque[Piece]) -> None:
-    while parts:
-        try:
-            part = parts.popleft()
-        except IndexError:  # another thread took the last one
-            return
-        _copy(part)
+        """End the threads; they start again when they are needed."""
+        self._pool.close()
 
 
 def _copy(piece: Piece) -> None:

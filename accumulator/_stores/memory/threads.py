@@ -1,26 +1,104 @@
-"""Pools of threads that run before there is anything to do.
-
-A pool of the standard library starts a thread when a task comes. If the system refuses, the task is queued
-all the same, and runs whenever another thread takes it: too late to know.
-"""
+"""Threads that share work with the caller."""
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Final, TypeVar
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection
+    from concurrent.futures import Future
 
 T = TypeVar("T")
-_AT_A_TIME: Final = 2**10
+
+
+class Pool:
+    """The caller and its helping threads, which start when they are needed first and end by `close`.
+
+    Parameters
+    ----------
+    n : int
+        How many work at the same time, the caller being one of them.
+    name : str
+        What the threads are called.
+    """
+
+    def __init__(self, n: int, name: str) -> None:
+        self.n, self._name = n, name
+        self._executor: ThreadPoolExecutor | None = None
+
+    def run(self, work: Callable[[T], object], items: Collection[T] | Iterator[T]) -> None:
+        """Do some work on every item; raise what fails, after which nothing more is begun.
+
+        When this returns or raises no thread is at work any more, whatever interrupts the caller.
+        """
+        left = _Left(items)
+        n_helpers = (self.n if isinstance(items, Iterator) else min(self.n, len(items))) - 1
+        helpers = self._call(n_helpers, work, left) if n_helpers > 0 else []
+        try:
+            _work(work, left)
+        finally:
+            left.drop()
+            running = [helper for helper in helpers if not helper.cancel()]
+            try:
+                wait(running)
+            except BaseException:
+                wait(running)  # they use what the caller may use again
+                raise
+        for helper in running:
+            helper.result()
+
+    def close(self) -> None:
+        """End the threads; they start again when they are needed."""
+        executor, self._executor = self._executor, None
+        if executor is not None:
+            executor.shutdown()
+
+    def _call(self, n: int, work: Callable[[T], object], left: _Left[T]) -> list[Future[None]]:
+        """Have threads work, too; there may be none, as at the end of the interpreter."""
+        if self._executor is None:
+            self._executor = start_threads(self.n - 1, self._name)
+        helpers: list[Future[None]] = []
+        if self._executor is not None:
+            with contextlib.suppress(RuntimeError):
+                helpers += (self._executor.submit(_work, work, left) for _ in range(n))
+        return helpers
+
+
+class _Left(Generic[T]):
+    """Items that nobody works on yet; threads may share it."""
+
+    def __init__(self, items: Collection[T] | Iterator[T]) -> None:
+        self._items, self._lock = iter(items), threading.Lock()
+
+    def __iter__(self) -> Iterator[T]:
+        return self
+
+    def __next__(self) -> T:
+        with self._lock:
+            return next(self._items)
+
+    def drop(self) -> None:
+        self._items = iter(())
+
+
+def _work(work: Callable[[T], object], left: _Left[T]) -> None:
+    try:
+        for item in left:
+            work(item)
+    finally:
+        left.drop()
 
 
 def start_threads(n_threads: int, name: str) -> ThreadPoolExecutor | None:
-    """Return a pool of so many threads, or of fewer if the system refuses; None if it refuses any."""
+    """Return a pool of so many threads, or of fewer if the system refuses; None if it refuses any.
+
+    They run before there is anything to do. Else a task would be queued although no thread starts for it.
+    """
     for n in range(n_threads, 0, -1):
         pool, gate = ThreadPoolExecutor(n, name), threading.Event()
         try:
@@ -35,17 +113,13 @@ def start_threads(n_threads: int, name: str) -> ThreadPoolExecutor | None:
     return None
 
 
-def run_all(work: Callable[[T], object], items: Iterable[T]) -> None:
-    """Do something with each item, on all cores; what it raises first is raised."""
-    pool, left = start_threads(n_cores(), "accumulator"), iter(items)
-    if pool is None:
-        for item in left:
-            work(item)
-        return
-    with pool:
-        while some := list(itertools.islice(left, _AT_A_TIME)):  # there may be millions
-            for _ in pool.map(work, some):
-                pass
+def run_all(work: Callable[[T], object], items: Collection[T] | Iterator[T]) -> None:
+    """Do some work on every item, on all cores."""
+    pool = Pool(n_cores(), "accumulator")
+    try:
+        pool.run(work, items)
+    finally:
+        pool.close()
 
 
 def n_cores() -> int:
