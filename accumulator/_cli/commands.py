@@ -17,7 +17,7 @@ from accumulator import __version__
 from accumulator._cli.stitch import add_stitch
 from accumulator._inputs.extras import need
 from accumulator._inputs.text import encodable, printable
-from accumulator._report.inspect import Info, Missing, Verdict, info, missing, verify
+from accumulator._report.facts import Info, Missing, Verdict, info, missing, verify
 from accumulator.exceptions import AccumulatorError
 
 if TYPE_CHECKING:
@@ -292,7 +292,7 @@ def _missing(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from accumulator._report import write_report  # noqa: PLC0415  not needed for anything else
+    from accumulator._report.page import write_report  # noqa: PLC0415  not needed for anything else
 
     nbytes = write_report(arguments.path, arguments.output)
     line = f"{printable(str(arguments.output))}: {nbytes / 1e6:.1f} MB, open it in a browser"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from accumulator._inputs.extras import need
-from accumulator._report import write_report
+from accumulator._report.page import write_report
 from accumulator.exceptions import ResultExistsError
 
 if TYPE_CHECKING:

@@ -5,17 +5,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
-_SHOWN: Final = 5  # culprits named in a message before it says how many more there are
+_MOST_LETTERS: Final = 200  # of a stranger's text
 _UNITS: Final = ("bytes", "kB", "MB", "GB", "TB", "PB")
 
 
 def named(culprits: NDArray[Any], where: str) -> str:
     """Return the first few culprits as text: ``rows 3, 7 and 12 more of batch_locs``."""
-    shown = ", ".join(str(c) for c in culprits[:_SHOWN].tolist())
-    more = f" and {len(culprits) - _SHOWN} more" if len(culprits) > _SHOWN else ""
-    return f"row{'s' if len(culprits) != 1 else ''} {shown}{more} of {where}"
+    return f"row{'s' if len(culprits) != 1 else ''} {few(culprits)} of {where}"
+
+
+def few(numbers: NDArray[Any], most: int = 5) -> str:
+    """Return the first few numbers as text: ``3, 7 and 12 more``."""
+    more = f" and {len(numbers) - most} more" if len(numbers) > most else ""
+    return ", ".join(map(str, numbers[:most].tolist())) + more
+
+
+def shape_text(shape: Iterable[int]) -> str:
+    """Return a shape as people read it: ``24 x 16 x 3``."""
+    return " x ".join(map(str, shape))
 
 
 def head_label(position: int, names: tuple[str, ...] | None) -> str:
@@ -34,6 +45,11 @@ def as_text(nbytes: float) -> str:
 def printable(text: str) -> str:
     """Return text with escapes for what is no character that can be printed."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def visible(text: str) -> str:
+    """Return text as a page shows it: printable, and not without end; it is not escaped."""
+    return printable(text if len(text) <= _MOST_LETTERS else f"{text[: _MOST_LETTERS - 1]}…")
 
 
 def encodable(text: str, stream: TextIO) -> str:

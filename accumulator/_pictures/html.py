@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from accumulator._inputs.text import as_text
+from accumulator._inputs.text import as_text, visible
 from accumulator._pictures.coverage import coverage
 from accumulator._pictures.svg import MISSING, WRITTEN, as_svg
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _MOST_HEADS: Final = 20  # that are listed
-_MOST_LETTERS: Final = 200  # of a text that is shown
 _CELL: Final = "padding:1px 10px 1px 0;text-align:left;vertical-align:top;background:none;border:none"
 
 
@@ -83,10 +82,7 @@ def as_html(
 
 def shown_text(text: str) -> str:
     """Return text as HTML shows it: escaped, no characters that are not to be seen, and not without end."""
-    if len(text) > _MOST_LETTERS:
-        text = f"{text[: _MOST_LETTERS - 1]}…"
-    visible = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
-    return escape(visible, quote=True)
+    return escape(visible(text), quote=True)
 
 
 def memory_text(held: int, available: int | None) -> str:

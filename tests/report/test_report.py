@@ -18,11 +18,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from playwright import sync_api
 
-from accumulator import FullBatchAccumulator
+from accumulator import FullBatch, FullBatchAccumulator
 from accumulator._cli.commands import main
 from accumulator._report import content as _content
-from accumulator._report import gather, render, thumbnail
+from accumulator._report import histogram as _histogram
+from accumulator._report import thumbnail as _thumbnail
+from accumulator._report.content import gather
+from accumulator._report.histogram import histogram
+from accumulator._report.page import render, write_report
 from accumulator._report.reading import Reading, read_rows
+from accumulator._report.thumbnail import thumbnail
 from accumulator._report.timing import Timing, timing
 from accumulator.exceptions import MissingExtraError, StorageError
 
@@ -106,10 +111,10 @@ def whole_map(array, locs, written):
 
 @pytest.mark.parametrize("few_px", [0, 10**6])
 @given(st.integers(1, 40), st.integers(1, 5), st.integers(3, 60), st.booleans())
-def test_thumbnail_is_every_so_manieth_pixel(monkeypatch, few_px, n, columns, max_px, is_zarr):
+def test_thumbnail_is_every_nth_pixel(monkeypatch, few_px, n, columns, max_px, is_zarr):
     """It is what slicing the whole map gives, overlaps and gaps included, row by row or many at once."""
-    monkeypatch.setattr(_content, "_FEW_PX", few_px)
-    monkeypatch.setattr(_content, "_PASTED_ROWS", 4)
+    monkeypatch.setattr(_thumbnail, "_FEW_PX", few_px)
+    monkeypatch.setattr(_thumbnail, "_PASTED_ROWS", 4)
     locs = grid(n, step=5, columns=columns) + np.array([3, 7, 5, 9])
     array = distinct(n, (7, 7, 2))
     written = np.arange(n) % 3 != 1
@@ -258,7 +263,7 @@ def test_page_of_large_heads_says_what_was_read(complete, monkeypatch):
     """Pictures are small, and so is what is read for them."""
     monkeypatch.setattr(_content, "MOST_NBYTES", 4096)
     report = gather(complete, max_px=16)
-    assert (report.heads[0].step, report.heads[0].pictures[0].width) == (3, 16)
+    assert (report.heads[0].map.step, report.heads[0].map.pictures[0].width) == (3, 16)
     text = Page(render(report)).text
     assert "Of 20 rows, 8 in evenly chosen chunks were read: 4.1 kB are the most." in text
     assert "one in 3 along each side is shown" in text
@@ -299,7 +304,7 @@ def test_page_of_a_store_without_locations():
 )
 def test_histogram(values, counts):
     """Whole numbers have bins of their own, and no value is too large."""
-    found = _content._histogram(values[:, None], np.ones(len(values), bool))
+    found = histogram(values[:, None], np.ones(len(values), bool))
     assert found.counts.tolist() == counts
     assert (found.n_values, found.n_strange) == (len(values), int(np.isnan(values.astype(float)).sum()))
 
@@ -318,7 +323,7 @@ def test_histogram(values, counts):
 )
 def test_histogram_of_extreme_values(values):
     """Every value is counted, and the median is one of them."""
-    found = _content._histogram(values[:, None], np.ones(len(values), bool))
+    found = histogram(values[:, None], np.ones(len(values), bool))
     assert found.counts.sum() == len(values)
     assert (np.diff(found.edges) > 0).all()
     assert np.isfinite(found.edges).all()
@@ -327,9 +332,9 @@ def test_histogram_of_extreme_values(values):
 
 def test_histogram_of_many_rows_is_a_sample(monkeypatch):
     """Rows are chosen evenly, and values of them too."""
-    monkeypatch.setattr(_content, "_HISTOGRAM_ROWS", 10)
-    monkeypatch.setattr(_content, "_MOST_VALUES", 50)
-    found = _content._histogram(np.arange(20_000).reshape(200, 100), np.ones(200, bool))
+    monkeypatch.setattr(_histogram, "_MOST_ROWS", 10)
+    monkeypatch.setattr(_histogram, "_MOST_VALUES", 50)
+    found = histogram(np.arange(20_000).reshape(200, 100), np.ones(200, bool))
     assert (found.n_rows, found.n_values, found.counts.sum()) == (10, 50, 50)
 
 
@@ -383,14 +388,16 @@ def test_help_teaches(capsys):
     assert "exit codes: 0" in out
 
 
-def test_missing_pillow(complete, monkeypatch, capsys):
-    """The error names what installs it."""
-    monkeypatch.setitem(sys.modules, "PIL.Image", None)
+@pytest.mark.parametrize("module", ["PIL.Image", "jinja2"])
+def test_missing_extra(complete, monkeypatch, capsys, module):
+    """The error names what installs it, before anything is read."""
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr(FullBatch, "load", lambda *_, **__: pytest.fail("read"))
     code, _, err = run(capsys, complete)
     assert code == 1
     assert "pip install 'full-batch-accumulator[report]'" in err
     with pytest.raises(MissingExtraError):
-        gather(complete)
+        write_report(complete, Path("page.html"))
 
 
 # The browser

@@ -1,7 +1,7 @@
 """What the commands ``info``, ``verify`` and ``missing`` find in a store, as JSON and as text.
 
-Nothing is changed, and whoever writes the store is not disturbed. Names may come from a stranger: text shows
-no character that a terminal would obey.
+Nothing is changed, and whoever writes the store is not disturbed. Names may come from a stranger: text has
+escapes for every character that a terminal would obey.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import attrs
 import numpy as np
 
 from accumulator._core.memory import available_memory
-from accumulator._inputs.text import printable
+from accumulator._inputs.text import few, printable, shape_text
 from accumulator._stores import (
     CREATING,
     RowChecker,
@@ -49,7 +49,7 @@ class Info:
     n, n_written : int
         Locations, and how many have come.
     n_columns : int or None
-        Numbers of a location; None as long as it is being created.
+        Numbers of a location; None while the store is being created.
     resume_token : str or None
         What the user gave.
     disk_nbytes : int
@@ -69,11 +69,11 @@ class Info:
     heads: list[dict[str, Any]]
 
     def as_json(self) -> dict[str, Any]:
-        """Return it in terms of JSON."""
+        """Return what ``--json`` prints."""
         return attrs.asdict(self) | {"n_missing": self.n - self.n_written}
 
     def lines(self) -> Iterator[str]:
-        """Yield it as text."""
+        """Yield what is printed for people."""
         writing = {None: "unknown", True: "yes", False: "no"}[self.is_locked]
         token = "none" if self.resume_token is None else printable(self.resume_token)
         share = f" ({self.n_written / self.n:.1%})" if self.n else ""
@@ -96,18 +96,12 @@ class Info:
 
 @attrs.frozen
 class Verdict:
-    """What checking every byte of a store has shown.
+    """What checking every byte of a store has shown; rows are counted as they were at the start.
 
     Attributes
     ----------
-    path : str
-        The store's folder.
-    state : {"running", "complete"}
-        How far it is.
-    is_locked : bool or None
-        Whether somebody was writing it: what came since the start is not checked then.
-    n, n_written : int
-        Locations, and how many had come at the start.
+    path, state, is_locked, n, n_written
+        As in `Info`.
     names : list of str
         The heads.
     damaged, dirty : list of int arrays
@@ -132,7 +126,7 @@ class Verdict:
         return not any(len(rows) for rows in wrong)
 
     def as_json(self) -> dict[str, Any]:
-        """Return it in terms of JSON."""
+        """Return what ``--json`` prints."""
         heads = [
             {"name": name, "damaged_rows": damaged.tolist(), "dirty_rows": dirty.tolist()}
             for name, damaged, dirty in zip(self.names, self.damaged, self.dirty, strict=True)
@@ -148,17 +142,17 @@ class Verdict:
         }
 
     def lines(self) -> Iterator[str]:
-        """Yield it as text."""
+        """Yield what is printed for people."""
         if self.is_locked:
-            yield "somebody is writing this store: checked is what it had recorded at the start"
+            yield "somebody is writing this store: only what it had recorded at the start was checked"
         for name, damaged, dirty in zip(self.names, self.damaged, self.dirty, strict=True):
             if len(damaged):
-                yield f"head {printable(name)}: {len(damaged)} damaged rows: {_rows(damaged)}"
+                yield f"head {printable(name)}: {len(damaged)} damaged rows: {few(damaged, _SHOWN)}"
             if len(dirty):
                 remedy = "" if self.state == "complete" else " (a crash left them: resuming removes them)"
                 yield (
                     f"head {printable(name)}: {len(dirty)} rows that never came do not hold the fill value: "
-                    f"{_rows(dirty)}{remedy}"
+                    f"{few(dirty, _SHOWN)}{remedy}"
                 )
         verdict = "right" if self.is_right else "DAMAGED"
         rows = f"{self.n_written} of {self.n} rows of {len(self.names)} heads"
@@ -173,7 +167,7 @@ class Missing:
     locations: NDArray[Any]
 
     def as_json(self) -> dict[str, Any]:
-        """Return it in terms of JSON."""
+        """Return what ``--json`` prints."""
         return {"n": len(self.rows), "rows": self.rows.tolist(), "locations": self.locations.tolist()}
 
     def lines(self) -> Iterator[str]:
@@ -198,19 +192,12 @@ def info(path: Path) -> Info:
         mark, n_written = saved.mark, int(np.count_nonzero(saved.written))
         n_columns = saved.output_locs.shape[1]
         heads = [
-            {"name": name} | head_details(array)
+            {"name": name, **head_details(array)}
             for name, array in zip(_names(saved), saved.arrays, strict=True)
         ]
+    taken = disk_nbytes(root)
     return Info(
-        str(root),
-        mark.state,
-        is_written,
-        mark.n_rows,
-        n_written,
-        n_columns,
-        mark.resume_token,
-        disk_nbytes(root),
-        heads,
+        str(root), mark.state, is_written, mark.n_rows, n_written, n_columns, mark.resume_token, taken, heads
     )
 
 
@@ -220,7 +207,7 @@ def verify(path: Path) -> Verdict:
     Raises
     ------
     ResultNotFoundError, ResultFormatError, StorageError
-        There is no store, or it cannot be read.
+        There is no store, it cannot be read, or it has no rows yet.
     """
     root = path.absolute()
     open_mark(root)
@@ -244,13 +231,7 @@ def verify(path: Path) -> Verdict:
 
 
 def missing(path: Path) -> Missing:
-    """Return what has not come yet.
-
-    Raises
-    ------
-    ResultNotFoundError, ResultFormatError, StorageError
-        There is no store, it cannot be read, or it is not known yet what is to come.
-    """
+    """Return what has not come yet; errors are those of `verify`."""
     saved = _open(path.absolute())
     rows = np.flatnonzero(~saved.written)
     return Missing(rows, saved.output_locs[rows].astype(np.int64))
@@ -277,19 +258,10 @@ def _names(saved: SavedResult) -> list[str]:
 
 
 def _described(head: dict[str, Any]) -> Iterator[str]:
-    yield f"{_shape(head['shape'])} {head['dtype']}"
+    yield f"{shape_text(head['shape'])} {head['dtype']}"
     yield f"{head['nbytes']:,} bytes"
     yield f"fill value {head['fill_value']}"
-    yield f"chunks {_shape(head['chunks'])}"
+    yield f"chunks {shape_text(head['chunks'])}"
     if head["shards"] is not None:
-        yield f"shards {_shape(head['shards'])}"
+        yield f"shards {shape_text(head['shards'])}"
     yield f"codecs {' '.join(map(printable, head['codecs']))}"
-
-
-def _shape(shape: list[int]) -> str:
-    return " x ".join(map(str, shape))
-
-
-def _rows(rows: NDArray[np.intp]) -> str:
-    more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
-    return ", ".join(map(str, rows[:_SHOWN].tolist())) + more
