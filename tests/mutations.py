@@ -27,7 +27,8 @@ OPTIONS = ["-p", "no:cacheprovider", "--hypothesis-profile=mutations"]
 TIMEOUT = 120  # seconds; tests that a mutation made hang have noticed it
 LOCATIONS, FULL_BATCH = "accumulator/_core/locations.py", "accumulator/_core/align.py"
 CANVAS, STORES = "accumulator/_core/canvas.py", "accumulator/_stores"
-HEAD, FILES, ENCODED = (
+BLOCK, HEAD, FILES, ENCODED = (
+    f"{STORES}/writing/block.py",
     f"{STORES}/writing/head.py",
     f"{STORES}/format/chunk_files.py",
     f"{STORES}/writing/encoded.py",
@@ -87,16 +88,16 @@ MUTATIONS = [
     (HEAD, "if block.n_filled == 0 and not block.is_lent:", "if not block.is_lent:"),
     (HEAD, "block.start + block.values.nbytes)", "block.start + 2 * block.values.nbytes)"),
     (HEAD, "block.pages.give_back(block.start, ", "pass\n                (block.start, "),
-    (HEAD, "values.dtype != head.dtype or start % PAGE_NBYTES", "start % PAGE_NBYTES"),
+    (BLOCK, "values.dtype != head.dtype or start % PAGE_NBYTES", "start % PAGE_NBYTES"),
     (HEAD, "(self.lent if handed.is_lent else self._open)[chunk] = handed", "pass"),
-    (FILES, "_bytes(rows[start:stop]), start * self._row_nbytes)", "_bytes(rows[start:stop]), 0)"),
-    (FILES, "rows[~filled] = self._fill", "rows[~filled] = 0"),
+    (FILES, "_bytes(values[start:stop]), start * self._row_nbytes)", "_bytes(values[start:stop]), 0)"),
+    (FILES, "values[~filled] = self._fill", "values[~filled] = 0"),
     (FILES, "system.set_size(file, self.file_nbytes)  # zarr wants whole chunks", "pass"),
     (FILES, "self._read(file, start, stop)[between] if is_there else self._fill", "self._fill"),
     (FILES, "                system.remove(path)", "                pass"),
     (FILES, "if len(memory) != nbytes:", "if False:"),
     (FILES, "if nbytes != self.file_nbytes:", "if False:"),
-    (ENCODED, "rows[~filled] = self.read(chunk, 0, len(rows))[~filled]", "rows[~filled] = self._fill"),
+    (ENCODED, "values[~filled] = self.read(chunk, 0, len(values))[~filled]", "values[~filled] = self._fill"),
     (ENCODED, "self.waiting[chunk] = waiting | filled", "self.waiting[chunk] = filled.copy()"),
     (ENCODED, "if not (filled | waiting | encoded).all():", "if not (filled | encoded).any():"),
     (

@@ -61,7 +61,7 @@ class ChunkFiles:
     def write(
         self,
         chunk: int,
-        rows: NDArray[Any],
+        values: NDArray[Any],
         filled: NDArray[np.bool_],
         memory: memoryview | None,
         *,
@@ -73,7 +73,7 @@ class ChunkFiles:
         ----------
         chunk : int
             Its number.
-        rows : (n, *patch_shape) array
+        values : (n, *patch_shape) array
             All its rows. Those not filled may hold anything, and are changed.
         filled : (n,) bool array
             Which of them are to be written.
@@ -92,17 +92,17 @@ class ChunkFiles:
             self._unsynced.add(path, is_new=not is_there)
         if is_there:
             with system.opened(path, system.CHANGE) as file:
-                self._write_spans(file, rows, filled, is_there=True)
+                self._write_spans(file, values, filled, is_there=True)
             return
         if not self._fill_is_hole:
-            rows[~filled] = self._fill
+            values[~filled] = self._fill
             filled = np.ones_like(filled)
         try:
             if filled.all():
-                self._write_whole(path, rows, memory)
+                self._write_whole(path, values, memory)
             else:
                 with system.opened(path, system.NEW) as file:
-                    self._write_spans(file, rows, filled, is_there=False)
+                    self._write_spans(file, values, filled, is_there=False)
                     system.set_size(file, self.file_nbytes)  # zarr wants whole chunks
         except BaseException:
             with contextlib.suppress(OSError):
@@ -116,10 +116,10 @@ class ChunkFiles:
         with system.opened(self.path_of(chunk), system.READ) as file:
             return self._read(file, start, stop)
 
-    def _write_whole(self, path: Path, rows: NDArray[Any], memory: memoryview | None) -> None:
+    def _write_whole(self, path: Path, values: NDArray[Any], memory: memoryview | None) -> None:
         if memory is not None and self._is_direct:
             try:
-                self._write_direct(path, memory[: padded(rows.nbytes)], rows.nbytes)
+                self._write_direct(path, memory[: padded(values.nbytes)], values.nbytes)
             except OSError as refusal:
                 if refusal.errno != errno.EINVAL:
                     raise
@@ -127,7 +127,7 @@ class ChunkFiles:
             else:
                 return
         with system.opened(path, system.NEW) as file:
-            system.write_at(file, _bytes(rows), 0)
+            system.write_at(file, _bytes(values), 0)
             system.set_size(file, self.file_nbytes)
 
     def _write_direct(self, path: Path, memory: memoryview, nbytes: int) -> None:
@@ -139,15 +139,15 @@ class ChunkFiles:
                 system.set_size(file, self.file_nbytes)
 
     def _write_spans(
-        self, file: int, rows: NDArray[Any], filled: NDArray[np.bool_], *, is_there: bool
+        self, file: int, values: NDArray[Any], filled: NDArray[np.bool_], *, is_there: bool
     ) -> None:
         """Write filled rows, those close to each other in one piece with what lies between them."""
         gap = BLOCK_NBYTES // self._row_nbytes
         for start, stop in spans(np.flatnonzero(filled), gap):
             between = np.flatnonzero(~filled[start:stop])
             if len(between):
-                rows[start + between] = self._read(file, start, stop)[between] if is_there else self._fill
-            system.write_at(file, _bytes(rows[start:stop]), start * self._row_nbytes)
+                values[start + between] = self._read(file, start, stop)[between] if is_there else self._fill
+            system.write_at(file, _bytes(values[start:stop]), start * self._row_nbytes)
 
     def _read(self, file: int, start: int, stop: int) -> NDArray[Any]:
         values = np.empty((stop - start, *self._patch_shape), self._dtype)
@@ -155,5 +155,5 @@ class ChunkFiles:
         return values
 
 
-def _bytes(rows: NDArray[Any]) -> memoryview:
-    return rows.reshape(-1).view(np.uint8).data
+def _bytes(values: NDArray[Any]) -> memoryview:
+    return values.reshape(-1).view(np.uint8).data

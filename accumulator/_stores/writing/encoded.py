@@ -44,32 +44,29 @@ class EncodedChunks:
     def write(
         self,
         chunk: int,
-        rows: NDArray[Any],
+        values: NDArray[Any],
         filled: NDArray[np.bool_],
         memory: memoryview | None,
         *,
         is_there: bool,
     ) -> None:
-        """Write those rows of a chunk that are filled: to its scratch file, until it is complete.
-
-        Parameters and errors are those of `ChunkFiles.write`.
-        """
+        """Write those rows of a chunk that are filled: to its scratch file, until it is complete."""
         del is_there  # it knows
         if not filled.all():
             none = np.zeros_like(filled)
             waiting, encoded = self.waiting.get(chunk, none), self._encoded.get(chunk, none)
             if not (filled | waiting | encoded).all():
                 system.make_folder(self._folder)
-                self._scratch.write(chunk, rows, filled, memory, is_there=chunk in self.waiting)
+                self._scratch.write(chunk, values, filled, memory, is_there=chunk in self.waiting)
                 self.waiting[chunk] = waiting | filled
                 return
-            rows[~filled] = self.read(chunk, 0, len(rows))[~filled]
-        self._encode(chunk, rows, np.ones_like(filled))
+            values[~filled] = self.read(chunk, 0, len(values))[~filled]
+        self._encode(chunk, values, np.ones_like(filled))
 
     def finish(self, chunk: int) -> None:
         """Encode a chunk that waits in a scratch file, with the fill value for what never came."""
-        rows = self.read(chunk, 0, len(self.waiting[chunk]))
-        self._encode(chunk, rows, self.waiting[chunk] | self._encoded.get(chunk, False))
+        values = self.read(chunk, 0, len(self.waiting[chunk]))
+        self._encode(chunk, values, self.waiting[chunk] | self._encoded.get(chunk, False))
 
     def tidy(self) -> None:
         """Remove the folder for scratch files once there are none, and nothing is written."""
@@ -80,7 +77,6 @@ class EncodedChunks:
         self._encoded[chunk] = real
 
     def read(self, chunk: int, start: int, stop: int) -> NDArray[Any]:
-        """Read rows that follow each other from a chunk that was written to."""
         first = chunk * self._unit_rows
         if chunk in self._encoded:
             values = np.array(self._array[first + start : first + stop])
@@ -93,9 +89,9 @@ class EncodedChunks:
             values[part] = self._scratch.read(chunk, start, stop)[part]
         return values
 
-    def _encode(self, chunk: int, rows: NDArray[Any], real: NDArray[np.bool_]) -> None:
+    def _encode(self, chunk: int, values: NDArray[Any], real: NDArray[np.bool_]) -> None:
         first = chunk * self._unit_rows
-        self._array[first : first + len(rows)] = rows
+        self._array[first : first + len(values)] = values
         self._encoded[chunk] = real
         if chunk in self.waiting:
             system.remove(self._scratch.path_of(chunk))

@@ -12,134 +12,30 @@ Rows that come for a chunk on disk get a new block, which is written over it.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-import attrs
 import numpy as np
 
 from accumulator._stores.format.checksums import row_checksums
 from accumulator._stores.memory.copying import Piece
-from accumulator._stores.memory.pages import PAGE_NBYTES, Pages
-from accumulator._stores.memory.row_numbers import as_numbers, by_chunk, count, spans
+from accumulator._stores.memory.pages import Pages
+from accumulator._stores.memory.row_numbers import as_numbers, by_chunk, count
+from accumulator._stores.writing.block import Block, Finish
 
 if TYPE_CHECKING:
     import zarr
     from numpy.typing import NDArray
 
+    from accumulator._stores.writing.block import Chunks
     from accumulator._stores.writing.encoded import EncodedChunks
     from accumulator._stores.writing.writer import Writer
     from accumulator.typing import Rows
 
 
-class Chunks(Protocol):
-    """Where blocks are written: `ChunkFiles` or `EncodedChunks`."""
-
-    def write(
-        self,
-        chunk: int,
-        rows: NDArray[Any],
-        filled: NDArray[np.bool_],
-        memory: memoryview | None,
-        *,
-        is_there: bool,
-    ) -> None:
-        """Write those rows of a chunk that are filled."""
-
-    def read(self, chunk: int, start: int, stop: int) -> NDArray[Any]:
-        """Read rows of a chunk that was written to."""
-
-
-@attrs.define(eq=False)
-class Block:
-    """Rows of one chunk in memory: a job for the writer."""
-
-    head: Head
-    chunk: int
-    values: NDArray[Any]  # (rows of the chunk, *patch_shape); rows not filled hold anything
-    filled: NDArray[np.bool_]
-    pages: Pages
-    start: int = 0  # where in the pages the values begin, in bytes
-    is_lent: bool = False
-    gives_back: bool = True  # whether its pages are given back when it is written
-    is_busy: bool = False  # rows are being put into it
-    n_filled: int = 0
-    known: NDArray[np.bool_] | None = None  # rows that are on disk already
-    n_missing: int = 0  # rows that are neither here nor on disk
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory it takes until it is written: pages used before are there as a whole."""
-        return self.values.nbytes if self.pages.is_used else self.n_filled * self.head.row_nbytes
-
-    @property
-    def rows(self) -> NDArray[np.intp]:
-        """Which rows of the result are to be written."""
-        return np.flatnonzero(self.filled) + self.chunk * self.head.chunk_rows
-
-    @property
-    def label(self) -> str:
-        """How to call the head."""
-        return f"head {self.head.name}"
-
-    @property
-    def is_handed_over(self) -> bool:
-        """Whether it is with the writer."""
-        return self.head.has_handed_over(self)
-
-    def write(self) -> None:
-        """Write the rows to disk."""
-        head, values, pages, start = self.head, self.values, self.pages, self.start
-        if self.is_lent and (values.dtype != head.dtype or start % PAGE_NBYTES):
-            # Of the other byte order, or not aligned as direct I/O wants it.
-            pages, start = Pages(values.nbytes, is_huge=True), 0
-            values = pages.array(values.shape, head.dtype)
-            values[...] = self.values
-        memory = pages.memory[start:]
-        if head.checksums is not None:
-            first = self.chunk * head.chunk_rows
-            for begin, end in spans(np.flatnonzero(self.filled), 0):
-                head.checksums[first + begin : first + end] = row_checksums(values[begin:end])
-        head.chunks.write(self.chunk, values, self.filled, memory, is_there=self.chunk in head.on_disk)
-
-    def done(self) -> None:
-        """Tell the head that the rows are on disk."""
-        self.head.written(self)
-
-
-@attrs.define(eq=False)
-class Finish:
-    """The last encoding of a chunk of which rows never came: a job for the writer."""
-
-    head: Head
-    chunk: int
-    chunks: EncodedChunks
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the chunk."""
-        return self.head.chunk_rows * self.head.row_nbytes
-
-    @property
-    def rows(self) -> NDArray[np.intp]:
-        """Which rows of the result wait in the scratch file."""
-        return np.flatnonzero(self.chunks.waiting[self.chunk]) + self.chunk * self.head.chunk_rows
-
-    @property
-    def label(self) -> str:
-        """How to call the head."""
-        return f"head {self.head.name}"
-
-    def write(self) -> None:
-        """Encode the chunk."""
-        self.chunks.finish(self.chunk)
-
-    def done(self) -> None:
-        """Tell the head, which knew of the rows."""
-        self.head.finishing.pop(self.chunk, None)
-
-
 class Head:
     """All rows of one head.
+
+    `rows_in_memory`, `next_lent`, `move_out` and `written` are called under the writer's lock.
 
     Parameters
     ----------
@@ -194,7 +90,7 @@ class Head:
         self._spare: list[Pages] = []  # memory of blocks that were written, its pages touched already
 
     def pieces(self, rows: Rows, values: NDArray[Any]) -> list[Piece]:
-        """Return what has to be copied to put values in their rows; they count from `commit` on."""
+        """Return what has to be copied to put values in their rows."""
         if self.row_nbytes == 0:
             return []
         pieces = []
@@ -222,7 +118,6 @@ class Head:
             self._hand_over(self._open, next(iter(self._open)))
 
     def discard(self) -> None:
-        """Forget what was put since `commit`."""
         for block, _ in self._pending:
             block.is_busy = False
             if block.n_filled == 0 and not block.is_lent:
@@ -230,7 +125,6 @@ class Head:
         self._pending.clear()
 
     def get(self, rows: Rows) -> NDArray[Any]:
-        """Return a copy of rows, with the fill value where nothing was written."""
         values = np.full((count(rows), *self._patch_shape), self._fill)
         if self.row_nbytes == 0:
             return values
@@ -252,7 +146,6 @@ class Head:
         return values
 
     def hand_over_all(self) -> None:
-        """Have everything written that is in memory."""
         with self._writer.lock:  # which moves lent blocks out, too
             for blocks in (self._open, self.lent):
                 while blocks:
@@ -270,7 +163,6 @@ class Head:
         return list(self.finishing.values())
 
     def rows_in_memory(self) -> list[NDArray[np.intp]]:
-        """Return which rows are not on disk; called under the writer's lock."""
         blocks = [*self._open.values(), *self._handed.values(), *self.lent.values()]
         return [block.rows for block in blocks]
 
@@ -287,40 +179,35 @@ class Head:
             self._encoded.tidy()
 
     def drop(self) -> None:
-        """Let go of everything in memory, once nothing is written any more."""
         for blocks in (self._open, self.lent, self._handed, self._pending, self._spare, self.finishing):
             blocks.clear()
 
     def lend(
         self, values: NDArray[Any], pages: Pages, start: int, written: NDArray[np.bool_], *, gives_back: bool
     ) -> None:
-        """Take over all rows that were written to an array in RAM, whose bytes start there in its pages."""
+        """Take over the written rows of an array in RAM, whose bytes begin there in its pages."""
         for chunk in range(-(-self._n_rows // self.chunk_rows) if self.row_nbytes else 0):
             first = chunk * self.chunk_rows
             filled = written[first : first + self.chunk_rows].copy()
             n_filled = int(np.count_nonzero(filled))
             if n_filled:
-                rows = values[first : first + self.chunk_rows]
+                part = values[first : first + self.chunk_rows]
                 at = start + first * self.row_nbytes
-                block = Block(self, chunk, rows, filled, pages, at, n_filled=n_filled)
+                block = Block(self, chunk, part, filled, pages, at, n_filled=n_filled)
                 block.n_missing = len(filled) - n_filled
                 block.is_lent, block.gives_back = True, gives_back
                 self.lent[chunk] = block
 
     def next_lent(self) -> Block | None:
-        """Return the first lent block that may be moved out; called under the writer's lock."""
         return next((block for block in self.lent.values() if not block.is_busy), None)
 
     def move_out(self, block: Block) -> None:
-        """Hand over a lent block; called under the writer's lock."""
         self._hand_over(self.lent, block.chunk)
 
     def has_handed_over(self, block: Block) -> bool:
-        """Whether a block is with the writer."""
         return self._handed.get(block.chunk) is block
 
     def written(self, block: Block) -> None:
-        """Take note that a block is on disk; called under the writer's lock."""
         known = self.on_disk.get(block.chunk, np.zeros_like(block.filled))
         known = None if known is None else known | block.filled
         self.on_disk[block.chunk] = None if known is None or known.all() else known
@@ -332,15 +219,11 @@ class Head:
             block.pages.is_used = True
             self._spare.append(block.pages)
 
-    def size(self, chunk: int) -> int:
-        """Return how many rows a chunk has: the last one may have fewer."""
-        return min(self.chunk_rows, self._n_rows - chunk * self.chunk_rows)
-
     def _block(self, chunk: int, n_rows: int) -> Block:
         """Return the block that so many rows of a chunk are put into."""
         block = self._in_memory(chunk)
         if block is None:
-            size = self.size(chunk)
+            size = min(self.chunk_rows, self._n_rows - chunk * self.chunk_rows)
             nbytes = self.chunk_rows * self.row_nbytes
             with self._writer.lock:
                 pages = self._spare.pop() if self._spare else None

@@ -55,34 +55,32 @@ class RedoChunks:
     def write(
         self,
         chunk: int,
-        rows: NDArray[Any],
+        values: NDArray[Any],
         filled: NDArray[np.bool_],
         memory: memoryview | None,
         *,
         is_there: bool,
     ) -> None:
-        """Write those rows of a chunk that are filled, as `ChunkFiles.write` does."""
         first = chunk * self._chunk_rows
-        again = filled & self._recorded[first : first + len(rows)]
+        again = filled & self._recorded[first : first + len(values)]
         if not again.any():
-            self.inner.write(chunk, rows, filled, memory, is_there=is_there)
+            self.inner.write(chunk, values, filled, memory, is_there=is_there)
             return
-        values, new = rows[filled].copy(), filled & ~again
+        kept, new = values[filled].copy(), filled & ~again
         try:
             if new.any():
-                self.inner.write(chunk, rows, new, memory, is_there=is_there)
-                rows[filled] = values
+                self.inner.write(chunk, values, new, memory, is_there=is_there)
+                values[filled] = kept
             if not self._waiting:
                 system.make_folder(self._folder)
                 self._unsynced.add_folder(self._folder.parent)
             waiting = self._waiting.get(chunk, np.zeros_like(again))
-            self._files.write(chunk, rows, again, None, is_there=chunk in self._waiting)
+            self._files.write(chunk, values, again, None, is_there=chunk in self._waiting)
             self._waiting[chunk] = waiting | again
         finally:
-            rows[filled] = values  # both change the other's rows, and what fails is written again
+            values[filled] = kept  # both change the rows of the other, and what fails is written again
 
     def read(self, chunk: int, start: int, stop: int) -> NDArray[Any]:
-        """Read rows of a chunk that was written to."""
         values = self.inner.read(chunk, start, stop)
         waiting = self._waiting.get(chunk)
         if waiting is not None and waiting[start:stop].any():
@@ -104,8 +102,8 @@ class RedoChunks:
     def apply(self) -> None:
         """Write to their place what waits, once the record has it, and remove the redo files."""
         for chunk, mask in self._waiting.items():
-            rows = self._files.read(chunk, 0, len(mask))
-            self.inner.write(chunk, rows, mask, None, is_there=True)
+            values = self._files.read(chunk, 0, len(mask))
+            self.inner.write(chunk, values, mask, None, is_there=True)
             if isinstance(self.inner, EncodedChunks) and chunk in self.inner.waiting:
                 self.inner.finish(chunk)
         if isinstance(self.inner, EncodedChunks):

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from accumulator._inputs.validation import HeadSpec
     from accumulator._stores.format.layout import Layout
     from accumulator._stores.memory.ram import RamRows
-    from accumulator._stores.writing.head import Block, Chunks
+    from accumulator._stores.writing.block import Block, Chunks
     from accumulator.typing import RowArray, Rows
 
 N_THREADS: Final = 2  # one writes while the other takes the next; more do not make a disk faster
@@ -272,7 +272,7 @@ class ZarrRows:
     def _move_out(self) -> None:
         """Have the first block that is still in RAM written, one at a time; its end calls this again."""
         with self._writer.lock:
-            if self._moving is not None and self._moving.is_handed_over:
+            if self._moving is not None and self._moving.head.has_handed_over(self._moving):
                 return
             waiting = [block for head in self._heads if (block := head.next_lent()) is not None]
             self._moving = min(waiting, key=lambda block: int(block.rows[0]), default=None)

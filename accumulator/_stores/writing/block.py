@@ -1,0 +1,111 @@
+"""What the writer writes: rows of one chunk in memory, or the last encoding of a chunk."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import attrs
+import numpy as np
+
+from accumulator._stores.format.checksums import row_checksums
+from accumulator._stores.memory.pages import PAGE_NBYTES, Pages
+from accumulator._stores.memory.row_numbers import spans
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from accumulator._stores.writing.encoded import EncodedChunks
+    from accumulator._stores.writing.head import Head
+
+
+class Chunks(Protocol):
+    """Where blocks are written: `ChunkFiles`, `EncodedChunks` or `RedoChunks`."""
+
+    def write(
+        self,
+        chunk: int,
+        values: NDArray[Any],
+        filled: NDArray[np.bool_],
+        memory: memoryview | None,
+        *,
+        is_there: bool,
+    ) -> None:
+        """Write those rows of a chunk that are filled; see `ChunkFiles.write`."""
+
+    def read(self, chunk: int, start: int, stop: int) -> NDArray[Any]:
+        """Read rows of a chunk that was written to."""
+
+
+@attrs.define(eq=False)
+class Block:
+    """Rows of one chunk in memory."""
+
+    head: Head
+    chunk: int
+    values: NDArray[Any]  # (rows of the chunk, *patch_shape); rows not filled hold anything
+    filled: NDArray[np.bool_]
+    pages: Pages
+    start: int = 0  # where in the pages the values begin, in bytes
+    is_lent: bool = False
+    gives_back: bool = True  # whether its pages are given back when it is written
+    is_busy: bool = False  # rows are being put into it
+    n_filled: int = 0
+    known: NDArray[np.bool_] | None = None  # rows that are on disk already
+    n_missing: int = 0  # rows that are neither here nor on disk
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory it takes until it is written: pages used before are there as a whole."""
+        return self.values.nbytes if self.pages.is_used else self.n_filled * self.head.row_nbytes
+
+    @property
+    def rows(self) -> NDArray[np.intp]:
+        return np.flatnonzero(self.filled) + self.chunk * self.head.chunk_rows
+
+    @property
+    def label(self) -> str:
+        return f"head {self.head.name}"
+
+    def write(self) -> None:
+        head, values, pages, start = self.head, self.values, self.pages, self.start
+        if self.is_lent and (values.dtype != head.dtype or start % PAGE_NBYTES):
+            # Of the other byte order, or not aligned as direct I/O wants it.
+            pages, start = Pages(values.nbytes, is_huge=True), 0
+            values = pages.array(values.shape, head.dtype)
+            values[...] = self.values
+        if head.checksums is not None:
+            first = self.chunk * head.chunk_rows
+            for begin, end in spans(np.flatnonzero(self.filled), 0):
+                head.checksums[first + begin : first + end] = row_checksums(values[begin:end])
+        memory = pages.memory[start:]
+        head.chunks.write(self.chunk, values, self.filled, memory, is_there=self.chunk in head.on_disk)
+
+    def done(self) -> None:
+        self.head.written(self)
+
+
+@attrs.define(eq=False)
+class Finish:
+    """The last encoding of a chunk of which rows never came."""
+
+    head: Head
+    chunk: int
+    chunks: EncodedChunks
+
+    @property
+    def nbytes(self) -> int:
+        return self.head.chunk_rows * self.head.row_nbytes
+
+    @property
+    def rows(self) -> NDArray[np.intp]:
+        return np.flatnonzero(self.chunks.waiting[self.chunk]) + self.chunk * self.head.chunk_rows
+
+    @property
+    def label(self) -> str:
+        return f"head {self.head.name}"
+
+    def write(self) -> None:
+        self.chunks.finish(self.chunk)
+
+    def done(self) -> None:
+        self.head.finishing.pop(self.chunk, None)
