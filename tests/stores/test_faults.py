@@ -21,6 +21,7 @@ import pytest
 from helpers import mortal
 from helpers.limits import MIB, memory_group, threads
 from helpers.mortal import MISSING, NOTHING, N, batches, check, check_complete, complete, push, start
+from helpers.processes import ENVIRONMENT
 
 from accumulator._stores.files import system as _system
 from accumulator.exceptions import (
@@ -31,7 +32,6 @@ from accumulator.exceptions import (
     StorageError,
 )
 
-PYTHONPATH = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
 TIMEOUT = 300  # seconds; only what hangs takes them
 KINDS = ["shuffled", "sparse, shards, zstd, filled", "shuffled, repeats", "sparse, repeats, zstd"]
 ZERO = np.zeros(N, dtype=int)
@@ -42,6 +42,7 @@ import errno, gc, io, json, os, random, resource, shutil, signal, subprocess, sy
 from pathlib import Path
 import numpy as np
 from helpers import mortal
+from helpers.processes import ENVIRONMENT
 from helpers.mortal import LOCS, MISSING, N, NOTHING, batches, check, check_complete, complete, push, say
 from helpers.mortal import start
 from accumulator.exceptions import *
@@ -109,7 +110,7 @@ def run(script, store, name, wanted, *, status=0, prefix=(), **process):
         text=True,
         check=False,
         timeout=TIMEOUT,
-        env=os.environ | {"PYTHONPATH": PYTHONPATH},
+        env=ENVIRONMENT,
         **process,
     )
     if prefix and ended.returncode == 99:
@@ -667,7 +668,7 @@ def test_signal_in_the_middle(tmp_path, whole, name, number):
     store, said = tmp_path / "run.zarr", []
     process = subprocess.Popen(
         command(SIGNALLED, store, name, None),
-        env=os.environ | {"PYTHONPATH": PYTHONPATH},
+        env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
@@ -768,7 +769,7 @@ def test_lock_does_not_outlive_its_process_in_a_forked_child(tmp_path, whole, na
     store = tmp_path / "run.zarr"
     process = subprocess.Popen(
         command(FORKED, store, name, None),
-        env=os.environ | {"PYTHONPATH": PYTHONPATH},
+        env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         text=True,
     )

@@ -32,6 +32,7 @@ from helpers import hostile
 from helpers.files import tree
 from helpers.hostile import LOCS, ROWS, batch, build, build_all, open_run, values
 from helpers.oracle import distinct, grid
+from helpers.processes import ENVIRONMENT
 
 from accumulator import FullBatch, FullBatchAccumulator
 from accumulator._cli.commands import main
@@ -58,7 +59,8 @@ class Worker:
     def __init__(self, templates, folder):
         self.folder = folder
         self.process = subprocess.Popen(
-            [sys.executable, hostile.__file__, str(templates), str(folder)],
+            [sys.executable, "-m", "helpers.hostile", str(templates), str(folder)],
+            env=ENVIRONMENT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -11,15 +11,14 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from helpers import mortal
+from helpers.processes import ENVIRONMENT
 
 from accumulator._stores.files.lock import is_locked
 
 KILLS = int(os.environ.get("ACCUMULATOR_KILLS", "100"))
-SCRIPT = str(Path(mortal.__file__))
 TIMEOUT = 300  # seconds; only what hangs takes them
 
 
@@ -27,10 +26,10 @@ class Process:
     """A process whose lines are read as they come."""
 
     def __init__(self, errors, *arguments):
-        environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # a thread of it would be there at the fork
+        environment = ENVIRONMENT | {"OPENBLAS_NUM_THREADS": "1"}  # a thread of it would be there at the fork
         with errors.open("ab") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-W", "error", SCRIPT, *arguments],
+                [sys.executable, "-W", "error", "-m", "helpers.mortal", *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=file,
