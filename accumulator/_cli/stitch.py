@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 import numpy as np
 
 from accumulator._export import check_ome_tiff, check_ome_zarr
+from accumulator._inputs.heads import Heads
 from accumulator._inputs.text import encodable, printable
 from accumulator.exceptions import OptionError
 from accumulator.typing import Blend
@@ -134,9 +135,8 @@ def _stitch(arguments: argparse.Namespace) -> int:
 
 def _check(batch: FullBatch, heads: list[Any] | None, kind: str, arguments: argparse.Namespace) -> None:
     """Refuse now what the file would refuse when the maps are made."""
-    outputs: dict[Any, Any] = (
-        batch.outputs if isinstance(batch.outputs, dict) else dict(enumerate(batch.outputs))
-    )
+    given = Heads.of(batch.outputs)
+    outputs = dict(zip(given.keys, given, strict=True))
     chosen = {head: outputs[head] for head in heads or outputs if head in outputs}
     n_spatial = batch.output_locs.shape[1] // 2
     if kind == "OME-TIFF" and len(heads or outputs) != 1:
@@ -174,11 +174,11 @@ def _save(maps: StitchedMap, output: Path, kind: str, arguments: argparse.Namesp
 
 
 def _show(maps: StitchedMap, output: Path, kind: str, *, is_json: bool) -> None:
-    named: Any = maps.outputs if isinstance(maps.outputs, dict) else dict(enumerate(maps.outputs))
+    named = Heads.of(maps.outputs).by_name()
     n_patches, n_written = len(maps.written), int(maps.written.sum())
     if is_json:
         heads = [
-            {"name": str(name), "shape": list(array.shape), "dtype": str(array.dtype)}
+            {"name": name, "shape": list(array.shape), "dtype": str(array.dtype)}
             for name, array in named.items()
         ]
         facts = {
@@ -193,7 +193,7 @@ def _show(maps: StitchedMap, output: Path, kind: str, *, is_json: bool) -> None:
         lines = [json.dumps(facts)]
     else:
         lines = [
-            f"map {printable(str(name))}: {' x '.join(map(str, array.shape))} {array.dtype}"
+            f"map {printable(name)}: {' x '.join(map(str, array.shape))} {array.dtype}"
             for name, array in named.items()
         ]
         lines.append(
@@ -201,7 +201,7 @@ def _show(maps: StitchedMap, output: Path, kind: str, *, is_json: bool) -> None:
             f"{kind} in {printable(str(output))}"
         )
         if kind == "OME-Zarr" and len(named) > 1:
-            lines += [f"a viewer opens {printable(str(output / str(name)))}" for name in named]
+            lines += [f"a viewer opens {printable(str(output / name))}" for name in named]
     for line in lines:
         print(encodable(line, sys.stdout))
     sys.stdout.flush()  # while errors are still caught

@@ -33,7 +33,7 @@ from accumulator._inputs.arguments import (
 from accumulator._inputs.options import StorageOptions
 from accumulator._inputs.validation import as_heads
 from accumulator._inputs.warn import warn
-from accumulator._pictures import HeadFacts, as_html, memory_text, plot_coverage
+from accumulator._pictures import as_html, memory_text, plot_coverage
 from accumulator._pictures.progress import Progress, as_progress, memory_state
 from accumulator._stores import KeptRun, read_only
 from accumulator.exceptions import ClosedError, NothingPushedError, OptionError, ProcessError, StorageWarning
@@ -319,7 +319,7 @@ class FullBatchAccumulator:
         >>> accumulator.close()
         """
         with self._lock:
-            if batch_output is None and self._canvas.specs is None:
+            if batch_output is None and self._canvas.rows is None:
                 raise NothingPushedError(
                     "the heads are unknown before the first push: give a batch to plan for"
                 )
@@ -500,7 +500,7 @@ class FullBatchAccumulator:
         """Return coverage, heads and place in one line."""
         canvas = self._canvas
         return (
-            f"<FullBatchAccumulator heads: {len(canvas.specs or ())}, written: {canvas.written.sum()} of "
+            f"<FullBatchAccumulator heads: {len(canvas.specs)}, written: {canvas.written.sum()} of "
             f"{canvas.n_rows}, {self._state}>"
         )
 
@@ -514,12 +514,7 @@ class FullBatchAccumulator:
     def _repr_html_(self) -> str:
         """Return heads, coverage, memory and place as a notebook shows them; nothing is read or written."""
         canvas = self._canvas
-        specs = canvas.specs or ()
-        names = canvas.names or tuple(map(str, range(len(specs))))
-        heads = [
-            HeadFacts(name, (canvas.n_rows, *spec.patch_shape), str(spec.dtype))
-            for name, spec in zip(names, specs, strict=True)
-        ]
+        heads = canvas.specs.like(canvas.arrays).by_name()
         facts = {"state": self._state, "memory": memory_text(canvas.held_nbytes, available_memory())}
         if canvas.zarr_store is not None:
             facts["stored in"] = str(canvas.zarr_store)
@@ -543,7 +538,7 @@ class FullBatchAccumulator:
     @property
     def _state(self) -> str:
         canvas = self._canvas
-        place = "nothing pushed" if canvas.specs is None else "RAM" if canvas.zarr_store is None else "zarr"
+        place = "nothing pushed" if canvas.rows is None else "RAM" if canvas.zarr_store is None else "zarr"
         return "finalized" if self._result is not None else "closed" if self._is_closed else place
 
     def _close_progress(self) -> None:
@@ -566,9 +561,9 @@ class FullBatchAccumulator:
             )
         if self._store is not None:  # its checksums are on disk: it stays as it is
             outputs = [_read_only(array) for array in outputs]
-        named = outputs if canvas.names is None else dict(zip(canvas.names, outputs, strict=True))
-        storage = tuple(spec.storage for spec in canvas.specs or ())
-        return FullBatch(named, locs.copy(), canvas.written.copy(), canvas.zarr_store, storage)
+        storage = tuple(spec.storage for spec in canvas.specs)
+        heads = canvas.specs.like(outputs).as_given()
+        return FullBatch(heads, locs.copy(), canvas.written.copy(), canvas.zarr_store, storage)
 
     def _tell_unrecorded(self) -> None:
         """At the end of the interpreter, warn of rows that a run which was not closed takes with it."""

@@ -122,16 +122,16 @@ def prepare_multitask_full_batch(  # noqa: PLR0913, PLR0917  the documented sign
     )
     heads = as_heads(batch_output)
     rows = index.match(batch_locs)
-    if heads.arrays:
+    if heads:
         check_rows(heads, count(rows))
     consumed = len(index) if is_last else _last(rows) + 1
     if out is not None:
-        if not heads.arrays:
+        if not heads:
             raise HeadError("the batch has no heads: push at least one array a batch")
         out.place(heads, rows, consumed, index.locs)
         return out.arrays, index.locs[consumed:], index.locs[:consumed]
 
-    held = as_canvas_nbytes(canvas_np, len(heads.arrays))
+    held = as_canvas_nbytes(canvas_np, len(heads))
     canvas = Canvas(
         consumed, Budget(as_path(save_path, "save_path"), as_percent(memory_threshold), held_nbytes=held)
     )

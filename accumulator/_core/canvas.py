@@ -19,9 +19,10 @@ import numpy as np
 
 from accumulator._core import memory
 from accumulator._core.plan import Plan, make_plan
+from accumulator._inputs.heads import Heads
 from accumulator._inputs.options import StorageOptions
 from accumulator._inputs.text import as_text, named
-from accumulator._inputs.validation import Heads, HeadSpec, as_specs, as_stored_heads, check_specs
+from accumulator._inputs.validation import HeadSpec, as_specs, as_stored_heads, check_specs
 from accumulator._inputs.warn import warn
 from accumulator._stores import (
     BUFFER_NBYTES,
@@ -94,8 +95,7 @@ class Canvas:
     run: KeptRun | None = None
     checkpoint_interval: float = math.inf
     written: NDArray[np.bool_] = attrs.field(init=False)
-    specs: tuple[HeadSpec, ...] | None = attrs.field(init=False, default=None)  # None until the first batch
-    names: tuple[str, ...] | None = attrs.field(init=False, default=None)
+    specs: Heads[HeadSpec] = attrs.field(init=False, factory=Heads)  # none until the first batch
     rows: RowStore | None = attrs.field(init=False, default=None)
     zarr_store: FolderStore | None = attrs.field(init=False, default=None)  # None in RAM
     n_consumed: int = attrs.field(init=False, default=0)
@@ -114,9 +114,7 @@ class Canvas:
         if self.run is not None and self.run.is_resumed:
             most = memory.available_memory()
             fit = partial(fit_options, self.run.root, self.n_rows, self.options)
-            self.rows, self.zarr_store, names = self.run.resume(self.budget.buffer_nbytes, most, fit)
-            self.specs = tuple(made.spec for made in self.rows.layouts)
-            self.names = names
+            self.rows, self.zarr_store, self.specs = self.run.resume(self.budget.buffer_nbytes, most, fit)
             self.row_nbytes = sum(spec.row_nbytes for spec in self.specs)
             self.written = self.run.recorded.copy()
             self._n_written = int(np.count_nonzero(self.written))
@@ -157,20 +155,18 @@ class Canvas:
 
     def empty_batch(self) -> list[NDArray[Any]] | dict[str, NDArray[Any]]:
         """Return a batch without rows, with heads like those of the first batch."""
-        heads = [np.empty((0, *spec.patch_shape), spec.dtype) for spec in self.specs or ()]
-        return heads if self.names is None else dict(zip(self.names, heads, strict=True))
+        return self.specs.like(np.empty((0, *spec.patch_shape), spec.dtype) for spec in self.specs).as_given()
 
-    def plan(self, heads: Heads | None = None) -> Plan:
+    def plan(self, heads: Heads[NDArray[Any]] | None = None) -> Plan:
         """Return what the result needs and what there is; ``heads`` stand for the first batch."""
-        specs, names = self.specs, self.names
-        if heads is not None and specs is None:
-            specs, names = as_specs(heads, self.options), heads.names
-            check_options(self.n_rows, specs)
+        specs = self.specs
+        if heads is not None and not specs:
+            specs = as_specs(heads, self.options)
+            check_options(self.n_rows, specs.values)
         budget = self.budget
         return make_plan(
             self.n_rows,
-            specs or (),
-            names,
+            specs,
             save_path=budget.save_path,
             threshold=budget.memory_threshold,
             limit=budget.memory_limit,
@@ -190,7 +186,7 @@ class Canvas:
             return False
         return None if self.rows is None else self.zarr_store is None
 
-    def place(self, heads: Heads, rows: Rows, n_consumed: int, locs: NDArray[Any]) -> None:
+    def place(self, heads: Heads[NDArray[Any]], rows: Rows, n_consumed: int, locs: NDArray[Any]) -> None:
         """Put each prediction in its row: all of them, or none.
 
         The first call fixes number, names, patch shapes and dtypes of the heads, and makes the stores.
@@ -217,11 +213,11 @@ class Canvas:
         StorageError
             The disk refused, now or what was put earlier.
         """
-        is_first = self.specs is None
+        is_first = self.rows is None
         if not self._is_confirmed:
             self._confirm(heads)
-        if self.specs is not None:
-            heads = check_specs(heads, self.specs, self.names)
+        if self.specs:
+            heads = check_specs(heads, self.specs)
         specs = self.specs or as_specs(heads, self.options)
         arrays = as_stored_heads(heads, specs)
         seen = self.written[rows]
@@ -235,7 +231,7 @@ class Canvas:
         self._retry_checkpoint()
         try:
             if is_first:
-                self._open(specs, heads.names, arrays, count(rows))
+                self._open(specs, arrays, count(rows))
                 self._tell_place()
             elif self.run is not None and count(rows):
                 self.run.begin()
@@ -281,7 +277,7 @@ class Canvas:
         if self.run is None or self.run.is_complete:
             return
         if self.rows is None:  # there is no location, and so nothing was pushed
-            self.rows, self.zarr_store = self.run.create((), None, 0)
+            self.rows, self.zarr_store = self.run.create(Heads(), 0)
         self.run.complete()
 
     def _show_rows(self) -> None:
@@ -291,7 +287,7 @@ class Canvas:
         while self._stale:
             rows = as_numbers(self._stale[-1])
             rows = rows[~self.written[rows]]
-            blank = [np.full((1, *s.patch_shape), s.storage.fill_value, s.dtype) for s in self.specs or ()]
+            blank = [np.full((1, *s.patch_shape), s.storage.fill_value, s.dtype) for s in self.specs]
             for start, stop in self._parts(count(rows)):
                 part = cut(rows, start, stop)
                 self._make_room(stop - start)
@@ -310,7 +306,7 @@ class Canvas:
     def close(self) -> None:
         """Forget all rows and remove the temporary folder; the canvas is as if never used."""
         rows, self.rows = self.rows, None
-        self.specs, self.names, self._watch, self._stale, self._restore = None, None, None, [], []
+        self.specs, self._watch, self._stale, self._restore = Heads(), None, [], []
         self.row_nbytes, self._is_counted = 0, True
         if rows is not None:
             rows.close()
@@ -318,10 +314,10 @@ class Canvas:
         if store is not None:
             store.shut()
 
-    def _confirm(self, heads: Heads) -> None:
+    def _confirm(self, heads: Heads[NDArray[Any]]) -> None:
         """Refuse a first batch that the store of an earlier run was not made for."""
         if self.run is not None:
-            check_heads(self.run.root, heads, self.specs or (), self.names)
+            check_heads(self.run.root, heads, self.specs)
         self._is_confirmed = True
 
     def _refuse(self, repeats: NDArray[np.intp], batch_locs: NDArray[Any]) -> None:
@@ -333,27 +329,21 @@ class Canvas:
             locations,
         )
 
-    def _open(
-        self,
-        specs: tuple[HeadSpec, ...],
-        names: tuple[str, ...] | None,
-        arrays: tuple[NDArray[Any], ...],
-        n_rows: int,
-    ) -> None:
-        self.specs, self.names = specs, names
+    def _open(self, specs: Heads[HeadSpec], arrays: tuple[NDArray[Any], ...], n_rows: int) -> None:
+        self.specs = specs
         self.row_nbytes = sum(spec.row_nbytes for spec in specs)
         budget = self.budget
-        check_options(self.n_rows, specs)
+        check_options(self.n_rows, specs.values)
         if self.run is not None:
             self.plan().check_disk(n_rows)
-            self.rows, self.zarr_store = self.run.create(specs, names, budget.buffer_nbytes)
+            self.rows, self.zarr_store = self.run.create(specs, budget.buffer_nbytes)
             return
         if memory.fits_in_memory(
             self.nbytes, budget.held_nbytes, budget.memory_threshold, budget.memory_limit
         ):
             # What was there a moment ago may be refused all the same: then the disk serves.
             with contextlib.suppress(MemoryError):
-                self.rows = RamRows(self.n_rows, specs, arrays)
+                self.rows = RamRows(self.n_rows, specs.values, arrays)
                 self._watch = memory.Watch(budget.memory_threshold)
                 return
         self.plan().check_disk(n_rows)
@@ -363,7 +353,7 @@ class Canvas:
         folder = TemporaryFolder(self.budget.save_path)
         store = FolderStore(folder.path / "result.zarr", folder=folder)
         try:
-            return ZarrRows(store, self.n_rows, self.specs or (), buffer_nbytes), store
+            return ZarrRows(store, self.n_rows, self.specs.values, buffer_nbytes), store
         except BaseException:
             store.shut()
             raise
@@ -407,7 +397,7 @@ class Canvas:
         """Log where the rows go."""
         if _log.isEnabledFor(logging.INFO):
             place = "RAM" if self.zarr_store is None else f"zarr in {self.zarr_store}"
-            n_heads, nbytes = len(self.specs or ()), as_text(self.nbytes)
+            n_heads, nbytes = len(self.specs), as_text(self.nbytes)
             _log.info("%d rows of %d heads, %s, go to %s", self.n_rows, n_heads, nbytes, place)
 
     def _parts(self, n: int) -> list[tuple[int, int]]:

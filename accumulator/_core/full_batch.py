@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Self
 import attrs
 
 from accumulator._core.memory import available_memory
+from accumulator._inputs.heads import Heads
 from accumulator._inputs.validation import HeadSpec, as_path
-from accumulator._pictures import HeadFacts, as_html, memory_text, plot_coverage
+from accumulator._pictures import as_html, memory_text, plot_coverage
 from accumulator._stores import (
     FolderStore,
     RowChecker,
@@ -86,7 +87,7 @@ class FullBatch:
     @property
     def nbytes(self) -> int:
         """Bytes of all outputs as if dense; gaps take none of them."""
-        return sum(int(array.nbytes) for array in self._arrays)
+        return sum(int(array.nbytes) for array in self._heads)
 
     @property
     def path(self) -> Path | None:
@@ -164,7 +165,7 @@ class FullBatch:
         saved = open_result(source, is_partial=partial, most_nbytes=available_memory())
         store = FolderStore(source, read_only=True)
         arrays: list[RowArray] = list(RowChecker(saved).guarded(store))
-        outputs = arrays if saved.names is None else dict(zip(saved.names, arrays, strict=True))
+        outputs = saved.heads.like(arrays).as_given()
         is_partial = not saved.mark.is_complete
         return cls(outputs, saved.output_locs, saved.written, store, is_partial=is_partial)
 
@@ -191,32 +192,25 @@ class FullBatch:
 
     def __repr__(self) -> str:
         """Return heads, coverage and place in one line."""
-        names = self.outputs if isinstance(self.outputs, dict) else range(len(self.outputs))
         heads = ", ".join(
-            f"{name}: {tuple(array.shape)} {array.dtype}"
-            for name, array in zip(names, self._arrays, strict=True)
+            f"{name}: {tuple(array.shape)} {array.dtype}" for name, array in self._heads.by_name().items()
         )
         place = "RAM" if self._store is None else str(self._store)
         return f"<FullBatch {{{heads}}}, {self.written.sum()} of {len(self.written)} written, {place}>"
 
     def _repr_html_(self) -> str:
         """Return heads, coverage, memory and place as a notebook shows them; no row is read."""
-        names = self.outputs if isinstance(self.outputs, dict) else range(len(self.outputs))
-        heads = [
-            HeadFacts(str(name), tuple(array.shape), str(array.dtype))
-            for name, array in zip(names, self._arrays, strict=True)
-        ]
         store = self._store
         closed = "closed" if store is not None and store.is_closed else "open"
         place = "RAM" if store is None else f"zarr, {closed}"
-        held = sum(int(array.nbytes) for array in self._arrays) if store is None else 0
+        held = self.nbytes if store is None else 0
         facts = {
             "state": f"{place}, of a run under way" if self._is_partial else place,
             "memory": memory_text(held, available_memory()),
         }
         if store is not None:
             facts["stored in"] = str(store)
-        return as_html("FullBatch", heads, facts, self.output_locs, self.written)
+        return as_html("FullBatch", self._heads.by_name(), facts, self.output_locs, self.written)
 
     def plot_coverage(self, ax: Axes | None = None) -> Axes:
         """Draw which locations are written and which are missing, by matplotlib; y goes downwards.
@@ -234,18 +228,17 @@ class FullBatch:
         return plot_coverage(self.output_locs, self.written, ax)
 
     @property
-    def _arrays(self) -> list[RowArray]:
-        return list(self.outputs.values() if isinstance(self.outputs, dict) else self.outputs)
+    def _heads(self) -> Heads[RowArray]:
+        return Heads.of(self.outputs)
 
     def _complete(self, store: FolderStore, checksums: Sequence[NDArray[np.uint64]]) -> None:
-        names = list(self.outputs) if isinstance(self.outputs, dict) else None
-        complete_result(store, names, self.output_locs, self.written, checksums)
+        complete_result(store, self._heads, self.output_locs, self.written, checksums)
 
     def _move(self, store: FolderStore, target: Path) -> bool:
         """Move a spilled result; return False where it has to be copied."""
         if store.folder is None:
             return False  # it was saved before
-        self._complete(store, make_checksums(self._arrays))
+        self._complete(store, make_checksums(self._heads.values))
         try:
             store.move_to(target)
         except OSError as cause:
@@ -261,15 +254,15 @@ class FullBatch:
             root = folder.path / target.name
             root.mkdir()
             store = FolderStore(root)
-            in_zarr = [storage_of(array) for array in self._arrays]
+            in_zarr = [storage_of(array) for array in self._heads]
             storage = in_zarr if self._store is not None else self._storage or in_zarr
             specs = [
                 HeadSpec(array.shape[1:], array.dtype, each)
-                for array, each in zip(self._arrays, storage, strict=True)
+                for array, each in zip(self._heads, storage, strict=True)
             ]
             rows = ZarrRows(store, len(self.written), specs, has_checksums=True)
             try:
-                copy_rows(self._arrays, rows, self.written if self._is_partial else None)
+                copy_rows(self._heads.values, rows, self.written if self._is_partial else None)
             finally:
                 rows.close()
             self._complete(store, rows.checksums)

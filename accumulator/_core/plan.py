@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 import attrs
 
 from accumulator._core import memory
-from accumulator._inputs.text import as_text, head_label
+from accumulator._inputs.text import as_text
 from accumulator._inputs.warn import warn
 from accumulator._stores import BUFFER_NBYTES, Layout, layout, storage_error
 from accumulator.exceptions import StorageError, StorageWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+    from accumulator._inputs.heads import Heads
     from accumulator._inputs.validation import HeadSpec
 
 _UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
@@ -144,8 +143,7 @@ class Plan:
 
 def make_plan(  # noqa: PLR0913  what it depends on
     n_rows: int,
-    specs: Sequence[HeadSpec],
-    names: tuple[str, ...] | None,
+    specs: Heads[HeadSpec],
     *,
     save_path: str,
     threshold: float,
@@ -172,13 +170,13 @@ def make_plan(  # noqa: PLR0913  what it depends on
         available += n_written * row_nbytes
     layouts, buffer_nbytes = made or ([], 0)
     if not is_in_ram and made is None:
-        layouts, open_chunks = layout(n_rows, specs, memory.buffer_nbytes(BUFFER_NBYTES, limit))
+        layouts, open_chunks = layout(n_rows, specs.values, memory.buffer_nbytes(BUFFER_NBYTES, limit))
         buffer_nbytes = sum(each.buffer_nbytes(open_chunks) for each in layouts)
     allowed = max(0, int(available * threshold / 100) - held)
     return Plan(
         place="RAM" if is_in_ram else "zarr",
         heads=tuple(
-            f"{head_label(i, names)}: {(n_rows, *spec.patch_shape)} {spec.dtype}, "
+            f"{specs.label(i)}: {(n_rows, *spec.patch_shape)} {spec.dtype}, "
             f"{as_text(n_rows * spec.row_nbytes)}"
             for i, spec in enumerate(specs)
         ),

@@ -11,7 +11,7 @@ import numpy as np
 from accumulator.exceptions import HeadDtypeError, HeadValueError, OptionError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -47,9 +47,7 @@ class StorageOptions:
             if raw is not None:
                 _as_dtype(raw)
 
-    def for_head(
-        self, position: int, names: tuple[str, ...] | None, pushed: np.dtype[Any]
-    ) -> tuple[Storage, np.dtype[Any] | None]:
+    def for_head(self, key: int | str, pushed: np.dtype[Any]) -> tuple[Storage, np.dtype[Any] | None]:
         """Return how a head is stored, and in which dtype if that is not the one it comes in.
 
         Raises
@@ -57,7 +55,6 @@ class StorageOptions:
         OptionError
             A fill value that the head's dtype cannot hold.
         """
-        key = position if names is None else names[position]
         dtype = self._of("dtype", key)
         target = None if dtype is None else _as_dtype(dtype)
         fill = as_fill_value(self._of("fill_value", key), target or pushed, key)
@@ -66,7 +63,7 @@ class StorageOptions:
         is_none = isinstance(compressors, (list, tuple)) and not compressors
         return Storage(chunks, shards, None if is_none else compressors, fill), target
 
-    def check_heads(self, n_heads: int, names: tuple[str, ...] | None) -> None:
+    def check_heads(self, heads: Sequence[int | str]) -> None:
         """Refuse options for heads that there are not.
 
         Raises
@@ -74,12 +71,11 @@ class StorageOptions:
         OptionError
             An option names a head that the first batch does not have.
         """
-        heads = list(names) if names is not None else list(range(n_heads))
         for name, value in self._mappings():
             unknown = [key for key in value if key not in heads]
             if unknown:
                 raise OptionError(
-                    f"{name} has an entry for head {unknown[0]!r}, but the heads are {heads}"
+                    f"{name} has an entry for head {unknown[0]!r}, but the heads are {list(heads)}"
                     + ("; put a codec that is written as a dict in a list" * (name == "compressors"))
                 )
 

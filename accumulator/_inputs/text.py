@@ -29,11 +29,6 @@ def shape_text(shape: Iterable[int]) -> str:
     return " x ".join(map(str, shape))
 
 
-def head_label(position: int, names: tuple[str, ...] | None) -> str:
-    """Return how to call a head in a message: by its name, or by its number."""
-    return f"head {position}" if names is None else f"head {names[position]!r}"
-
-
 def as_text(nbytes: float) -> str:
     """Return a number of bytes as people read it."""
     unit = 0

@@ -16,31 +16,24 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 import numpy as np
 
+from accumulator._inputs.heads import Heads
 from accumulator._inputs.options import Storage, StorageOptions, as_stored
-from accumulator._inputs.text import head_label, named
+from accumulator._inputs.text import named
 from accumulator.exceptions import HeadDtypeError, HeadError, LocationError, OptionError
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from numpy.typing import NDArray
 
     from accumulator.typing import ArrayLike, BatchOutput, StrPath
+
+    Arrays: TypeAlias = Heads[NDArray[Any]]
 
 _INT64: Final = np.dtype(np.int64)
 _INT64_LIMIT: Final = 2**63
 _STORABLE_KINDS: Final = "biufc"
 _BYTES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgtp])(i?))?b?\s*", re.IGNORECASE)
-
-
-@attrs.frozen(eq=False)
-class Heads:
-    """The heads of one batch as NumPy arrays, each ``(n, *patch_shape)``."""
-
-    arrays: tuple[NDArray[Any], ...]
-    names: tuple[str, ...] | None  # None where heads came without names
-
-    def label(self, position: int) -> str:
-        """Return how to call a head in a message."""
-        return head_label(position, self.names)
 
 
 @attrs.frozen
@@ -111,39 +104,34 @@ def _check_whole(locs: NDArray[Any], name: str) -> None:
         )
 
 
-def as_heads(raw: BatchOutput) -> Heads:
+def as_heads(raw: BatchOutput) -> Arrays:
     """Return a batch's heads: a tuple or list of heads, a dict of named heads, or one array."""
     if isinstance(raw, Mapping):
         for name in raw:
             if not isinstance(name, str):
                 raise HeadError(f"head names must be strings, but {name!r} is {type(name).__name__}")
-        names = tuple(raw)
-        arrays = [_as_head(head, f"head {name!r}") for name, head in raw.items()]
-        return Heads(tuple(arrays), names)
-    if isinstance(raw, (tuple, list)):
-        return Heads(tuple(_as_head(head, f"head {i}") for i, head in enumerate(raw)), None)
-    one: Any = raw
-    return Heads((_as_head(one, "head 0"),), None)
+    given: Heads[Any] = Heads.of(raw if isinstance(raw, (Mapping, tuple, list)) else (raw,))
+    return given.like(_as_head(head, given.label(i)) for i, head in enumerate(given))
 
 
-def check_rows(heads: Heads, n_locs: int) -> None:
+def check_rows(heads: Arrays, n_locs: int) -> None:
     """Refuse heads that do not have one row for each location of the batch."""
-    wrong = [i for i, head in enumerate(heads.arrays) if len(head) != n_locs]
+    wrong = [i for i, head in enumerate(heads) if len(head) != n_locs]
     if wrong:
-        each = ", ".join(f"{heads.label(i)} {len(heads.arrays[i])}" for i in wrong)
+        each = ", ".join(f"{heads.label(i)} {len(heads.values[i])}" for i in wrong)
         raise HeadError(
             f"rows differ: batch_locs {n_locs}, {each}; each prediction needs its location. A single "
             "patch is pushed as patch[None], and a list is a list of heads: np.stack patches of one head"
         )
 
 
-def check_specs(heads: Heads, specs: tuple[HeadSpec, ...], names: tuple[str, ...] | None) -> Heads:
+def check_specs(heads: Arrays, specs: Heads[HeadSpec]) -> Arrays:
     """Return the heads in the order of the first batch, refusing those that do not fit it."""
-    if heads.names != names:
-        heads = _in_named_order(heads, names)
-    if len(heads.arrays) != len(specs):
-        raise HeadError(f"number of heads: {len(heads.arrays)}, but the first batch had {len(specs)}")
-    for i, (head, spec) in enumerate(zip(heads.arrays, specs, strict=True)):
+    if heads.names != specs.names:
+        heads = _in_named_order(heads, specs.names)
+    if len(heads) != len(specs):
+        raise HeadError(f"number of heads: {len(heads)}, but the first batch had {len(specs)}")
+    for i, (head, spec) in enumerate(zip(heads, specs, strict=True)):
         if head.shape[1:] != spec.patch_shape:
             raise HeadError(
                 f"{heads.label(i)} has patch shape {head.shape[1:]} but the first batch had "
@@ -158,31 +146,31 @@ def check_specs(heads: Heads, specs: tuple[HeadSpec, ...], names: tuple[str, ...
     return heads
 
 
-def _in_named_order(heads: Heads, names: tuple[str, ...] | None) -> Heads:
+def _in_named_order(heads: Arrays, names: tuple[str, ...] | None) -> Arrays:
     if heads.names is None or names is None:
         first, now = ("without names", "names") if names is None else ("with names", "none")
         raise HeadError(f"the first batch came {first} but this one has {now}: push one kind throughout")
     if set(heads.names) != set(names):
         raise HeadError(f"the batch has heads {sorted(heads.names)} but the first batch had {sorted(names)}")
-    by_name = dict(zip(heads.names, heads.arrays, strict=True))
+    by_name = heads.by_name()
     return Heads(tuple(by_name[name] for name in names), names)
 
 
-def as_specs(heads: Heads, options: StorageOptions) -> tuple[HeadSpec, ...]:
+def as_specs(heads: Arrays, options: StorageOptions) -> Heads[HeadSpec]:
     """Return what every row of each head looks like, from the first batch and the storage options."""
-    options.check_heads(len(heads.arrays), heads.names)
+    options.check_heads(heads.keys)
     specs = []
-    for i, head in enumerate(heads.arrays):
-        storage, dtype = options.for_head(i, heads.names, head.dtype)
+    for key, head in zip(heads.keys, heads, strict=True):
+        storage, dtype = options.for_head(key, head.dtype)
         specs.append(HeadSpec(head.shape[1:], dtype or head.dtype, storage, dtype is not None))
-    return tuple(specs)
+    return heads.like(specs)
 
 
-def as_stored_heads(heads: Heads, specs: tuple[HeadSpec, ...]) -> tuple[NDArray[Any], ...]:
+def as_stored_heads(heads: Arrays, specs: Heads[HeadSpec]) -> tuple[NDArray[Any], ...]:
     """Return heads in the dtypes that the user asked for, refusing values those cannot hold."""
     return tuple(
         as_stored(head, spec.dtype, heads.label(i)) if spec.is_converted else head
-        for i, (head, spec) in enumerate(zip(heads.arrays, specs, strict=True))
+        for i, (head, spec) in enumerate(zip(heads, specs, strict=True))
     )
 
 

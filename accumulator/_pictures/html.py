@@ -6,37 +6,29 @@ from a stranger, and everything is escaped.
 
 from __future__ import annotations
 
+import itertools
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
-
-import attrs
 
 from accumulator._inputs.text import as_text, visible
 from accumulator._pictures.coverage import coverage
 from accumulator._pictures.svg import MISSING, WRITTEN, as_svg
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
     import numpy as np
     from numpy.typing import NDArray
+
+    from accumulator.typing import RowArray
 
 _MOST_HEADS: Final = 20  # that are listed
 _CELL: Final = "padding:1px 10px 1px 0;text-align:left;vertical-align:top;background:none;border:none"
 
 
-@attrs.frozen
-class HeadFacts:
-    """A head, as it is listed."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-
-
 def as_html(
     title: str,
-    heads: Sequence[HeadFacts],
+    heads: Mapping[str, RowArray],
     facts: dict[str, str],
     locs: NDArray[Any],
     written: NDArray[np.bool_],
@@ -47,8 +39,8 @@ def as_html(
     ----------
     title : str
         What it is.
-    heads : sequence of HeadFacts
-        What is accumulated.
+    heads : dict of arrays
+        What is accumulated, by name.
     facts : dict
         Other rows of the table.
     locs, written : (N, K) and (N,) arrays
@@ -57,10 +49,10 @@ def as_html(
     shown = coverage(locs, written)
     rows = {"written": f"{_share(shown.n_written, shown.n)}, {shown.n - shown.n_written:,} missing", **facts}
     listed = "".join(
-        f'<tr><td style="{_CELL}">{shown_text(head.name)}</td>'
-        f'<td style="{_CELL}">{shown_text(" x ".join(map(str, head.shape)) or "()")}</td>'
-        f'<td style="{_CELL}">{shown_text(head.dtype)}</td></tr>'
-        for head in heads[:_MOST_HEADS]
+        f'<tr><td style="{_CELL}">{shown_text(name)}</td>'
+        f'<td style="{_CELL}">{shown_text(" x ".join(map(str, array.shape)) or "()")}</td>'
+        f'<td style="{_CELL}">{shown_text(str(array.dtype))}</td></tr>'
+        for name, array in itertools.islice(heads.items(), _MOST_HEADS)
     )
     if len(heads) > _MOST_HEADS:
         listed += f'<tr><td colspan="3" style="{_CELL}">and {len(heads) - _MOST_HEADS} more</td></tr>'

@@ -9,6 +9,7 @@ import numpy as np
 
 from accumulator._core.full_batch import FullBatch
 from accumulator._inputs.extras import need
+from accumulator._inputs.heads import Heads
 from accumulator._pictures import Coverage, coverage
 from accumulator._report.facts import Info, info
 from accumulator._report.histogram import Histogram, histogram
@@ -98,7 +99,7 @@ def gather(path: Path, max_px: int = MAX_PX) -> Report:
     need("PIL.Image", "report")  # before much is read
     with FullBatch.load(path, partial=True) as batch:
         found, root = info(path), path.absolute()
-        arrays = list(batch.outputs.values() if isinstance(batch.outputs, dict) else batch.outputs)
+        arrays = Heads.of(batch.outputs)
         most_nbytes = min(MOST_NBYTES, _ALL_NBYTES // max(1, len(arrays)))
         heads = []
         for number, (array, details) in enumerate(zip(arrays, found.heads, strict=True)):

@@ -191,10 +191,7 @@ def info(path: Path) -> Info:
         saved = _open(root)
         mark, n_written = saved.mark, int(np.count_nonzero(saved.written))
         n_columns = saved.output_locs.shape[1]
-        heads = [
-            {"name": name, **head_details(array)}
-            for name, array in zip(_names(saved), saved.arrays, strict=True)
-        ]
+        heads = [{"name": name, **head_details(array)} for name, array in saved.heads.by_name().items()]
     taken = disk_nbytes(root)
     return Info(
         str(root), mark.state, is_written, mark.n_rows, n_written, n_columns, mark.resume_token, taken, heads
@@ -224,7 +221,7 @@ def verify(path: Path) -> Verdict:
         is_written,
         len(saved.written),
         int(np.count_nonzero(saved.written)),
-        _names(saved),
+        list(saved.heads.by_name()),
         [np.flatnonzero(rows) for rows in damaged],
         [np.flatnonzero(rows) for rows in dirty],
     )
@@ -251,10 +248,6 @@ def _check(saved: SavedResult) -> tuple[list[NDArray[np.bool_]], list[NDArray[np
 
     RowChecker(saved).look_at_all(note)
     return damaged, dirty
-
-
-def _names(saved: SavedResult) -> list[str]:
-    return [str(head) for head in range(len(saved.arrays))] if saved.names is None else saved.names
 
 
 def _described(head: dict[str, Any]) -> Iterator[str]:

@@ -9,7 +9,8 @@ import numpy as np
 
 from accumulator._core.memory import available_memory
 from accumulator._export import write_ome_tiff, write_ome_zarr
-from accumulator._pictures import HeadFacts, as_html, memory_text, plot_map
+from accumulator._inputs.heads import Heads
+from accumulator._pictures import as_html, memory_text, plot_map
 from accumulator._stitching.weights import Summer, as_window
 from accumulator.exceptions import OptionError
 
@@ -240,12 +241,11 @@ class StitchedMap:
 
     def _repr_html_(self) -> str:
         """Return maps, coverage and place as a notebook shows them; no pixel is read."""
-        heads = [HeadFacts(name, array.shape, str(array.dtype)) for name, array in self._named.items()]
         held = self.nbytes if self.path is None else 0
         facts = {"memory": memory_text(held, available_memory()), "origin": str(self.origin)}
         if self.path is not None:
             facts["stored in"] = str(self.path)
-        return as_html("StitchedMap", heads, facts, self.output_locs, self.written)
+        return as_html("StitchedMap", self._named, facts, self.output_locs, self.written)
 
     def _one(self, head: str | int | None) -> str:
         """Return the name of the one map that is meant."""
@@ -257,6 +257,4 @@ class StitchedMap:
     @property
     def _named(self) -> dict[str, RowArray]:
         """The maps by name, or by number as text."""
-        if isinstance(self.outputs, dict):
-            return self.outputs
-        return {str(number): array for number, array in enumerate(self.outputs)}
+        return Heads.of(self.outputs).by_name()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 import attrs
 import numpy as np
 
 from accumulator._core.full_batch import FullBatch
 from accumulator._core.memory import fits_in_memory
+from accumulator._inputs.heads import Heads
 from accumulator._stitching.grid import as_grid
 from accumulator._stitching.stitcher import SMALL, Stitcher
 from accumulator.exceptions import OptionError
@@ -59,40 +60,39 @@ def stitch(batch: FullBatch, *, heads: Sequence[int | str] | None = None, **opti
     """
     if not isinstance(batch, FullBatch):
         raise OptionError(f"batch is {type(batch).__name__}: give a FullBatch, such as FullBatch.load(path)")
-    chosen = _chosen(batch.outputs, heads)
+    chosen = _chosen(Heads.of(batch.outputs), heads)
     rows = np.flatnonzero(batch.written)
     frame = as_grid(
         batch.output_locs, None, options.get("output_shape"), options.get("origin"), name="output_locs"
     )
     options["output_shape"] = frame.shape[: frame.n_spatial]
-    is_named = isinstance(batch.outputs, dict)
     with Stitcher(batch.output_locs[rows], **options) as stitcher:
-        at_hand = {
-            name: array
-            for name, array in chosen.items()
-            if isinstance(array, np.ndarray) and array.flags.c_contiguous and array.dtype.isnative
-        }
+        at_hand = [array for array in chosen if _is_at_hand(array)]
         if len(rows) and len(at_hand) == len(chosen):
-            stitcher._push_whole(at_hand if is_named else list(at_hand.values()), rows)  # noqa: SLF001
+            stitcher._push_whole(chosen.like(at_hand).as_given(), rows)  # noqa: SLF001
         else:
-            for some in _in_batches(frame, rows, list(chosen.values())):
-                values = {name: _read(array, some) for name, array in chosen.items()}
-                stitcher.push(values if is_named else list(values.values()), batch.output_locs[some])
+            for some in _in_batches(frame, rows, chosen.values):
+                values = chosen.like(_read(array, some) for array in chosen)
+                stitcher.push(values.as_given(), batch.output_locs[some])
     maps = stitcher.finalize()
     return attrs.evolve(maps, output_locs=batch.output_locs, written=batch.written)
 
 
-def _chosen(
-    outputs: list[RowArray] | dict[str, RowArray], heads: Sequence[int | str] | None
-) -> dict[str, RowArray]:
-    """Return the heads that were asked for by name, or by number as text."""
-    known = outputs if isinstance(outputs, dict) else dict(enumerate(outputs))
+def _chosen(outputs: Heads[RowArray], heads: Sequence[int | str] | None) -> Heads[RowArray]:
+    """Return the heads that were asked for, by name or by number."""
+    known = dict(zip(outputs.keys, outputs, strict=True))
     if heads is not None and (isinstance(heads, str) or not isinstance(heads, Sequence)):
         raise OptionError(f"heads is {heads!r}: give a list of them, of {list(known)}")
     chosen = list(known) if heads is None else list(heads)
     if not chosen or len(set(chosen)) != len(chosen) or not set(chosen) <= known.keys():
         raise OptionError(f"heads is {heads!r}: choose from {list(known)}, each once")
-    return {str(head): known[head] for head in chosen}  # type: ignore[index]
+    names = None if outputs.names is None else tuple(map(str, chosen))
+    return Heads(tuple(known[head] for head in chosen), names)
+
+
+def _is_at_hand(array: RowArray) -> TypeGuard[NDArray[Any]]:
+    """Whether patches can be blended from where they are."""
+    return isinstance(array, np.ndarray) and array.flags.c_contiguous and array.dtype.isnative
 
 
 def _in_batches(grid: Grid, rows: NDArray[np.intp], arrays: Sequence[RowArray]) -> Iterator[NDArray[np.intp]]:

@@ -17,6 +17,7 @@ from accumulator._core.accumulator import FullBatchAccumulator
 from accumulator._core.locations import LocationIndex
 from accumulator._core.memory import available_memory, fits_in_memory
 from accumulator._inputs.arguments import as_limit
+from accumulator._inputs.heads import Heads
 from accumulator._inputs.options import StorageOptions
 from accumulator._inputs.text import as_text, named
 from accumulator._inputs.validation import as_heads, as_specs, check_rows, check_specs
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from accumulator._inputs.validation import Heads, HeadSpec
+    from accumulator._inputs.validation import HeadSpec
     from accumulator.typing import ArrayLike, BatchOutput, StrPath
     from accumulator.typing import Bands as BandValues
 
@@ -142,8 +143,7 @@ class Stitcher:
     _compressors: Any = attrs.field(default=None, kw_only=True)
     _options: StorageOptions = attrs.field(init=False)
     _written: NDArray[np.bool_] = attrs.field(init=False)
-    _specs: tuple[HeadSpec, ...] | None = attrs.field(init=False, default=None)
-    _names: tuple[str, ...] | None = attrs.field(init=False, default=None)
+    _specs: Heads[HeadSpec] = attrs.field(init=False, factory=Heads)
     _grid: Grid | None = attrs.field(init=False, default=None)
     _bands: Bands | None = attrs.field(init=False, default=None)
     _rows: FullBatchAccumulator = attrs.field(init=False)  # those of the maps
@@ -255,16 +255,16 @@ class Stitcher:
         with self._lock:
             self._refuse_if_done("push")
             heads, rows = as_heads(batch_output), as_numbers(self._index.match(batch_locs))
-            if not heads.arrays:
+            if not heads:
                 raise HeadError("the batch has no heads: push at least one array a batch")
             check_rows(heads, len(rows))
-            if self._specs is None:
+            if not self._specs:
                 self._start(heads, Bands)
-            heads = check_specs(heads, self._specs or (), self._names)
+            heads = check_specs(heads, self._specs)
             self._refuse_repeats(rows)
             self._deliver_waiting()
             self._open_bands.open(rows)
-            push = self._open_bands.prepare(rows, heads.arrays)
+            push = self._open_bands.prepare(rows, heads.values)
             self._open_bands.add(push)  # which says in `_written` that they came
             if self._progress is not None:
                 self._progress.show()
@@ -353,7 +353,7 @@ class Stitcher:
         """Return coverage, heads and state in one line."""
         state = "finalized" if self._result is not None else "closed" if self._is_closed else "open"
         return (
-            f"<Stitcher heads: {len(self._specs or ())}, patches: {self._written.sum()} of "
+            f"<Stitcher heads: {len(self._specs)}, patches: {self._written.sum()} of "
             f"{len(self._written)}, {as_text(self.open_nbytes)} in open bands, {state}>"
         )
 
@@ -382,19 +382,19 @@ class Stitcher:
         with self._lock:
             heads = as_heads(batch_output)
             bands = self._start(heads, WholeBands)
-            for number in bands.blend_all(heads.arrays, patches):
+            for number in bands.blend_all(heads.values, patches):
                 self._deliver([number])
                 self._written |= bands.are_over(number)
                 if self._progress is not None:
                     self._progress.show()
             self._written[:] = True
 
-    def _start(self, heads: Heads, kind: type[_SomeBands]) -> _SomeBands:
+    def _start(self, heads: Heads[NDArray[Any]], kind: type[_SomeBands]) -> _SomeBands:
         """Fix the heads; nothing has changed if this raises."""
         specs = as_specs(heads, StorageOptions())
-        self._options.check_heads(len(specs), heads.names)
+        self._options.check_heads(specs.keys)
         n_spatial = count_axes(self._index.locs.shape[1])
-        patch = specs[0].patch_shape[:n_spatial]
+        patch = specs.values[0].patch_shape[:n_spatial]
         for i, spec in enumerate(specs):
             if len(spec.patch_shape) not in {n_spatial, n_spatial + 1} or 0 in spec.patch_shape:
                 raise HeadError(
@@ -411,9 +411,8 @@ class Stitcher:
         window = as_window(self._blend, grid.patch)
         n_overlaps = grid.most_overlaps()
         maps = []
-        for i, spec in enumerate(specs):
-            key = i if heads.names is None else heads.names[i]
-            storage, asked = self._options.for_head(i, heads.names, spec.dtype)
+        for key, spec in zip(specs.keys, specs, strict=True):
+            storage, asked = self._options.for_head(key, spec.dtype)
             if window.blend == "max" and spec.dtype.kind == "c":
                 raise HeadError(f"head {key!r} is complex, which has no largest value: blend its parts")
             dtype = result_dtype(spec.dtype, asked, f"head {key!r}")
@@ -421,7 +420,7 @@ class Stitcher:
             is_checked = window.is_sum and sums == spec.dtype.newbyteorder("=") and wider(sums) != sums
             maps.append(MapSpec(spec.patch_shape[n_spatial:], dtype, storage.fill_value, sums, is_checked))
         blank = [np.empty((0, *grid.shape[1 : grid.n_spatial], *each.channels), each.dtype) for each in maps]
-        self._rows.push(self._named(blank, heads.names), np.empty((0, 1), dtype=np.intp))
+        self._rows.push(specs.like(blank).as_given(), np.empty((0, 1), dtype=np.intp))
         _logger.info(
             "stitching %d maps of %s in %s", len(maps), grid.shape[: grid.n_spatial], str(self._rows)
         )
@@ -430,15 +429,11 @@ class Stitcher:
         home = self._rows._views if is_small else _nowhere  # noqa: SLF001  its rows are made in their place
         bands = kind(grid, window, maps, self._written, home, as_limit(self._memory_limit))
         self._grid, self._bands = grid, bands
-        self._specs, self._names = specs, heads.names
+        self._specs = specs
         if self._bar_type is not None:
             n, state = len(self._index), partial(_shown, self._rows, bands, self._written)
             self._progress = Progress(self._bar_type, n, n, state)
         return bands
-
-    @staticmethod
-    def _named(values: list[NDArray[Any]], names: tuple[str, ...] | None) -> BandValues:
-        return values if names is None else dict(zip(names, values, strict=True))
 
     def _deliver(self, numbers: list[int], *, is_pushing: bool = False) -> None:
         """Write bands to the maps, and hand them to the callback."""
@@ -461,7 +456,7 @@ class Stitcher:
 
     def _write_waiting(self, number: int) -> None:
         rows, values = self._open_bands.finish(number)
-        self._rows.push(self._named(values, self._names), np.arange(rows.start, rows.stop)[:, None])
+        self._rows.push(self._specs.like(values).as_given(), np.arange(rows.start, rows.stop)[:, None])
 
     def _hand_over(self, number: int) -> None:
         self._waiting = None
@@ -478,7 +473,7 @@ class Stitcher:
             view.flags.writeable = False
         self._is_calling = True
         try:
-            self._on_band(rows, self._named(views, self._names))
+            self._on_band(rows, self._specs.like(views).as_given())
         finally:
             self._is_calling = False
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import DTypeLike, NDArray
 
+    from accumulator._inputs.heads import Heads
     from accumulator._stores.format.store import FolderStore
 
 RECORD_ROWS: Final = {"written": 2**20, "checksums": 2**16, "output_locs": 2**18}  # of a chunk
@@ -39,16 +40,16 @@ def open_record(store: FolderStore) -> dict[str, Any]:
     return {name: write_all(group[name]) for name in RECORD_ROWS}
 
 
-def name_heads(store: FolderStore, names: Sequence[str] | None, n_heads: int) -> None:
+def name_heads(store: FolderStore, heads: Heads[Any]) -> None:
     """Write each head's name to its array."""
     outputs: Any = open_group(store, OUTPUTS)
-    for head in range(n_heads):
-        outputs[str(head)].attrs["name"] = str(head) if names is None else names[head]
+    for head, key in enumerate(heads.keys):
+        outputs[str(head)].attrs["name"] = str(key)
 
 
 def complete_result(
     store: FolderStore,
-    names: list[str] | None,
+    heads: Heads[Any],
     output_locs: NDArray[Any],
     written: NDArray[np.bool_],
     checksums: Sequence[NDArray[np.uint64]],
@@ -60,14 +61,15 @@ def complete_result(
     StorageError
         The folder cannot be written.
     """
-    n_heads = len(checksums)
+    n_heads = len(heads)
     try:
-        name_heads(store, names, n_heads)
+        name_heads(store, heads)
         create_parts(store, output_locs, n_heads)
         record = open_record(store)
         record["written"][:] = written
         if n_heads:
             record["checksums"][:] = np.stack(checksums, axis=1)
+        names = None if heads.names is None else list(heads.names)
         mark = Mark(COMPLETE, names, n_heads, len(written), hash_locations(output_locs))
         set_mark(store, attrs.evolve(mark, written=hash_written(written)))
     except OSError as cause:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
-from accumulator._inputs.text import head_label
-from accumulator._inputs.validation import Heads, check_specs
+from accumulator._inputs.heads import Heads
+from accumulator._inputs.validation import check_specs
 from accumulator._stores import stored_layout
 from accumulator.exceptions import HeadDtypeError, OptionError, ResumeError
 
@@ -26,9 +26,8 @@ def fit_options(
     path: Path,
     n_rows: int,
     options: StorageOptions,
-    stored: Sequence[HeadSpec],
-    names: tuple[str, ...] | None,
-) -> list[HeadSpec]:
+    stored: Heads[HeadSpec],
+) -> Heads[HeadSpec]:
     """Return the heads of a store as a run with these options takes them.
 
     Parameters
@@ -39,7 +38,7 @@ def fit_options(
         N.
     options : StorageOptions
         What is given now.
-    stored, names
+    stored : Heads of HeadSpec
         What the store has.
 
     Raises
@@ -50,22 +49,22 @@ def fit_options(
         Options that no store has.
     """
     try:
-        options.check_heads(len(stored), names)
-        given = [options.for_head(head, names, old.dtype) for head, old in enumerate(stored)]
+        options.check_heads(stored.keys)
+        given = [options.for_head(key, old.dtype) for key, old in zip(stored.keys, stored, strict=True)]
     except OptionError as cause:  # a head that the store does not have, or a value that its dtype has not
         raise _refusal(path, [str(cause)], "what that run was given") from cause
     differences, fitted = [], []
     for head, (old, (storage, dtype)) in enumerate(zip(stored, given, strict=True)):
         new = attrs.evolve(old, storage=storage, dtype=dtype or old.dtype)
         for what, was, now in _differences(n_rows, old, new):
-            differences.append(f"{head_label(head, names)} has {what} {was}, not {now}")
+            differences.append(f"{stored.label(head)} has {what} {was}, not {now}")
         fitted.append(attrs.evolve(old, is_converted=dtype is not None))
     if differences:
         raise _refusal(path, differences, "what that run was given")
-    return fitted
+    return stored.like(fitted)
 
 
-def check_heads(path: Path, heads: Heads, stored: Sequence[HeadSpec], names: tuple[str, ...] | None) -> None:
+def check_heads(path: Path, heads: Heads[NDArray[Any]], stored: Heads[HeadSpec]) -> None:
     """Refuse a first batch that the run which made the store would not have taken.
 
     Raises
@@ -73,18 +72,14 @@ def check_heads(path: Path, heads: Heads, stored: Sequence[HeadSpec], names: tup
     ResumeError
         It says what differs.
     """
-    pushed: Sequence[NDArray[Any]] = heads.arrays
-    if set(heads.names or ()) != set(names or ()) or (heads.names is None) != (names is None):
-        differences = [f"its heads are {_listed(names)}, and {_listed(heads.names)} are pushed"]
-    elif len(pushed) != len(stored):
-        differences = [f"it has {len(stored)} heads, and {len(pushed)} are pushed"]
+    if set(heads.names or ()) != set(stored.names or ()) or (heads.names is None) != (stored.names is None):
+        differences = [f"its heads are {_listed(stored.names)}, and {_listed(heads.names)} are pushed"]
+    elif len(heads) != len(stored):
+        differences = [f"it has {len(stored)} heads, and {len(heads)} are pushed"]
     else:
-        if names is not None and heads.names is not None:
-            by_name = dict(zip(heads.names, pushed, strict=True))
-            pushed = [by_name[name] for name in names]
-        differences = []
-        for head, (array, spec) in enumerate(zip(pushed, stored, strict=True)):
-            label = head_label(head, names)
+        pushed, differences = heads.by_name(), []
+        for head, (name, spec) in enumerate(stored.by_name().items()):
+            label, array = stored.label(head), pushed[name]
             if array.shape[1:] != spec.patch_shape:
                 differences.append(f"{label} has patch shape {spec.patch_shape}, not {array.shape[1:]}")
             elif not _holds(spec, array):
@@ -98,7 +93,7 @@ def check_heads(path: Path, heads: Heads, stored: Sequence[HeadSpec], names: tup
 def _holds(spec: HeadSpec, array: NDArray[Any]) -> bool:
     """Whether a push that is not the first would be taken: the same rule, and not another one like it."""
     try:
-        check_specs(Heads((array,), None), (spec,), None)
+        check_specs(Heads((array,)), Heads((spec,)))
     except HeadDtypeError:
         return False
     return True

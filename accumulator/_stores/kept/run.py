@@ -17,7 +17,6 @@ import attrs
 import numpy as np
 import zarr
 
-from accumulator._inputs.text import head_label
 from accumulator._inputs.warn import warn
 from accumulator._stores.files import system
 from accumulator._stores.files.claim import ClaimedFolder
@@ -50,10 +49,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from accumulator._inputs.heads import Heads
     from accumulator._inputs.validation import HeadSpec
     from accumulator._stores.reading.saved import SavedResult
 
-    Fit = Callable[[Sequence[HeadSpec], tuple[str, ...] | None], Sequence[HeadSpec]]
+    Fit = Callable[[Heads[HeadSpec]], Heads[HeadSpec]]
 
 _log: Final = logging.getLogger("accumulator")
 _PARTS: Final = (OUTPUTS, *RECORD_ROWS)
@@ -114,9 +114,7 @@ class KeptRun:
         """Whether the store says that the run is complete."""
         return self._is_marked and self._mark.state == COMPLETE
 
-    def create(
-        self, specs: Sequence[HeadSpec], names: Sequence[str] | None, buffer_nbytes: int
-    ) -> tuple[ZarrRows, FolderStore]:
+    def create(self, specs: Heads[HeadSpec], buffer_nbytes: int) -> tuple[ZarrRows, FolderStore]:
         """Make the group and its arrays; after a failure the folder is empty again.
 
         Raises
@@ -127,15 +125,21 @@ class KeptRun:
             zarr refused the heads or their options.
         """
         store, rows = FolderStore(self.root, unsynced=self._unsynced), None
-        fresh = attrs.evolve(self._mark, names=None if names is None else list(names), n_heads=len(specs))
+        names = None if specs.names is None else list(specs.names)
+        fresh = attrs.evolve(self._mark, names=names, n_heads=len(specs))
         try:
             self._empty()  # a first push may have failed after this
             zarr.create_group(store, zarr_format=3, attributes={MARK: fresh.to_json()})
             self._unsynced.sync()  # what comes next is known to be ours by this mark
             rows = ZarrRows(
-                store, len(self._locs), specs, buffer_nbytes, recorded=self.recorded, has_checksums=True
+                store,
+                len(self._locs),
+                specs.values,
+                buffer_nbytes,
+                recorded=self.recorded,
+                has_checksums=True,
             )
-            name_heads(store, names, len(specs))
+            name_heads(store, specs)
             create_parts(store, self._locs, len(specs))
             self._unsynced.sync()
             self._mark = set_mark(store, attrs.evolve(fresh, state=RUNNING))
@@ -151,7 +155,7 @@ class KeptRun:
 
     def resume(
         self, buffer_nbytes: int, most_nbytes: int, fit: Fit
-    ) -> tuple[ZarrRows, FolderStore, tuple[str, ...] | None]:
+    ) -> tuple[ZarrRows, FolderStore, Heads[HeadSpec]]:
         """Open what an earlier run has recorded, and check every byte of it.
 
         Damaged rows are missing from then on, with a StorageWarning. Whatever the record does not have is
@@ -159,14 +163,13 @@ class KeptRun:
         """
         saved = open_result(self.root, is_partial=True, most_nbytes=most_nbytes)
         check_tree(self.root, is_written=True)
-        names = None if saved.names is None else tuple(saved.names)
-        specs = fit([layout_of(array).spec for array in saved.arrays], names)
+        specs = fit(saved.heads.like(layout_of(array).spec for array in saved.arrays))
         self._mark, self.recorded = saved.mark, saved.written.copy()
         checker, store = RowChecker(saved), FolderStore(self.root, unsynced=self._unsynced)
         rows = ZarrRows(
             store,
             len(self._locs),
-            specs,
+            specs.values,
             buffer_nbytes,
             recorded=self.recorded,
             is_there=True,
@@ -193,7 +196,7 @@ class KeptRun:
             len(self.recorded),
             n_damaged,
         )
-        return rows, store, names
+        return rows, store, specs.like(made.spec for made in rows.layouts)
 
     def abandon(self) -> None:
         """Make the folder empty again: nothing of the first push was taken."""
@@ -381,10 +384,7 @@ class KeptRun:
         self.begin()
         self._write_record("written", [self.recorded], gone)
         self._write_record("checksums", rows.checksums, gone, self.recorded)
-        heads = [
-            head_label(number, None if saved.names is None else tuple(saved.names))
-            for number in np.flatnonzero(lost.any(axis=1)).tolist()
-        ]
+        heads = [saved.heads.label(number) for number in np.flatnonzero(lost.any(axis=1)).tolist()]
         warn(
             f"{len(gone)} rows of {self.root} were damaged and are missing again, the first being row "
             f"{gone[0]}, in {', '.join(heads)}: missing_locs has them",

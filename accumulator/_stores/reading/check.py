@@ -11,7 +11,6 @@ import numpy as np
 import zarr
 from zarr.storage import StorePath
 
-from accumulator._inputs.text import head_label
 from accumulator._stores.files.errors import SizeError, is_refusal, storage_error
 from accumulator._stores.format.arrays import chunk_path, layout_of
 from accumulator._stores.format.checksums import row_checksums
@@ -175,7 +174,7 @@ class RowChecker:
         return RowChecker, (self.saved,)
 
     def _label(self, unit: Unit) -> str:
-        return head_label(unit.head, None if self.saved.names is None else tuple(self.saved.names))
+        return self.saved.heads.label(unit.head)
 
     async def _check(self, unit: Unit) -> Findings:
         if self._files[unit.head] is not None:

@@ -12,6 +12,7 @@ import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec
 
+from accumulator._inputs.heads import Heads
 from accumulator._stores.files.errors import is_refusal
 from accumulator._stores.format.arrays import open_group
 from accumulator._stores.format.layout import BUFFER_NBYTES, COMPRESSORS, HANDED_CHUNKS
@@ -64,9 +65,10 @@ class SavedResult:
     stamp: tuple[tuple[int, int], ...]  # of when it was opened: see `stamp_of`
 
     @property
-    def names(self) -> list[str] | None:
-        """The heads' names."""
-        return self.mark.names
+    def heads(self) -> Heads[zarr.Array[Any]]:
+        """The arrays, with their names."""
+        names = self.mark.names
+        return Heads(tuple(self.arrays), None if names is None else tuple(names))
 
 
 def read_result(path: Path, *, is_partial: bool = False, most_nbytes: int | None = None) -> SavedResult:

@@ -1,0 +1,56 @@
+"""Heads in order, whether they came as a list or as a dict by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+_T = TypeVar("_T")
+_Other = TypeVar("_Other")
+
+
+@attrs.define(eq=False)
+class Heads(Generic[_T]):
+    """One value a head, an array or what is known of it; none before heads are known."""
+
+    values: tuple[_T, ...] = ()
+    names: tuple[str, ...] | None = None  # None where heads came as a list
+
+    @classmethod
+    def of(cls, given: Mapping[str, _T] | Iterable[_T]) -> Heads[_T]:
+        """Return the heads of a list or dict."""
+        if isinstance(given, Mapping):
+            return cls(tuple(given.values()), tuple(given))
+        return cls(tuple(given))
+
+    def like(self, values: Iterable[_Other]) -> Heads[_Other]:
+        """Return other values of the same heads."""
+        return Heads(tuple(values), self.names)
+
+    def as_given(self) -> list[_T] | dict[str, _T]:
+        """Return a list, or a dict where heads have names."""
+        return list(self.values) if self.names is None else self.by_name()
+
+    def by_name(self) -> dict[str, _T]:
+        """Return a dict in any case: without names by their numbers as text."""
+        return dict(zip(map(str, self.keys), self.values, strict=True))
+
+    @property
+    def keys(self) -> tuple[int | str, ...]:
+        """What a user calls each head: its name, or its number."""
+        return tuple(range(len(self.values))) if self.names is None else self.names
+
+    def label(self, position: int) -> str:
+        """Return how to call a head in a message."""
+        return f"head {(position if self.names is None else self.names[position])!r}"
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __iter__(self) -> Iterator[_T]:
+        return iter(self.values)
