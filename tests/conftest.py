@@ -7,11 +7,13 @@ import gc
 import os
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
+from helpers.tuned import tune
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
@@ -80,6 +82,12 @@ def where(request):
 
 
 @pytest.fixture
-def tiny_chunks(monkeypatch):
+def tuned(monkeypatch):
+    """Return what changes numbers of speed and memory for this test: ``tuned(chunk_nbytes=64)``."""
+    return partial(tune, monkeypatch)
+
+
+@pytest.fixture
+def tiny_chunks(tuned):
     """Make chunks so small that a few rows fill one."""
-    monkeypatch.setattr("accumulator._stores.format.layout.CHUNK_NBYTES", 64)
+    tuned(chunk_nbytes=64)

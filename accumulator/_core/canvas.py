@@ -19,6 +19,7 @@ import numpy as np
 
 from accumulator._core import memory
 from accumulator._core.plan import Plan, make_plan
+from accumulator._inputs import tuning
 from accumulator._inputs.heads import Heads
 from accumulator._inputs.options import StorageOptions
 from accumulator._inputs.text import as_text, named
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from accumulator.typing import OnDuplicate, RowArray, Rows
 
 _log: Final = logging.getLogger("accumulator")
-_CHECKPOINT_SHARE: Final = 19  # a checkpoint comes no sooner than this many times what the last one took
 
 
 @attrs.frozen
@@ -259,7 +259,8 @@ class Canvas:
         self.run.checkpoint(self.rows, self.written)
         now = time.monotonic()
         _log.debug("checkpoint of %s: %d rows recorded, %.3f s", self.run.root, self._n_written, now - start)
-        self._next_checkpoint = now + max(self.checkpoint_interval, _CHECKPOINT_SHARE * (now - start))
+        pause = tuning.now.checkpoint_share * (now - start)
+        self._next_checkpoint = now + max(self.checkpoint_interval, pause)
 
     def _retry_checkpoint(self) -> None:
         """Have the last checkpoint succeed, if it failed, before anything else is taken."""

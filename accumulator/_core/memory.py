@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Final
 
 import psutil
 
+from accumulator._inputs import tuning
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import TypeAlias
@@ -28,7 +30,6 @@ except ImportError:  # Windows has no rlimits
 
 ROOT: Final = Path("/")
 PUSH_SECONDS: Final = 18e-6  # what asking again may cost a push, on average
-PAUSE_SECONDS: Final = 0.01  # memory does not change faster, and pushes may take microseconds
 REST_SECONDS: Final = 10.0
 ASKS: Final = 50  # as often as this, the cgroups are looked for anew
 _AVAILABLE: Final = b"MemAvailable:"
@@ -83,7 +84,7 @@ class Watch:
         now = time.monotonic()
         if held < self._ask_at and (self._credit < self._cost or now < self._ask_after):
             return False
-        self._ask_after = now + PAUSE_SECONDS
+        self._ask_after = now + tuning.now.memory_pause_seconds
         if self._n_asked % ASKS == 0:  # limits may be changed from outside
             self._groups = limited_groups()
             available_memory(

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from accumulator._inputs import tuning
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
     from accumulator._export.map import Map
 
 TILE: Final = 512
-BLOCK_NBYTES: Final = 256 * 2**20  # a band of 512 rows of 40,000 pixels of 3 float32
-_HALVED_NBYTES: Final = 64 * 2**20  # of which several copies are held
 _HALVED_AXES: Final = 2  # y and x, which are the last
 
 
@@ -57,7 +57,7 @@ def fill(source: Map, levels: Sequence[zarr.Array[Any]]) -> list[tuple[float, fl
     """Write all levels of a map; return the least and the greatest finite value of each channel."""
     limits = _Limits(source)
     first = levels[0]
-    step = _block(source.shape, first.chunks, source.chunks, source.dtype.itemsize, BLOCK_NBYTES)
+    step = _block(source.shape, first.chunks, source.chunks, source.dtype.itemsize, tuning.now.level_nbytes)
     for region in _regions(source.shape, step):
         block = source.read(region)
         limits.add(region, block)
@@ -65,7 +65,7 @@ def fill(source: Map, levels: Sequence[zarr.Array[Any]]) -> list[tuple[float, fl
     halve = mean_halved if source.dtype.kind == "f" else nearest_halved
     for finer, level in pairwise(levels):
         nbytes = 4 * source.dtype.itemsize  # are read for each pixel
-        step = _block(level.shape, level.chunks, level.chunks, nbytes, _HALVED_NBYTES)
+        step = _block(level.shape, level.chunks, level.chunks, nbytes, tuning.now.halved_nbytes)
         for region in _regions(level.shape, step):
             wide = tuple(slice(2 * s.start, 2 * s.stop) for s in region[-2:])
             level[region] = halve(np.asarray(finer[(*region[:-2], *wide)]))

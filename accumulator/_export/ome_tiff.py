@@ -10,6 +10,7 @@ import zarr
 
 from accumulator._export.levels import TILE, chunks_of, fill, level_factors, level_shapes
 from accumulator._export.map import as_channel_names, as_map, as_pixel_size
+from accumulator._inputs import tuning
 from accumulator._inputs.extras import need
 from accumulator._stores.files.target import writing
 from accumulator.exceptions import HeadDtypeError, OptionError
@@ -35,10 +36,8 @@ _SYMBOLS: Final = {
     "meter": "m",
 }
 _NO_OME: Final = {np.dtype(np.int64), np.dtype(np.uint64)}
-_CLASSIC_NBYTES: Final = 3 * 2**30  # beyond 4 GiB a TIFF needs 64 bit offsets; zlib may make pixels longer
 _LEAST_RESOLUTION: Final = 1e-6
 _MOST_RESOLUTION: Final = 2.0**31
-_TILES_NBYTES: Final = 64 * 2**20  # read at once, and compressed at once
 
 
 def write_ome_tiff(  # noqa: PLR0913  one a property of an image
@@ -144,7 +143,8 @@ def _lay_out(folder: Path, head: Map) -> list[zarr.Array[Any]]:
 
 def _write(target: Path, levels: list[zarr.Array[Any]], tags: list[dict[str, Any]]) -> None:
     nbytes = sum(int(level.nbytes) for level in levels)
-    with need("tifffile", "ome").TiffWriter(target, bigtiff=nbytes > _CLASSIC_NBYTES, ome=True) as tiff:
+    is_big = nbytes > tuning.now.classic_tiff_nbytes
+    with need("tifffile", "ome").TiffWriter(target, bigtiff=is_big, ome=True) as tiff:
         for level, own in zip(levels, tags, strict=True):
             tiff.write(
                 _tiles(level),
@@ -154,7 +154,7 @@ def _write(target: Path, levels: list[zarr.Array[Any]], tags: list[dict[str, Any
                 photometric="minisblack",
                 compression="zlib",
                 compressionargs={"level": 1},  # of floats, more takes longer, and hardly less room
-                buffersize=_TILES_NBYTES,
+                buffersize=tuning.now.tiles_nbytes,
                 **own,
             )
 
@@ -185,7 +185,7 @@ def _resolution(head: Map, sizes: dict[str, float] | None, unit: str, factors: l
 def _tiles(level: zarr.Array[Any]) -> Iterator[NDArray[Any]]:
     """Give the tiles of all planes, row by row."""
     *planes, height, width = level.shape
-    most = max(1, _TILES_NBYTES // (TILE * TILE * level.dtype.itemsize)) * TILE
+    most = max(1, tuning.now.tiles_nbytes // (TILE * TILE * level.dtype.itemsize)) * TILE
     for plane in np.ndindex(*planes):
         for y in range(0, height, TILE):
             for start in range(0, width, most):

@@ -7,17 +7,15 @@ drawn, and that is bounded.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
+from accumulator._inputs import tuning
 from accumulator._inputs.extras import need
 from accumulator._inputs.text import as_text
 from accumulator.exceptions import OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-_PAUSE_SECONDS: Final = 0.1  # between two drawings; tqdm's own default
-_SHARE: Final = 20  # drawing takes a twentieth of the time at most
 
 
 def as_progress(raw: bool) -> Any:  # noqa: FBT001  an argument to be checked
@@ -68,7 +66,7 @@ class Progress:
             return
         self._draw()
         now = time.monotonic()
-        self._next = now + max(_PAUSE_SECONDS, _SHARE * (now - start))
+        self._next = now + max(tuning.now.bar_pause_seconds, tuning.now.bar_share * (now - start))
 
     def close(self) -> None:
         """Draw it for the last time, and leave it there."""

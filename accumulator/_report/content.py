@@ -8,13 +8,14 @@ import attrs
 import numpy as np
 
 from accumulator._core.full_batch import FullBatch
+from accumulator._inputs import tuning
 from accumulator._inputs.extras import need
 from accumulator._inputs.heads import Heads
 from accumulator._pictures import Coverage, coverage
 from accumulator._report.facts import Info, info
 from accumulator._report.histogram import Histogram, histogram
 from accumulator._report.images import Picture, as_pictures
-from accumulator._report.reading import MOST_NBYTES, Reading
+from accumulator._report.reading import Reading
 from accumulator._report.thumbnail import MAX_PX, Grid, NoMapError, channel_axis, n_channels, thumbnail
 from accumulator._report.timing import Timing, timing
 from accumulator._stores import disk_nbytes
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from accumulator.typing import RowArray
 
 _MOST_HEADS: Final = 24  # that have pictures
-_ALL_NBYTES: Final = 4 * MOST_NBYTES  # of all heads together
 
 
 @attrs.frozen(eq=False)
@@ -99,8 +99,8 @@ def gather(path: Path, max_px: int = MAX_PX) -> Report:
     need("PIL.Image", "report")  # before much is read
     with FullBatch.load(path, partial=True) as batch:
         found, root = info(path), path.absolute()
-        arrays = Heads.of(batch.outputs)
-        most_nbytes = min(MOST_NBYTES, _ALL_NBYTES // max(1, len(arrays)))
+        arrays, now = Heads.of(batch.outputs), tuning.now
+        most_nbytes = min(now.report_head_nbytes, now.report_nbytes // max(1, len(arrays)))
         heads = []
         for number, (array, details) in enumerate(zip(arrays, found.heads, strict=True)):
             reading, shown, counted = Reading(most_nbytes), None, None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 import numpy as np
 
+from accumulator._inputs import tuning
 from accumulator._report.reading import Reading, read_rows
 
 if TYPE_CHECKING:
@@ -15,9 +16,7 @@ if TYPE_CHECKING:
 
     from accumulator.typing import RowArray
 
-_MOST_VALUES: Final = 2**20
 _MOST_NBYTES: Final = 2**28
-_MOST_ROWS: Final = 4096
 _BINS: Final = 48
 _COARSE: Final = 2.0**50  # beyond it a float64 has no halves
 
@@ -51,10 +50,11 @@ def histogram(array: RowArray, written: NDArray[np.bool_]) -> Histogram | None:
     if array.dtype.kind not in "biufc" or 0 in array.shape[1:]:
         return None
     rows = np.flatnonzero(written)
-    if len(rows) > _MOST_ROWS:
-        rows = rows[np.linspace(0, len(rows) - 1, _MOST_ROWS).round().astype(np.intp)]
+    most_rows = tuning.now.histogram_rows
+    if len(rows) > most_rows:
+        rows = rows[np.linspace(0, len(rows) - 1, most_rows).round().astype(np.intp)]
     reading, parts = Reading(_MOST_NBYTES), [np.empty(0)]
-    each = max(1, _MOST_VALUES // max(1, len(rows)))
+    each = max(1, tuning.now.histogram_values // max(1, len(rows)))
     for _, values in read_rows(array, rows, reading):
         flat = values.reshape(len(values), -1)
         part = flat[:, :: -(-flat.shape[1] // each)].ravel()

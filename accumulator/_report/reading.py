@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 import numpy as np
 
+from accumulator._inputs import tuning
 from accumulator.exceptions import DamagedError, StorageError
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
     from accumulator.typing import RowArray
 
-MOST_NBYTES: Final = 2**30  # of a head
 _BLOCK_NBYTES: Final = 16 * 2**20  # of an array in memory, which has no chunks
 
 
@@ -41,7 +41,7 @@ class Reading:
         Rows that could not be read, as they share a chunk with damaged ones, or are just being rewritten.
     """
 
-    most_nbytes: int = MOST_NBYTES
+    most_nbytes: int = attrs.field(factory=lambda: tuning.now.report_head_nbytes)
     n_wanted: int = attrs.field(init=False, default=0)
     n_met: int = attrs.field(init=False, default=0)
     rows: NDArray[np.intp] = attrs.field(init=False, factory=lambda: np.empty(0, np.intp))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 import numpy as np
 
+from accumulator._inputs import tuning
 from accumulator._report.reading import Reading, read_rows
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ _MOST_CHANNELS: Final = 8  # a head may be an embedding of a thousand numbers
 _MOST_PLACE: Final = 2**62
 _MOST_EXTENT: Final = 2**31
 _MOST_PAINTED: Final = 2**31  # px: boxes that lie over each other a thousand times are no map
-_FEW_PX: Final = 64  # of a row: smaller ones are pasted many at once
-_PASTED_ROWS: Final = 2**13
 _PAINTED_ROWS: Final = 2**16
 
 
@@ -75,9 +74,10 @@ def thumbnail(
     wanted = np.flatnonzero(written & (grid.areas > 0))
     for rows, values in read_rows(array, wanted, Reading() if reading is None else reading):
         patches = _channels_last(values, axis)[..., :n_shown]
-        if grid.areas[rows].mean() <= _FEW_PX:
-            for first in range(0, len(rows), _PASTED_ROWS):
-                block = slice(first, first + _PASTED_ROWS)
+        if grid.areas[rows].mean() <= tuning.now.pasted_px:
+            step = tuning.now.pasted_rows
+            for first in range(0, len(rows), step):
+                block = slice(first, first + step)
                 at, source = grid.few_samples(rows[block], *patches.shape[1:3])
                 image[at], covered[at] = patches[block][source], True
             continue

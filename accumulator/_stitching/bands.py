@@ -14,6 +14,7 @@ import attrs
 import numpy as np
 
 from accumulator._core import memory
+from accumulator._inputs import tuning
 from accumulator._inputs.text import as_text
 from accumulator._stitching.blend import Layer, blend_share, finish, quick
 from accumulator._stitching.numbers import MapSpec, lowest, wider
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from accumulator._stitching.parts import Share
     from accumulator._stitching.weights import Window
 
-_BAND_NBYTES: Final = 64 * 2**20
 _MOST_SPARE: Final = 2
 _MOST_THREADS: Final = 4  # more do not make memory faster
 _SUMS_NBYTES: Final = 8 * 2**20  # of the sums of weights that a thread makes at a time
@@ -308,7 +308,7 @@ class Bands:
     @property
     def _most_nbytes(self) -> int:
         """Bytes that a band may take."""
-        return _BAND_NBYTES
+        return tuning.now.band_nbytes
 
     @property
     def _row_nbytes(self) -> int:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
+from accumulator._inputs import tuning
 from accumulator._stitching.numbers import convert, is_large
-from accumulator._stitching.parts import PART_NBYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 Mask: TypeAlias = "Callable[[Share, int, int], NDArray[np.bool_] | bool]"
 
-_BLOCK_NBYTES: Final = 2**20  # of a band that is divided at a time
 _BUFFER_ITEMS: Final = 1024
 
 
@@ -109,7 +108,8 @@ def _look_ahead(layers: Sequence[Layer], share: Share, part: int, checked: list[
     """
     patches = share.patches
     first, stop = patches[part], part + 1
-    most = PART_NBYTES // max(1, sum(layers[number].patches[first].nbytes for number in checked))
+    nbytes = sum(layers[number].patches[first].nbytes for number in checked)
+    most = tuning.now.patch_part_nbytes // max(1, nbytes)
     while stop < min(part + most, len(patches)) and patches[stop] == patches[stop - 1] + 1:
         stop += 1
     box: tuple[Any, ...] = (slice(first, first + stop - part),)
@@ -169,7 +169,7 @@ def finish(  # noqa: PLR0913  what it depends on
     n_channels = band.shape[-1]
     real = np.zeros((), band.dtype).real.dtype if band.dtype.kind in "fc" else np.dtype(np.float32)
     has_gaps = sums.has_gaps
-    step = max(1, _BLOCK_NBYTES // max(1, band[:1].nbytes))
+    step = max(1, tuning.now.divided_nbytes // max(1, band[:1].nbytes))
     for part, divisor in sums.divisors(n_channels, real, step) if is_sum or has_gaps else _strips(band, step):
         rows, written = (each[part].reshape(*each[part].shape[:-2], -1) for each in (band, target))
         gaps = divisor == 0 if has_gaps and divisor is not None else None

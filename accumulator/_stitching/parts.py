@@ -6,19 +6,17 @@ All is worked out for many patches at once; what is left for each part is a pair
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import attrs
 import numpy as np
+
+from accumulator._inputs import tuning
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from accumulator._stitching.grid import Grid
-
-PARALLEL_NBYTES: Final = 2**20  # below it waking a thread costs more than it saves
-ALONE_NBYTES: Final = 2**17  # of a patch: adding less takes no longer than threads wait for each other
-PART_NBYTES: Final = 2**19  # that are in the cache together with the rows of the map they go to
 
 
 @attrs.define(eq=False)
@@ -50,7 +48,8 @@ class Share:
 
 def cuts(grid: Grid, rows: NDArray[np.intp], patch_nbytes: int, n_threads: int) -> list[tuple[int, int]]:
     """Cut the map between its rows, so that each thread has about as much of some patches as the others."""
-    is_shared = patch_nbytes >= ALONE_NBYTES and patch_nbytes * len(rows) >= PARALLEL_NBYTES
+    now = tuning.now
+    is_shared = patch_nbytes >= now.shared_patch_nbytes and patch_nbytes * len(rows) >= now.shared_push_nbytes
     if n_threads == 1 or not is_shared or not len(rows):
         return [(0, grid.shape[0])]
     start, stop = grid.start[rows, 0], grid.stop[rows, 0]
@@ -88,7 +87,7 @@ def share_of(  # noqa: PLR0913, PLR0917  what it depends on
         return None
     rows, start, stop = rows[patches], start[patches], stop[patches]
     top, bottom = int(start.min()), int(stop.max())
-    thickness = -(-grid.patch[0] // -(-patch_nbytes // PART_NBYTES))
+    thickness = -(-grid.patch[0] // -(-patch_nbytes // tuning.now.patch_part_nbytes))
     edges = np.arange(top // height, -(-bottom // height) + 1) * height
     if thickness < grid.patch[0]:
         edges = np.unique(np.concatenate([edges, np.arange(top, bottom, thickness)]))

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import attrs
 import numpy as np
 
 from accumulator._core.full_batch import FullBatch
 from accumulator._core.memory import fits_in_memory
+from accumulator._inputs import tuning
 from accumulator._inputs.heads import Heads
 from accumulator._stitching.grid import as_grid
-from accumulator._stitching.stitcher import SMALL, Stitcher
+from accumulator._stitching.stitcher import Stitcher
 from accumulator.exceptions import OptionError
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from accumulator._stitching.grid import Grid
     from accumulator._stitching.map import StitchedMap
     from accumulator.typing import RowArray
-
-_BATCH_NBYTES: Final = 32 * 2**20  # of rows that are read at a time
 
 
 def stitch(batch: FullBatch, *, heads: Sequence[int | str] | None = None, **options: Any) -> StitchedMap:
@@ -104,9 +103,9 @@ def _in_batches(grid: Grid, rows: NDArray[np.intp], arrays: Sequence[RowArray]) 
     if len(rows):
         n_open = (np.maximum.accumulate(stop) - np.minimum.accumulate(start[::-1])[::-1]).max()
         nbytes = int(n_open) * math.prod(grid.shape[1:]) * pixel_nbytes
-        if not fits_in_memory(nbytes, 0, SMALL):
+        if not fits_in_memory(nbytes, 0, tuning.now.small_percent):
             rows = rows[np.argsort(start, kind="stable")]
-    step = max(1, _BATCH_NBYTES // max(1, pixel_nbytes * math.prod(grid.patch)))
+    step = max(1, tuning.now.read_nbytes // max(1, pixel_nbytes * math.prod(grid.patch)))
     chunks = [array.chunks[0] for array in arrays if not isinstance(array, np.ndarray)]
     if chunks:  # whole ones
         step = -(-step // max(chunks)) * max(chunks)

@@ -16,6 +16,7 @@ import numpy as np
 from accumulator._core.accumulator import FullBatchAccumulator
 from accumulator._core.locations import LocationIndex
 from accumulator._core.memory import available_memory, fits_in_memory
+from accumulator._inputs import tuning
 from accumulator._inputs.arguments import as_limit
 from accumulator._inputs.heads import Heads
 from accumulator._inputs.options import StorageOptions
@@ -53,7 +54,6 @@ if TYPE_CHECKING:
     from accumulator.typing import ArrayLike, BatchOutput, StrPath
     from accumulator.typing import Bands as BandValues
 
-SMALL: Final = 25  # per cent of the available memory
 _LARGE: Final = 50
 _ROW_NBYTES: Final = 64  # that the accumulator of a map's rows needs to know a row
 _SomeBands = TypeVar("_SomeBands", bound=Bands)
@@ -425,7 +425,7 @@ class Stitcher:
             "stitching %d maps of %s in %s", len(maps), grid.shape[: grid.n_spatial], str(self._rows)
         )
         # A map that takes much of the memory may have to leave it: then no band is held in it.
-        is_small = fits_in_memory(self._rows.nbytes, 0, SMALL)
+        is_small = fits_in_memory(self._rows.nbytes, 0, tuning.now.small_percent)
         home = self._rows._views if is_small else _nowhere  # noqa: SLF001  its rows are made in their place
         bands = kind(grid, window, maps, self._written, home, as_limit(self._memory_limit))
         self._grid, self._bands = grid, bands

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 import numpy as np
 
+from accumulator._inputs import tuning
 from accumulator._stitching.bands import Bands
 from accumulator._stitching.blend import blend_share, quick
 from accumulator._stitching.numbers import wider
-from accumulator._stitching.parts import ALONE_NBYTES, share_of
+from accumulator._stitching.parts import share_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from accumulator._stitching.numbers import MapSpec
     from accumulator._stitching.parts import Share
 
-_BAND_NBYTES: Final = 16 * 2**20  # which is in the cache when the band is finished
-_LEAST_NBYTES: Final = 2**20
 _PER_THREAD: Final = 4  # bands, so that all threads end at about the same time
 
 
@@ -53,7 +52,8 @@ class WholeBands(Bands):
             for head, spec in zip(heads, self._specs, strict=True)
         ]
         numbers = self._touched()
-        step = self._pool.n if sum(head[:1].nbytes for head in heads) >= ALONE_NBYTES else 1
+        is_shared = sum(head[:1].nbytes for head in heads) >= tuning.now.shared_patch_nbytes
+        step = self._pool.n if is_shared else 1
         for first in range(0, len(numbers), step):
             some = numbers[first : first + step]
             self._open_all(some)
@@ -108,7 +108,7 @@ class WholeBands(Bands):
     @property
     def _most_nbytes(self) -> int:
         fair = self._grid.shape[0] * self._row_nbytes // (_PER_THREAD * self._pool.n)
-        return min(max(fair, _LEAST_NBYTES), _BAND_NBYTES)
+        return min(max(fair, tuning.now.least_band_nbytes), tuning.now.whole_band_nbytes)
 
 
 def _nothing_later(_share: Share, _part: int, _n_channels: int) -> bool:

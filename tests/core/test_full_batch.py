@@ -17,6 +17,7 @@ import pytest
 import zarr
 from helpers.files import tree
 from helpers.oracle import distinct, grid
+from helpers.tuned import tune
 
 from accumulator import FullBatch, FullBatchAccumulator
 from accumulator.exceptions import (
@@ -287,9 +288,9 @@ def test_save_into_its_own_temporary_folder_is_refused():
 def test_result_with_other_chunks_is_copied_whole(monkeypatch):
     """What another version saved in chunks of another size is copied by its own chunks."""
     with monkeypatch.context() as patched:
-        patched.setattr("accumulator._stores.format.layout.CHUNK_NBYTES", 64)
+        tune(patched, chunk_nbytes=64)
         make(100).save("small")
-        patched.setattr("accumulator._stores.format.layout.CHUNK_NBYTES", 32)
+        tune(patched, chunk_nbytes=32)
         FullBatch.load("small").save("smaller")
     FullBatch.load("smaller").save("large")
     check(FullBatch.load("smaller"))

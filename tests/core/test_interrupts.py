@@ -134,9 +134,9 @@ def test_push_after_an_interrupted_flush_loses_nothing(monkeypatch):
 
 
 @pytest.mark.parametrize("n_started", [0, 1])
-def test_system_without_threads_is_served_all_the_same(monkeypatch, where, n_started):
+def test_system_without_threads_is_served_all_the_same(monkeypatch, tuned, where, n_started):
     """Where no thread, or only one, can be had, the caller copies and writes itself."""
-    monkeypatch.setattr(_copying, "PARALLEL_NBYTES", 1)
+    tuned(shared_copy_nbytes=1)
     monkeypatch.setattr(_copying, "n_cores", lambda: 3)
     real, started = threading.Thread.start, []
 

@@ -307,9 +307,9 @@ print(type(result.outputs[0]).__name__, right, result.written.all(), other.retur
 
 
 @pytest.fixture
-def large_pushes(monkeypatch):
+def large_pushes(monkeypatch, tuned):
     """Have every push copied by several threads, whatever the machine has."""
-    monkeypatch.setattr(_copying, "PARALLEL_NBYTES", 1)
+    tuned(shared_copy_nbytes=1)
     monkeypatch.setattr(_copying, "n_cores", lambda: 3)
 
 

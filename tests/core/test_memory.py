@@ -163,7 +163,7 @@ def test_address_space(monkeypatch):
 
 
 @pytest.fixture
-def asks(monkeypatch):
+def asks(monkeypatch, tuned):
     """Make a clock by hand: asking takes 90 microseconds; return what is available, and each ask."""
     asked = {"available": 1000, "asks": 0, "time": 0.0}
 
@@ -174,7 +174,7 @@ def asks(monkeypatch):
 
     monkeypatch.setattr(_memory, "available_memory", available)
     monkeypatch.setattr(_memory.time, "perf_counter", lambda: asked["time"])
-    monkeypatch.setattr(_memory, "PAUSE_SECONDS", 0)
+    tuned(memory_pause_seconds=0)
     monkeypatch.setattr(_memory, "limited_groups", list)
     return asked
 
@@ -236,9 +236,9 @@ def test_other_bytes_are_refused(text):
         as_nbytes(text, "memory_limit")
 
 
-def test_quick_pushes_are_not_held_up_by_asking(asks, monkeypatch):
+def test_quick_pushes_are_not_held_up_by_asking(asks, tuned):
     """Pushes of microseconds do not ask every time, however cheap that is."""
-    monkeypatch.setattr(_memory, "PAUSE_SECONDS", 3600)
+    tuned(memory_pause_seconds=3600)
     watch = _memory.Watch(80)
     for _ in range(10_000):
         assert not watch.is_tight(10)

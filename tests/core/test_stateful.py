@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.oracle import Oracle, distinct, grid
+from helpers.tuned import tune
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from accumulator import FullBatch, FullBatchAccumulator
-from accumulator._stores.format import layout as _layout
 from accumulator.exceptions import AccumulatorError, ClosedError, NothingPushedError
 
 SHAPES, DTYPES = [(2, 1), (3,)], ["f4", "i2"]
@@ -190,7 +190,7 @@ class MachineOnDisk(Machine):
     def __init__(self):
         super().__init__()
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(_layout, "CHUNK_NBYTES", 32)
+        tune(self.patch, chunk_nbytes=32)
 
     def teardown(self):
         """Put the chunk size back."""

@@ -17,8 +17,8 @@ from ome_zarr.reader import Reader
 from ome_zarr_models.v05 import Image
 
 from accumulator._export import levels as _levels
-from accumulator._export import ome_tiff as _ome_tiff
 from accumulator._export import write_ome_tiff, write_ome_zarr
+from accumulator._inputs import tuning
 from accumulator._stores.files import target as _target
 from accumulator.exceptions import (
     AccumulatorError,
@@ -226,10 +226,9 @@ def test_viewers_are_told_the_values(array, window):
 
 @pytest.mark.parametrize("most", [1, 2**16, 2**20])
 @pytest.mark.parametrize("chunks", [(70, 600, 5), (600, 90, 1), (520, 520, 2)])
-def test_blocks_of_any_size_give_the_same(monkeypatch, most, chunks):
+def test_blocks_of_any_size_give_the_same(tuned, most, chunks):
     """However little is held at once, and however the source is chunked, the pyramid is the same."""
-    monkeypatch.setattr(_levels, "BLOCK_NBYTES", most)
-    monkeypatch.setattr(_levels, "_HALVED_NBYTES", most)
+    tuned(level_nbytes=most, halved_nbytes=most)
     array = make_map((1030, 600, 5), "u1")
     write_ome_zarr("map.zarr", {"mask": in_zarr(array, chunks)})
     attributes, levels = open_image("map.zarr")
@@ -241,10 +240,10 @@ def test_blocks_of_any_size_give_the_same(monkeypatch, most, chunks):
 def test_stripes_are_decoded_once():
     """A block takes whole stripes as wide as the slide, and never more than it may."""
     shape, tile, stripes = (3, 40_000, 40_000), (1, 512, 512), (3, 32, 40_000)
-    assert _levels._block(shape, tile, stripes, 4, _levels.BLOCK_NBYTES) == (3, 512, 40_000)
+    assert _levels._block(shape, tile, stripes, 4, tuning.now.level_nbytes) == (3, 512, 40_000)
     for channels in (1, 8, 1000):
-        step = _levels._block((channels, *shape[1:]), tile, (channels, 1, 40_000), 4, _levels.BLOCK_NBYTES)
-        assert 4 * np.prod(step) <= _levels.BLOCK_NBYTES
+        step = _levels._block((channels, *shape[1:]), tile, (channels, 1, 40_000), 4, tuning.now.level_nbytes)
+        assert 4 * np.prod(step) <= tuning.now.level_nbytes
 
 
 @pytest.mark.parametrize("dtype", [d for d in DTYPES if d not in {"u8", "i8"}])
@@ -317,10 +316,9 @@ def test_units_have_the_symbol_of_ome_xml(unit, symbol):
     assert pixels["PhysicalSizeXUnit"] == symbol
 
 
-def test_large_ome_tiff_is_a_bigtiff(monkeypatch):
+def test_large_ome_tiff_is_a_bigtiff(tuned):
     """A file that may not fit 32 bit offsets has those of 64."""
-    monkeypatch.setattr(_ome_tiff, "_CLASSIC_NBYTES", 1000)
-    monkeypatch.setattr(_ome_tiff, "_TILES_NBYTES", 1)
+    tuned(classic_tiff_nbytes=1000, tiles_nbytes=1)
     array = make_map((600, 1100))
     write_ome_tiff("map.ome.tif", array, name="mask")
     with tifffile.TiffFile("map.ome.tif") as tiff:

@@ -14,7 +14,6 @@ from helpers.oracle import distinct, grid
 
 from accumulator import FullBatchAccumulator
 from accumulator._core import memory as _memory
-from accumulator._pictures import progress as _progress
 from accumulator.exceptions import MissingExtraError, OptionError, StorageWarning
 
 N = 10
@@ -22,10 +21,9 @@ LOCS = grid(N)
 
 
 @pytest.fixture
-def every_push(monkeypatch):
+def every_push(tuned):
     """Draw the bar at every push."""
-    monkeypatch.setattr(_progress, "_PAUSE_SECONDS", 0.0)
-    monkeypatch.setattr(_progress, "_SHARE", 0)
+    tuned(bar_pause_seconds=0.0, bar_share=0)
 
 
 def push(accumulator, rows):

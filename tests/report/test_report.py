@@ -20,9 +20,6 @@ from playwright import sync_api
 
 from accumulator import FullBatch, FullBatchAccumulator
 from accumulator._cli.commands import main
-from accumulator._report import content as _content
-from accumulator._report import histogram as _histogram
-from accumulator._report import thumbnail as _thumbnail
 from accumulator._report.content import gather
 from accumulator._report.histogram import histogram
 from accumulator._report.page import render, write_report
@@ -111,10 +108,9 @@ def whole_map(array, locs, written):
 
 @pytest.mark.parametrize("few_px", [0, 10**6])
 @given(st.integers(1, 40), st.integers(1, 5), st.integers(3, 60), st.booleans())
-def test_thumbnail_is_every_nth_pixel(monkeypatch, few_px, n, columns, max_px, is_zarr):
+def test_thumbnail_is_every_nth_pixel(tuned, few_px, n, columns, max_px, is_zarr):
     """It is what slicing the whole map gives, overlaps and gaps included, row by row or many at once."""
-    monkeypatch.setattr(_thumbnail, "_FEW_PX", few_px)
-    monkeypatch.setattr(_thumbnail, "_PASTED_ROWS", 4)
+    tuned(pasted_px=few_px, pasted_rows=4)
     locs = grid(n, step=5, columns=columns) + np.array([3, 7, 5, 9])
     array = distinct(n, (7, 7, 2))
     written = np.arange(n) % 3 != 1
@@ -259,9 +255,9 @@ def test_page_of_a_damaged_store(complete):
     assert "1 rows could not be read" in text
 
 
-def test_page_of_large_heads_says_what_was_read(complete, monkeypatch):
+def test_page_of_large_heads_says_what_was_read(complete, tuned):
     """Pictures are small, and so is what is read for them."""
-    monkeypatch.setattr(_content, "MOST_NBYTES", 4096)
+    tuned(report_head_nbytes=4096)
     report = gather(complete, max_px=16)
     assert (report.heads[0].map.step, report.heads[0].map.pictures[0].width) == (3, 16)
     text = Page(render(report)).text
@@ -330,10 +326,9 @@ def test_histogram_of_extreme_values(values):
     assert found.median in values.astype(float)
 
 
-def test_histogram_of_many_rows_is_a_sample(monkeypatch):
+def test_histogram_of_many_rows_is_a_sample(tuned):
     """Rows are chosen evenly, and values of them too."""
-    monkeypatch.setattr(_histogram, "_MOST_ROWS", 10)
-    monkeypatch.setattr(_histogram, "_MOST_VALUES", 50)
+    tuned(histogram_rows=10, histogram_values=50)
     found = histogram(np.arange(20_000).reshape(200, 100), np.ones(200, bool))
     assert (found.n_rows, found.n_values, found.counts.sum()) == (10, 50, 50)
 

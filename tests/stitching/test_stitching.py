@@ -26,9 +26,6 @@ from accumulator import FullBatch, FullBatchAccumulator, Stitcher, stitch
 from accumulator._stitching import bands as _bands
 from accumulator._stitching import blend as _blend
 from accumulator._stitching import parts as _parts
-from accumulator._stitching import result as _stitch
-from accumulator._stitching import stitcher as _stitcher
-from accumulator._stitching import whole as _whole
 from accumulator._stitching.grid import as_grid
 from accumulator.exceptions import (
     ClosedError,
@@ -84,18 +81,18 @@ def assert_right(values, expected, size, dtype):
 
 
 @pytest.fixture(params=["one band", "many bands"])
-def bands(request, monkeypatch):
+def bands(request, tuned):
     """Blend in one band and thread, or in bands of a few rows shared by threads."""
     if request.param == "many bands":
-        monkeypatch.setattr(_bands, "_BAND_NBYTES", 600)
-        monkeypatch.setattr(_whole, "_LEAST_NBYTES", 600)
-        monkeypatch.setattr(_parts, "PARALLEL_NBYTES", 0)
-        monkeypatch.setattr(_parts, "ALONE_NBYTES", 0)
-        monkeypatch.setattr(_whole, "ALONE_NBYTES", 0)
-        monkeypatch.setattr(_parts, "PART_NBYTES", 300)
-        monkeypatch.setattr(_blend, "PART_NBYTES", 300)
-        monkeypatch.setattr(_blend, "_BLOCK_NBYTES", 64)
-        monkeypatch.setattr(_stitch, "_BATCH_NBYTES", 700)
+        tuned(
+            band_nbytes=600,
+            least_band_nbytes=600,
+            shared_push_nbytes=0,
+            shared_patch_nbytes=0,
+            patch_part_nbytes=300,
+            divided_nbytes=64,
+            read_nbytes=700,
+        )
 
 
 @st.composite
@@ -340,9 +337,9 @@ def test_largest_integers_are_themselves(dtype):
     np.testing.assert_array_equal(stitcher.finalize().outputs[0], values[0])
 
 
-def test_bands_come_to_the_callback_once_from_top_to_bottom(where, monkeypatch):
+def test_bands_come_to_the_callback_once_from_top_to_bottom(where, tuned):
     """Together they are the map; a band is complete when its last patch has come, late ones too."""
-    monkeypatch.setattr(_bands, "_BAND_NBYTES", 600)
+    tuned(band_nbytes=600)
     locs = raster((39, 12), (6, 6), (3, 3))
     values = np.random.default_rng(0).random((len(locs), 6, 6), dtype=np.float32)
     seen = np.full((39, 12), np.nan, np.float32)
@@ -371,9 +368,9 @@ def test_bands_come_to_the_callback_once_from_top_to_bottom(where, monkeypatch):
     assert_right(seen, expected, size, np.float32)
 
 
-def test_raising_callback_loses_nothing(monkeypatch):
+def test_raising_callback_loses_nothing(tuned):
     """The batch was taken, the band counts as delivered, and the next ones come all the same."""
-    monkeypatch.setattr(_bands, "_BAND_NBYTES", 64)
+    tuned(band_nbytes=64)
     locs = raster((16, 4), (4, 4), (4, 4))
     got = []
 
@@ -391,9 +388,9 @@ def test_raising_callback_loses_nothing(monkeypatch):
     assert [rows.start for rows in got] == sorted(range(0, 16, got[0].stop))
 
 
-def test_only_open_bands_are_in_memory(monkeypatch):
+def test_only_open_bands_are_in_memory(tuned):
     """Patches in order keep as many rows of the map open as they have, and not many more."""
-    monkeypatch.setattr(_bands, "_BAND_NBYTES", 2**12)
+    tuned(band_nbytes=2**12)
     locs = raster((512, 64), (16, 16), (8, 8))
     most = 0
     with Stitcher(locs, memory_threshold=0) as stitcher:
@@ -405,9 +402,9 @@ def test_only_open_bands_are_in_memory(monkeypatch):
     assert stitcher.open_nbytes == 0
 
 
-def test_shuffled_patches_open_more_bands_and_say_so(monkeypatch):
+def test_shuffled_patches_open_more_bands_and_say_so(monkeypatch, tuned):
     """Memory that gets short is a warning; bands that do not fit are an error, which changes nothing."""
-    monkeypatch.setattr(_bands, "_BAND_NBYTES", 2**12)
+    tuned(band_nbytes=2**12)
     locs = raster((512, 64), (16, 16), (8, 8))
     order = np.random.default_rng(0).permutation(len(locs))
     with Stitcher(locs, memory_threshold=0) as stitcher:
@@ -429,11 +426,9 @@ def test_shuffled_patches_open_more_bands_and_say_so(monkeypatch):
 
 
 @pytest.mark.parametrize("order", ["raster", "columns", "shuffled"])
-def test_result_is_read_in_an_order_that_keeps_few_bands_open(order, where, monkeypatch):
+def test_result_is_read_in_an_order_that_keeps_few_bands_open(order, where, monkeypatch, tuned):
     """Whatever the order of the list: top to bottom where memory is short, and the map is right."""
-    for module in (_bands, _whole):
-        monkeypatch.setattr(module, "_BAND_NBYTES", 2**10)
-    monkeypatch.setattr(_whole, "_LEAST_NBYTES", 2**10)
+    tuned(band_nbytes=2**10, whole_band_nbytes=2**10, least_band_nbytes=2**10)
     locs = raster((128, 32), (8, 8), (4, 4))
     if order == "columns":
         locs = locs[np.lexsort((locs[:, 1], locs[:, 0]))]
@@ -451,8 +446,7 @@ def test_result_is_read_in_an_order_that_keeps_few_bands_open(order, where, monk
         most.append(bands.nbytes)
 
     monkeypatch.setattr(_bands.Bands, "_open_all", watch)
-    monkeypatch.setattr(_stitch, "_BATCH_NBYTES", 10 * 256)
-    monkeypatch.setattr(_stitch, "SMALL", 0)
+    tuned(read_nbytes=10 * 256, small_percent=0)
     maps = stitch(batch, memory_threshold=100)
     expected, _, size = reference(values, locs, (128, 32), (0, 0), "average", 0)
     assert_right(maps.outputs[0], expected, size, np.float32)
@@ -551,9 +545,9 @@ def test_map_with_storage_options():
     assert np.isnan(maps.outputs[0][...]).sum() == (maps.coverage() == 0).sum() > 0
 
 
-def test_full_disk_keeps_the_band_and_the_next_call_writes_it(monkeypatch):
+def test_full_disk_keeps_the_band_and_the_next_call_writes_it(monkeypatch, tuned):
     """A batch whose band cannot be written was taken; the next call raises until there is room."""
-    monkeypatch.setattr(_bands, "_BAND_NBYTES", 4 * 4 * 8)
+    tuned(band_nbytes=4 * 4 * 8)
     locs = raster((16, 8), (4, 4), (4, 4))
     values = np.arange(len(locs) * 16, dtype=np.float32).reshape(-1, 4, 4)
     stitcher = Stitcher(locs, memory_threshold=0)
@@ -715,13 +709,13 @@ def test_unknown_heads_are_refused(heads):
         stitch(accumulator.finalize(), heads=heads)
 
 
-def test_small_maps_are_made_where_they_belong_and_large_ones_may_leave(monkeypatch):
+def test_small_maps_are_made_where_they_belong_and_large_ones_may_leave(tuned):
     """Both ways give the same map; a large one in RAM is not held by its bands."""
     locs = raster((32, 32), (8, 8), (4, 4))
     values = np.random.default_rng(0).random((len(locs), 8, 8), dtype=np.float32)
     maps = []
     for small in (100, 0):
-        monkeypatch.setattr(_stitcher, "SMALL", small)
+        tuned(small_percent=small)
         with Stitcher(locs, memory_threshold=100) as stitcher:
             stitcher.push(values, locs)
         maps.append(stitcher.finalize().outputs[0])
@@ -792,9 +786,9 @@ def test_bound_of_overlaps_is_one(case):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, np.finfo("f4").max])
-def test_value_of_any_kind_in_a_last_band_that_is_short(monkeypatch, value):
+def test_value_of_any_kind_in_a_last_band_that_is_short(tuned, value):
     """The last band has fewer rows than others, also when its sums have to go on in another dtype."""
-    monkeypatch.setattr(_bands, "_BAND_NBYTES", 8 * 4 * 4)
+    tuned(band_nbytes=8 * 4 * 4)
     locs = raster((20, 4), (4, 4), (2, 4))
     values = np.ones((len(locs), 4, 4), np.float32)
     values[-1] = value
@@ -832,9 +826,9 @@ def test_weight_of_zero_excludes_whatever_is_there():
     assert stitcher.finalize().outputs[0].tolist() == [[1, 1, 1, 1, 1, 7]]
 
 
-def test_errors_of_the_callback_come_out_whatever_they_are(monkeypatch):
+def test_errors_of_the_callback_come_out_whatever_they_are(tuned):
     """Also those of this library, which a callback may well raise."""
-    monkeypatch.setattr(_bands, "_BAND_NBYTES", 64)
+    tuned(band_nbytes=64)
 
     def refuse(_rows, _maps):
         raise StorageError(28, "the callback's disk is full")
@@ -846,9 +840,9 @@ def test_errors_of_the_callback_come_out_whatever_they_are(monkeypatch):
     stitcher.close()
 
 
-def test_callback_reads_and_does_not_push(monkeypatch):
+def test_callback_reads_and_does_not_push(tuned):
     """What it is given cannot be written, and it cannot push or finalize."""
-    monkeypatch.setattr(_bands, "_BAND_NBYTES", 64)
+    tuned(band_nbytes=64)
     errors = []
 
     def try_all(_rows, maps):
@@ -954,9 +948,9 @@ def test_no_memory_for_a_wider_dtype_changes_nothing(monkeypatch):
     assert stitcher.finalize().outputs[0].sum() == 48
 
 
-def test_no_memory_for_a_wider_dtype_in_the_middle_of_a_batch_is_told(monkeypatch):
+def test_no_memory_for_a_wider_dtype_in_the_middle_of_a_batch_is_told(monkeypatch, tuned):
     """What was blended before cannot be taken out: nothing goes on as if it were right."""
-    monkeypatch.setattr(_blend, "PART_NBYTES", 1)  # look at one patch at a time
+    tuned(patch_part_nbytes=1)  # look at one patch at a time
     stitcher = Stitcher(LOCS)
     monkeypatch.setattr(_bands.memory, "available_memory", lambda **_: 2**20)
     stitcher.push(ONES, LOCS[:1])
@@ -983,10 +977,10 @@ def test_far_apart_patches_take_no_memory_for_what_is_between():
 
 @pytest.mark.parametrize("order", ["raster", "shuffled"])
 @pytest.mark.usefixtures("bands")
-def test_every_patch_is_looked_at_about_once(order, monkeypatch):
+def test_every_patch_is_looked_at_about_once(order, monkeypatch, tuned):
     """Whatever their order: no patch is read for large values because others are added."""
     looked = []
-    monkeypatch.setattr(_blend, "PART_NBYTES", 4 * 64)
+    tuned(patch_part_nbytes=4 * 64)
     monkeypatch.setattr(_blend, "_has_large", lambda values: looked.append(values.size))
     locs = raster((40, 40), (4, 4), (4, 4))
     if order == "shuffled":
@@ -1017,9 +1011,9 @@ def test_interrupt_after_blending_lets_nothing_be_blended_again(monkeypatch):
 
 
 @pytest.mark.parametrize("blend", ["average", "max"])
-def test_bands_that_cannot_be_had_leave_the_map_as_it_was(blend, monkeypatch):
+def test_bands_that_cannot_be_had_leave_the_map_as_it_was(blend, monkeypatch, tuned):
     """No memory for the second of two bands: nothing of the first is in the result."""
-    monkeypatch.setattr(_bands, "_BAND_NBYTES", 8 * 4 * 4)
+    tuned(band_nbytes=8 * 4 * 4)
     make = _bands.Bands._make
 
     def fail(bands, number):
@@ -1050,9 +1044,9 @@ def test_no_memory_to_finish_a_band_is_no_end(monkeypatch):
     assert stitcher.finalize().outputs[0].sum() == 64
 
 
-def test_result_in_memory_is_told_of_band_by_band(monkeypatch):
+def test_result_in_memory_is_told_of_band_by_band(tuned):
     """What has come grows with the bands, and stays where an error ends them."""
-    monkeypatch.setattr(_whole, "_LEAST_NBYTES", 4 * 8 * 4)
+    tuned(least_band_nbytes=4 * 8 * 4)
     locs = raster((32, 8), (4, 4), (4, 4))
     with FullBatchAccumulator(locs) as accumulator:
         accumulator.push(np.ones((len(locs), 4, 4), np.float32), locs)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import crashes
+from helpers.tuned import tune
 from zarr.codecs import ZstdCodec
 
 from accumulator import FullBatch, FullBatchAccumulator
@@ -68,7 +69,7 @@ def record(workload, folder, monkeypatch):
     log = crashes.Log(folder)
     with monkeypatch.context() as patched:
         patched.setattr(_system, "os", log)
-        patched.setattr(_system, "DIRECT", 0)  # whole pages that are cut again are a matter of speed alone
+        tune(patched, direct_flag=0)  # whole pages that are cut again are a matter of speed alone
         patched.chdir(folder)
         for session in WORKLOADS[workload]:
             accumulator = FullBatchAccumulator(LOCS, **OPTIONS)

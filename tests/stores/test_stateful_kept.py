@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from helpers.files import tree
 from helpers.oracle import Oracle, distinct, grid
+from helpers.tuned import tune
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from zarr.codecs import ZstdCodec
 
 from accumulator import FullBatch, FullBatchAccumulator
-from accumulator._core import canvas as _canvas
 from accumulator._stores import RowChecker
 from accumulator._stores.files import system as _system
 from accumulator._stores.reading.saved import read_result
@@ -47,8 +47,8 @@ class Machine(RuleBasedStateMachine):
         self.patch = pytest.MonkeyPatch()
         # Syncing, which takes most of the time, is the matter of test_crash_order.
         self.patch.setattr(_system, "sync", lambda _: None)
-        self.patch.setattr(_system, "DIRECT", 0)
-        self.patch.setattr(_canvas, "_CHECKPOINT_SHARE", 0)  # every push, and not as time allows
+        tune(self.patch, direct_flag=0)
+        tune(self.patch, checkpoint_share=0)  # every push, and not as time allows
 
     @initialize(
         n=st.integers(1, 24),

@@ -18,7 +18,6 @@ from accumulator import _stores
 from accumulator._inputs.options import Storage
 from accumulator._inputs.validation import HeadSpec
 from accumulator._stores.files import system as _system
-from accumulator._stores.format import chunk_files as _files
 from accumulator._stores.format import layout as _layout
 from accumulator._stores.memory import copying as _copying
 from accumulator._stores.writing import head as _head
@@ -88,9 +87,9 @@ SHAPES = st.sampled_from([(), (3,), (2, 2, 1), (5, 1), (0, 2)])
     dtype=st.sampled_from(["?", "u1", "<i2", ">f4", "f8", "c16"]),
     block_nbytes=st.sampled_from([16, 48, 4096]),
 )
-def test_holds_what_was_put(backends, monkeypatch, kind, steps, shape, dtype, block_nbytes):
+def test_holds_what_was_put(backends, tuned, kind, steps, shape, dtype, block_nbytes):
     """Any sequence of put, discard, flush and get, over many chunks, is what a plain array would hold."""
-    monkeypatch.setattr(_files, "BLOCK_NBYTES", block_nbytes)
+    tuned(gap_nbytes=block_nbytes)
     fill = np.dtype(dtype).type(KINDS[kind].fill_value)
     storage = Storage(KINDS[kind].chunks, KINDS[kind].shards, KINDS[kind].compressors, fill)
     store = backends.make(kind, HeadSpec(shape, np.dtype(dtype)), storage=storage)
@@ -374,10 +373,9 @@ def test_rows_for_a_chunk_that_waits_to_be_written(backends, monkeypatch):
     np.testing.assert_array_equal(store.arrays[0][:8], expected)
 
 
-def test_large_pushes_are_copied_by_several_threads(backends, monkeypatch):
+def test_large_pushes_are_copied_by_several_threads(backends, monkeypatch, tuned):
     """However a large push is split between threads, every row gets its place, in order or not."""
-    monkeypatch.setattr(_copying, "PARALLEL_NBYTES", 1)
-    monkeypatch.setattr(_copying, "PART_NBYTES", 6000)
+    tuned(shared_copy_nbytes=1, copy_part_nbytes=6000)
     monkeypatch.setattr(_copying, "n_cores", lambda: 3)
     for kind in ("ram", "raw"):
         for shape in ((4,), (2048,)):
@@ -390,9 +388,9 @@ def test_large_pushes_are_copied_by_several_threads(backends, monkeypatch):
             np.testing.assert_array_equal(store.arrays[0][:], values)
 
 
-def test_no_direct_io_is_no_error(backends, monkeypatch):
+def test_no_direct_io_is_no_error(backends, monkeypatch, tuned):
     """A file system that refuses direct I/O is written in the ordinary way."""
-    monkeypatch.setattr(_system, "DIRECT", os.O_DIRECTORY)  # refused for any file
+    tuned(direct_flag=os.O_DIRECTORY)  # refused for any file
     real = os.open
 
     def refuse(path, flags, *mode):

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-DIRECT: Final = getattr(os, "O_DIRECT", 0)
 _FLAGS: Final = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
 NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 CHANGE: Final = os.O_RDWR

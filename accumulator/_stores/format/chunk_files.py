@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from accumulator._inputs import tuning
 from accumulator._stores.files import system
 from accumulator._stores.memory.pages import padded
 from accumulator._stores.memory.row_numbers import spans
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
-
-BLOCK_NBYTES: Final = 4096  # what file systems allocate at once: a gap below it saves nothing
 
 
 class ChunkFiles:
@@ -56,7 +55,7 @@ class ChunkFiles:
         self.file_nbytes = chunk_shape[0] * self._row_nbytes
         self._fill = np.asarray(fill_value, dtype)
         self._fill_is_hole = not any(self._fill.tobytes())
-        self._is_direct = bool(system.DIRECT)
+        self._is_direct = bool(tuning.now.direct_flag)
 
     def write(
         self,
@@ -131,7 +130,7 @@ class ChunkFiles:
             system.set_size(file, self.file_nbytes)
 
     def _write_direct(self, path: Path, memory: memoryview, nbytes: int) -> None:
-        with system.opened(path, system.NEW | system.DIRECT) as file:
+        with system.opened(path, system.NEW | tuning.now.direct_flag) as file:
             system.write_at(file, memory, 0)
             if len(memory) != nbytes:  # what follows the rows in memory is something else
                 system.set_size(file, nbytes)
@@ -142,7 +141,7 @@ class ChunkFiles:
         self, file: int, values: NDArray[Any], filled: NDArray[np.bool_], *, is_there: bool
     ) -> None:
         """Write filled rows, those close to each other in one piece with what lies between them."""
-        gap = BLOCK_NBYTES // self._row_nbytes
+        gap = tuning.now.gap_nbytes // self._row_nbytes
         for start, stop in spans(np.flatnonzero(filled), gap):
             between = np.flatnonzero(~filled[start:stop])
             if len(between):

@@ -10,6 +10,7 @@ import attrs
 import numpy as np
 import zarr
 
+from accumulator._inputs import tuning
 from accumulator.exceptions import HeadDtypeError, OptionError
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from accumulator._inputs.validation import HeadSpec
 
 BUFFER_NBYTES: Final = 320 * 2**20  # what blocks of all heads may take in memory together
-CHUNK_NBYTES: Final = 16 * 2**20
 OPEN_CHUNKS: Final = 4  # a head; enough for batches that several loaders deliver slightly out of order
 _NUMCODECS: Final = "blosc bz2 crc32 crc32c gzip lz4 lzma shuffle zlib zstd"  # `bounded` knows each
 COMPRESSORS: Final = frozenset(  # that a result may have: others are code that somebody else wrote
@@ -110,9 +110,9 @@ def layout(n_rows: int, specs: Sequence[HeadSpec], buffer_nbytes: int) -> tuple[
         Chunks that do not fit the head, or the memory.
     """
     n_heads = max(1, len(specs))
-    in_memory = buffer_nbytes // (n_heads * CHUNK_NBYTES)
+    in_memory = buffer_nbytes // (n_heads * tuning.now.chunk_nbytes)
     open_chunks = max(1, min(OPEN_CHUNKS, in_memory - HANDED_CHUNKS))
-    chunk_nbytes = min(CHUNK_NBYTES, buffer_nbytes // (n_heads * (open_chunks + HANDED_CHUNKS)))
+    chunk_nbytes = min(tuning.now.chunk_nbytes, buffer_nbytes // (n_heads * (open_chunks + HANDED_CHUNKS)))
     layouts = [_lay_out(n_rows, head, spec, chunk_nbytes) for head, spec in enumerate(specs)]
     chosen = sum(each.unit_nbytes for each in layouts if each.spec.storage.is_chosen)
     if chosen and (1 + HANDED_CHUNKS) * chosen > buffer_nbytes:
@@ -149,7 +149,7 @@ def check_options(n_rows: int, specs: Sequence[HeadSpec]) -> None:
     for head, spec in enumerate(specs):
         if spec.storage.is_chosen or spec.storage.compressors is not None:
             group = zarr.create_group(store={}, zarr_format=3)
-            array = _lay_out(n_rows, head, spec, CHUNK_NBYTES).create(group, str(head))
+            array = _lay_out(n_rows, head, spec, tuning.now.chunk_nbytes).create(group, str(head))
             codecs: Sequence[Any] = array.compressors
             names = [str(codec.to_dict()["name"]) for codec in codecs]
             if not COMPRESSORS.issuperset(names):

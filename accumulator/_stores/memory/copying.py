@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from accumulator._inputs import tuning
 from accumulator._stores.memory.row_numbers import count, cut
 from accumulator._stores.memory.threads import Pool, n_cores
 
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
     from accumulator.typing import Rows
 
-PARALLEL_NBYTES: Final = 8 * 2**20  # below it waking a thread costs more than it saves
-PART_NBYTES: Final = 8 * 2**20  # smaller ones are slower, as fresh memory comes 2 MiB at a time
 _MOST_THREADS: Final = 4  # more do not make memory faster
 _LARGE_ROW_NBYTES: Final = 4096  # above it a call a row costs less than NumPy's gathering of rows
 
@@ -41,7 +40,7 @@ class Copier:
     def copy(self, pieces: Sequence[Piece]) -> None:
         """Copy all pieces; when this returns or raises, no thread looks at them any more."""
         nbytes = sum(count(piece.at) * _row_nbytes(piece) for piece in pieces)
-        if self._pool.n == 1 or nbytes < PARALLEL_NBYTES:
+        if self._pool.n == 1 or nbytes < tuning.now.shared_copy_nbytes:
             for piece in pieces:
                 _copy(piece)
         else:
@@ -64,7 +63,7 @@ def _copy(piece: Piece) -> None:
 
 def _split(piece: Piece) -> Iterator[Piece]:
     target, at, source, of = piece
-    n_parts = -(-count(at) * _row_nbytes(piece) // PART_NBYTES)
+    n_parts = -(-count(at) * _row_nbytes(piece) // tuning.now.copy_part_nbytes)
     step = max(1, -(-count(at) // max(1, n_parts)))  # parts of one size end at one time
     for start in range(0, count(at), step):
         stop = min(count(at), start + step)
