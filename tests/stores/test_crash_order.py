@@ -242,7 +242,7 @@ STEPS = {
     "recorded rows are not written over": (
         REDO,
         "write",
-        "again = filled & self._recorded[first : first + len(rows)]",
+        "again = filled & self._recorded[first : first + len(values)]",
         "again = np.zeros_like(filled)",
     ),
     "redone rows are synced before their files go": (REDO, "apply", "self._unsynced.sync()", "pass"),
