@@ -8,6 +8,8 @@ the pure function under it.
 from __future__ import annotations
 
 import logging
+import warnings
+from pathlib import Path
 
 from accumulator import exceptions, typing
 from accumulator._core.accumulator import FullBatchAccumulator
@@ -30,3 +32,10 @@ __all__ = [
 __version__ = "0.1.0"
 
 logging.getLogger("accumulator").addHandler(logging.NullHandler())  # silent, unless an application listens
+
+if Path(__file__).with_name("accumulator.py").exists():
+    warnings.warn(
+        "the distribution `accumulator`, which is another one, was installed into this package's folder: pip "
+        "uninstall both it and `full-batch-accumulator`, and install `full-batch-accumulator` again",
+        stacklevel=2,
+    )

@@ -74,7 +74,7 @@ _LIBRARIES: Final = (
     "numpy",
     "zarr",
     "numcodecs",
-    "accumulator",
+    "full-batch-accumulator",
     "tensorstore",
     "h5py",
     "tiatoolbox",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import platform
 import time
 from collections import Counter
 from functools import partial
@@ -32,6 +33,13 @@ def _zarr_is_running():
     # What is there now stays: looking through it again after each test would take half of all the time.
     gc.collect()
     gc.freeze()
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say what the tests ran with."""
+    terminalreporter.write_line(
+        f"Python {platform.python_version()}, zarr {zarr.__version__}, NumPy {np.__version__}"
+    )
 
 
 def open_files() -> Counter[str]:

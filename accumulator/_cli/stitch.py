@@ -42,7 +42,7 @@ examples:
 
 exit codes: 0 done, 1 no store, one that cannot be stitched or read, or an output that is there already,
 2 wrong arguments
-OME files need more packages: pip install 'accumulator[ome]'
+OME files need more packages: pip install 'full-batch-accumulator[ome]'
 """
 _UNITS: Final = ("nanometer", "micrometer", "millimeter", "centimeter", "meter")
 _KINDS: Final = {".ome.zarr": "OME-Zarr", ".ome.tif": "OME-TIFF", ".ome.tiff": "OME-TIFF", ".zarr": "zarr"}

@@ -113,7 +113,7 @@ class FullBatchAccumulator:
         dict by head name or number.
     progress : bool, default False
         Show a bar of the rows that have come, out of ``n_expected`` or all: with gaps, memory, and whether
-        they are in RAM or zarr. Needs tqdm, the extra ``accumulator[progress]``.
+        they are in RAM or zarr. Needs tqdm, the extra ``progress``.
 
     Raises
     ------
@@ -531,7 +531,7 @@ class FullBatchAccumulator:
         Raises
         ------
         MissingExtraError
-            matplotlib is not installed, the extra ``accumulator[plot]``; an ImportError.
+            matplotlib is not installed, the extra ``plot``; an ImportError.
         """
         return plot_coverage(self._index.locs, self._canvas.written, ax)
 

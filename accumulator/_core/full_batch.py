@@ -223,7 +223,7 @@ class FullBatch:
         Raises
         ------
         MissingExtraError
-            matplotlib is not installed, the extra ``accumulator[plot]``; an ImportError.
+            matplotlib is not installed, the extra ``plot``; an ImportError.
         """
         return plot_coverage(self.output_locs, self.written, ax)
 

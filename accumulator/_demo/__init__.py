@@ -1,6 +1,6 @@
 """The demo behind ``accumulator demo``: a trained network over a real slide, tile by tile.
 
-Needs ``accumulator[demo]``. It uses the library by its public names, the report's one function and what
+Needs the extra ``demo``. It uses the library by its public names, the report's one function and what
 tells of a missing extra, and the library never uses it.
 """
 

@@ -1,6 +1,6 @@
 """Maps in the formats that image viewers open: OME-Zarr and OME-TIFF.
 
-Needs ``accumulator[ome]``, which is imported when something is written. It knows nothing of locations or of
+Needs the extra ``ome``, which is imported when something is written. It knows nothing of locations or of
 how a map came about: it takes arrays, and writes them block by block.
 """
 

@@ -80,7 +80,7 @@ def write_ome_tiff(  # noqa: PLR0913  one a property of an image
     Raises
     ------
     MissingExtraError
-        ``accumulator[ome]`` is not installed; an ImportError.
+        the extra ``ome`` is not installed; an ImportError.
     ResultExistsError
         Something is at ``path`` already; a FileExistsError.
     StorageError

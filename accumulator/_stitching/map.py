@@ -111,7 +111,7 @@ class StitchedMap:
         unit: str = "micrometer",
         channel_names: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        """Write the maps as OME-Zarr 0.5, which napari and others open; needs ``accumulator[ome]``.
+        """Write the maps as OME-Zarr 0.5, which napari and others open; needs the extra ``ome``.
 
         One map is the image at ``path``; of several each is one in the group of its name, ``path/name``,
         which is what a viewer opens. Channels come first, each has a pyramid, and `origin` says where they
@@ -158,7 +158,7 @@ class StitchedMap:
         unit: str = "micrometer",
         channel_names: Sequence[str] | None = None,
     ) -> None:
-        """Write one map as a pyramidal OME-TIFF, which QuPath and others open; needs ``accumulator[ome]``.
+        """Write one map as a pyramidal OME-TIFF, which QuPath and others open; needs the extra ``ome``.
 
         Parameters
         ----------
@@ -202,7 +202,7 @@ class StitchedMap:
         Raises
         ------
         MissingExtraError
-            matplotlib is not installed, the extra ``accumulator[plot]``; an ImportError.
+            matplotlib is not installed, the extra ``plot``; an ImportError.
         OptionError
             There is no such head or channel, or the map is not 2-d; a ValueError.
         """

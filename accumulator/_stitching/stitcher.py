@@ -97,7 +97,7 @@ class Stitcher:
         of their values there, for reading alone. Bands come from top to bottom; those that nothing covers
         are left out. The arrays are used again after it returns. It must not push.
     progress : bool, default False
-        Show a bar of the patches that have come; needs ``accumulator[progress]``.
+        Show a bar of the patches that have come; needs the extra ``progress``.
     save_path, memory_threshold, memory_limit, store, chunks, shards, compressors
         Where the maps go, as in `FullBatchAccumulator`, whose rows are those of the maps. On disk a chunk has
         whole rows by default; ``chunks=(512, 512, C)`` makes tiles, which are slower to write. A store whose

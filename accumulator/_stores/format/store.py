@@ -62,7 +62,9 @@ class FolderStore(LocalStore):
     ) -> None:
         self.folder, self.unsynced = folder, unsynced
         self._place = _Place(root)
-        super().__init__(root, read_only=read_only)
+        super().__init__(
+            root.absolute(), read_only=read_only
+        )  # wherever the process goes; a URL is made of it
 
     @property
     def root(self) -> Path:  # LocalStore asks it before whatever it does

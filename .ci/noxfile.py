@@ -1,0 +1,136 @@
+"""What CI checks, for everybody: ``nox -f .ci/noxfile.py`` does all, ``-l`` lists it, ``-s lint`` does one.
+
+Each session but `tests` has an environment of its own in ``.ci/.nox``, made anew; ``-R`` takes it as it is.
+What follows ``--`` goes to pytest.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import nox
+
+nox.needs_version = ">=2026.4"
+nox.options.default_venv_backend = "uv"
+nox.options.error_on_external_run = True
+os.environ.setdefault("UV_HTTP_TIMEOUT", "180")  # seconds; some networks are slow
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+SUPPORTED = re.findall(r"Python :: (3\.\d+)$", "\n".join(PROJECT["classifiers"]), re.MULTILINE)
+THIS = f"3.{sys.version_info.minor}"  # `tests` is on it
+LIBRARY = ["-e", f".[{','.join(PROJECT['optional-dependencies'])}]"]
+
+
+def output(*command: str | Path) -> str | None:
+    """Return what a command prints; None where it is not there, or fails."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def interpreter(version: str) -> str | None:
+    """Return a Python that runs, of PATH, pyenv or uv: what PATH has may only say that it is switched off."""
+    found = [shutil.which(f"python{version}", path=folder) for folder in os.get_exec_path()]
+    if prefix := output("pyenv", "prefix", version):
+        found.append(f"{prefix}/bin/python")
+    uv = Path(sys.executable).with_name("uv")
+    found.append(output(uv, "python", "find", "--managed-python", "--no-python-downloads", version))
+    code = "import sys, venv; print('%d.%d' % sys.version_info[:2])"
+    return next((path for path in found if path and output(path, "-c", code) == version), None)
+
+
+PYTHONS = {version: interpreter(version) for version in SUPPORTED}
+OTHERS = [version for version in SUPPORTED if PYTHONS[version] and version != THIS]
+
+
+def install(session: nox.Session, *packages: str) -> None:
+    """Go to the project's folder and install."""
+    session.chdir(ROOT)
+    session.install("--upgrade", *packages)
+
+
+@nox.session(venv_backend="none")
+def tests(session: nox.Session) -> None:
+    """Run all tests, by the README's own command."""
+    readme = (ROOT / "README.md").read_text()
+    (command,) = re.findall(
+        r"^<!-- command: tests -->\n```bash\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL
+    )
+    session.chdir(ROOT)
+    session.run("bash", "-euo", "pipefail", "-c", command, external=True)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Look for mistakes, and for lines that are not formatted."""
+    install(session, "--group", "lint")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the types, inside and as users see them."""
+    install(session, *LIBRARY, "--group", "lint")
+    session.run("mypy")
+
+
+@nox.session
+def layers(session: nox.Session) -> None:
+    """Check that rooms import downwards."""
+    install(session, "-e", ".", "--group", "lint")
+    session.run("lint-imports")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation in `docs/_build/html`, without a warning."""
+    install(session, "-e", ".", "--group", "docs")
+    session.run("sphinx-build", "-W", "--keep-going", "-q", "-b", "html", "docs", "docs/_build/html")
+
+
+@nox.session
+def smoke(session: nox.Session) -> None:
+    """Run every benchmark once, as small as can be."""
+    install(session, *LIBRARY, "--group", "test")
+    session.run("python", "-m", "benchmarks", "--smoke")
+
+
+def quick_tests(session: nox.Session, version: str, *options: str) -> None:
+    """Run the tests that are not slow."""
+    if PYTHONS[version] is None:
+        session.skip(f"NOT TESTED: no Python {version} that runs was found on PATH, nor by pyenv or uv")
+    install(session, *LIBRARY, "--group", "test", *options)
+    # What they run is measured once, where that costs nothing: before Python 3.12 it is half as much again.
+    coverage = ["--cov"] if session.name == (f"quick-{OTHERS[-1]}" if OTHERS else "lowest") else []
+    tests = ["-m", "not slow", *coverage, *session.posargs]
+    session.run("python", "-m", "pytest", "-q", "-n", "auto", *tests, env={"COVERAGE_CORE": "sysmon"})
+
+
+def on(version: str) -> dict[str, Any]:
+    """Return the options of a session on a Python that need not be there."""
+    path = PYTHONS[version]
+    return {"python": path, "venv_params": ["--seed"]} if path else {"venv_backend": "none"}
+
+
+for _version in SUPPORTED:
+
+    @nox.session(name=f"quick-{_version}", default=_version != THIS, **on(_version))
+    def quick(session: nox.Session) -> None:
+        """Run the quick tests with the newest of everything."""
+        quick_tests(session, session.name.removeprefix("quick-"))
+
+
+@nox.session(**on(SUPPORTED[0]))
+def lowest(session: nox.Session) -> None:
+    """Run the quick tests on the oldest Python with the lowest versions that pyproject.toml allows."""
+    quick_tests(session, SUPPORTED[0], "--resolution", "lowest-direct")
