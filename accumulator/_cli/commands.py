@@ -141,7 +141,7 @@ examples:
   accumulator report run.zarr -o monday.html    to another file, which must not be there yet
 
 exit codes: 0 done, 1 no store, one that cannot be read, or a file that is there already, 2 wrong arguments
-Needs Pillow: pip install 'accumulator[report]'
+Needs Pillow: pip install 'full-batch-accumulator[report]'
 """
 
 
