@@ -20,7 +20,8 @@ import nox
 nox.needs_version = ">=2026.4"
 nox.options.default_venv_backend = "uv"
 nox.options.error_on_external_run = True
-os.environ.setdefault("UV_HTTP_TIMEOUT", "180")  # seconds; some networks are slow
+os.environ["UV_HTTP_TIMEOUT"] = "180"  # seconds; some networks are slow
+os.environ["PYTEST_ADDOPTS"] = "--durations=10"
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

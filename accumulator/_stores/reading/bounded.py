@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 import zarr
-from zarr.abc.codec import BytesBytesCodec
+from zarr.abc.codec import ArrayArrayCodec, BytesBytesCodec
 from zarr.codecs import ShardingCodec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from zarr.core.array_spec import ArraySpec
-    from zarr.core.buffer import Buffer
+    from zarr.core.buffer import Buffer, NDBuffer
 
 _SLACK: Final = 2**16  # of codecs behind each other, which may lengthen
 _PIECE_SLACK: Final = 2**10  # the same, of a piece of a shard and its place in the index
@@ -121,28 +121,32 @@ class _Bounded(BytesBytesCodec):
         nbytes = decoded_nbytes(self.name, data, self.most)
         if nbytes > self.most:
             raise ValueError(f"a chunk becomes {nbytes} bytes or more, and may have {self.most}")
-        decoded: Buffer = await self.inner._decode_single(chunk_data, chunk_spec)  # noqa: SLF001
-        return decoded
+        decoded: list[Buffer] = list(await self.inner.decode([(chunk_data, chunk_spec)]))
+        return decoded[0]
 
 
 @dataclass(frozen=True)
-class _BoundedShards(ShardingCodec):
-    """Shards whose pieces together are no longer than a file: an index may name the same bytes many times."""
+class _BoundedIndex(ArrayArrayCodec):
+    """A look at the index of a shard, which may name bytes twice: all pieces are no longer than a file.
 
-    most: int = 0
+    zarr decodes an index in one way or another, depending on its version, but always by the index's codecs.
+    """
 
-    def __init__(self, *, most: int, **options: Any) -> None:
-        super().__init__(**options)
-        object.__setattr__(self, "most", most)
+    most: int
+    is_fixed_size = True
 
-    async def _decode_shard_index(self, index_bytes: Buffer, chunks_per_shard: tuple[int, ...]) -> Any:
-        index = await super()._decode_shard_index(index_bytes, chunks_per_shard)
-        offsets, lengths = np.moveaxis(index.offsets_and_lengths, -1, 0)
+    def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
+        del chunk_spec
+        return input_byte_length
+
+    async def _decode_single(self, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> NDBuffer:
+        del chunk_spec
+        offsets, lengths = np.moveaxis(chunk_data.as_numpy_array(), -1, 0)
         lengths = lengths[(offsets != _NOT_THERE) | (lengths != _NOT_THERE)]
         # The longest first: the sum of those that are longer than any file might be none that it can hold.
         if lengths.max(initial=0) > self.most or lengths.sum() > self.most:
             raise ValueError(f"the pieces of a shard have more than the {self.most} bytes that a file may")
-        return index
+        return chunk_data
 
 
 def _bound(codecs: Iterable[Any], chunk_nbytes: int, shard_nbytes: int) -> tuple[Any, ...]:
@@ -152,11 +156,10 @@ def _bound(codecs: Iterable[Any], chunk_nbytes: int, shard_nbytes: int) -> tuple
     for codec in codecs:
         if isinstance(codec, ShardingCodec):
             found.append(
-                _BoundedShards(
-                    most=shard_nbytes,
+                ShardingCodec(
                     chunk_shape=codec.chunk_shape,
                     codecs=_bound(codec.codecs, chunk_nbytes, shard_nbytes),
-                    index_codecs=codec.index_codecs,
+                    index_codecs=(_BoundedIndex(shard_nbytes), *codec.index_codecs),
                     index_location=codec.index_location,
                 )
             )
