@@ -1,9 +1,7 @@
 """Reading a stranger's compressed chunks: none may be larger than a chunk is, however little its file is.
 
-What a compressed chunk may take in memory is bounded before it is taken. Streams are decompressed here, once
-and as far as they may go, and must end where their chunk does: zarr's decoders would go on with another one
-behind it. Of formats whose beginning says how long they are, that is believed where nothing can follow, as
-the decoders do not write more.
+Decoders get the room that a chunk may take, and fail where that does not do for all that is in the file.
+Streams must also end where their file does: zarr's decoders would go on with another one.
 """
 
 from __future__ import annotations
@@ -16,6 +14,9 @@ import zlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Self
 
+import numcodecs.blosc
+import numcodecs.lz4
+import numcodecs.zstd
 import numpy as np
 import zarr
 from zarr.abc.codec import ArrayArrayCodec, BytesBytesCodec
@@ -24,6 +25,7 @@ from zarr.codecs import ShardingCodec
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from numpy.typing import NDArray
     from zarr.core.array_spec import ArraySpec
     from zarr.core.buffer import Buffer, NDBuffer
 
@@ -37,7 +39,12 @@ _STREAMS: Final[dict[str, Callable[[], Any]]] = {
     "bz2": bz2.BZ2Decompressor,
     "lzma": lambda: lzma.LZMADecompressor(memlimit=_LZMA_NBYTES),
 }
-_CRC_NBYTES: Final = 4
+_DECODERS: Final[dict[str, Callable[[Any, Any], Any]]] = {  # into what they are given
+    "blosc": numcodecs.blosc.decompress,
+    "lz4": numcodecs.lz4.decompress,
+    "zstd": numcodecs.zstd.decompress,
+}
+_ADDED_NBYTES: Final = {"shuffle": 0, "crc32": 4, "crc32c": 4}  # by codecs that do not compress
 _NOT_THERE: Final = 2**64 - 1  # what an index says of a piece without bytes
 _DAMAGED: Final = "a chunk is not compressed as it should be"
 
@@ -55,52 +62,44 @@ def file_nbytes(array: zarr.Array[Any]) -> int:
     return 2 * array.dtype.itemsize * unit + _SLACK + _PIECE_SLACK * (unit // math.prod(array.chunks))
 
 
-def decompressed(name: str, data: bytes | memoryview, most: int) -> bytes:
-    """Return what a compressed stream holds: exactly one, and no more bytes than it may.
+def decompressed(name: str, data: memoryview, most: int) -> NDArray[np.uint8]:
+    """Return what a compressed chunk holds; decoders that do not tell how much it is leave zeros behind it.
 
     Raises
     ------
     ValueError, zlib.error, OSError, lzma.LZMAError
-        It is damaged, or longer.
+        It is damaged, or has more bytes than it may.
     """
+    if name in _DECODERS:
+        return _decoded(name, data, most)
     stream = _STREAMS[name]()
     plain: bytes = stream.decompress(data, most + 1)
     if len(plain) > most:
         raise ValueError(f"a chunk becomes more than the {most} bytes that it may have")
     if stream.unused_data or not stream.eof:
         raise ValueError(_DAMAGED)
-    return plain
+    return np.frombuffer(plain, np.uint8)
 
 
-def decoded_nbytes(name: str, data: bytes | memoryview, most: int) -> int:
-    """Return how many bytes the decoder of a compressed chunk that is no stream makes room for.
-
-    It is any larger number than the most that it may be where the chunk does not say.
-
-    Raises
-    ------
-    ValueError
-        The chunk is damaged.
-    """
-    if name == "zstd":
-        return _zstd_nbytes(data, most)
-    if name == "blosc":
-        # Its decoder believes the length of the compressed bytes, too.
-        if len(data) < _BLOSC_NBYTES or int.from_bytes(data[12:16], "little") != len(data):
-            raise ValueError(_DAMAGED)
-        return int.from_bytes(data[4:8], "little")
-    if name == "lz4":
-        return int.from_bytes(data[:4], "little")
-    return max(0, len(data) - _CRC_NBYTES) if name in {"crc32", "crc32c"} else len(data)
+def _decoded(name: str, data: memoryview, most: int) -> NDArray[np.uint8]:
+    if name == "blosc" and (len(data) < _BLOSC_NBYTES or int.from_bytes(data[12:16], "little") != len(data)):
+        raise ValueError(_DAMAGED)  # its decoder believes this length, and would read behind the bytes
+    room = np.zeros(most, np.uint8)
+    try:
+        _DECODERS[name](data, room)
+    except (RuntimeError, ValueError) as cause:
+        raise ValueError(f"{_DAMAGED}: {cause}") from cause
+    return room
 
 
 @dataclass(frozen=True)
 class _Bounded(BytesBytesCodec):
-    """A codec that looks first how much will come out."""
+    """A codec that makes no more than so many bytes; or exactly that many, where they are whole."""
 
     inner: Any
     name: str
     most: int
+    is_whole: bool
     is_fixed_size = False
 
     def evolve_from_array_spec(self, array_spec: ArraySpec) -> Self:
@@ -115,12 +114,11 @@ class _Bounded(BytesBytesCodec):
 
     async def _decode_single(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> Buffer:
         data = memoryview(chunk_data.as_buffer_like()).cast("B")
-        if self.name in _STREAMS:
+        if self.name in _STREAMS or self.name in _DECODERS:
             plain = await asyncio.to_thread(decompressed, self.name, data, self.most)
-            return chunk_spec.prototype.buffer.from_bytes(plain)
-        nbytes = decoded_nbytes(self.name, data, self.most)
-        if nbytes > self.most:
-            raise ValueError(f"a chunk becomes {nbytes} bytes or more, and may have {self.most}")
+            if self.is_whole or self.name in _STREAMS:
+                return chunk_spec.prototype.buffer.from_array_like(plain)
+        # It makes no more than it gets, or was seen to fit.
         decoded: list[Buffer] = list(await self.inner.decode([(chunk_data, chunk_spec)]))
         return decoded[0]
 
@@ -150,9 +148,9 @@ class _BoundedIndex(ArrayArrayCodec):
 
 
 def _bound(codecs: Iterable[Any], chunk_nbytes: int, shard_nbytes: int) -> tuple[Any, ...]:
-    """Return codecs of which the first compressor makes exactly a chunk, and others not much more."""
+    """Return codecs of which the first makes exactly a chunk, and those behind compressors not much more."""
     found: list[Any] = []
-    most = chunk_nbytes
+    most, is_whole = chunk_nbytes, True
     for codec in codecs:
         if isinstance(codec, ShardingCodec):
             found.append(
@@ -164,42 +162,12 @@ def _bound(codecs: Iterable[Any], chunk_nbytes: int, shard_nbytes: int) -> tuple
                 )
             )
         elif isinstance(codec, BytesBytesCodec):
-            found.append(_Bounded(codec, str(codec.to_dict()["name"]).removeprefix("numcodecs."), most))
-            most = 2 * chunk_nbytes + _SLACK
+            name = str(codec.to_dict()["name"]).removeprefix("numcodecs.")
+            found.append(_Bounded(codec, name, most, is_whole))
+            if name in _ADDED_NBYTES:
+                most += _ADDED_NBYTES[name]
+            else:
+                most, is_whole = 2 * chunk_nbytes + _SLACK, False
         else:
             found.append(codec)
     return tuple(found)
-
-
-def _zstd_nbytes(data: bytes | memoryview, most: int) -> int:
-    """Return what the only frame says of its size; the decoder makes room for that, and no more fits in.
-
-    What follows the frame would be further frames, for which the decoder makes room too.
-    """
-    if data[:4] != b"\x28\xb5\x2f\xfd" or len(data) < 5:
-        raise ValueError(_DAMAGED)
-    flags = data[4]
-    is_single, kind = flags & 32, flags >> 6
-    if kind == 0 and not is_single:
-        return most + 1  # it does not say, as no chunk of a result does
-    start = 5 + (not is_single) + (0, 1, 2, 4)[flags & 3]
-    stop = start + (1, 2, 4, 8)[kind]
-    nbytes = int.from_bytes(data[start:stop], "little") + 256 * (kind == 1)
-    if nbytes <= most and _zstd_end(data, stop) + (flags & 4) != len(data):
-        raise ValueError(_DAMAGED)
-    return nbytes
-
-
-def _zstd_end(data: bytes | memoryview, start: int) -> int:
-    """Return where the last of the blocks ends that begin somewhere."""
-    is_last = False
-    while not is_last:
-        if start + 3 > len(data):
-            raise ValueError(_DAMAGED)
-        header = int.from_bytes(data[start : start + 3], "little")
-        is_last, is_repeated = bool(header & 1), header & 6 == 2  # the latter is one byte, many times
-        length = header >> 3
-        if length == 0 and not is_last:  # no compressor writes these, of which a hole would be millions
-            raise ValueError(_DAMAGED)
-        start += 3 + (1 if is_repeated else length)
-    return start
