@@ -63,27 +63,8 @@ class Prepared:
 class Bands:
     """All open bands.
 
-    Parameters
-    ----------
-    grid : Grid
-        Where rows lie.
-    window : Window
-        How they are blended.
-    specs : sequence of MapSpec
-        The heads.
-    written : (N,) bool array
-        Gets which rows were blended.
-    home : callable
-        Returns, for some rows of the map, each head's array that they belong to; None if that is not in RAM.
-    memory_limit : int, optional
-        Bytes that a band may take at most, down to one row.
-
-    Attributes
-    ----------
-    height : int
-        Rows of the map in a band.
-    is_torn : bool
-        Whether something was interrupted that cannot be gone on with.
+    ``home`` returns the arrays that rows of the map belong to, None where those are not in RAM; ``written``
+    gets which rows were blended. `is_torn` says that something was interrupted that cannot be gone on with.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917  what they depend on
@@ -126,13 +107,7 @@ class Bands:
         return n_bands * self.height * self._row_nbytes
 
     def open(self, rows: NDArray[np.intp]) -> None:
-        """Make the bands that rows lie in; nothing has changed if this raises.
-
-        Raises
-        ------
-        MemoryLimitError
-            There is no memory for them.
-        """
+        """Make the bands that rows lie in; or MemoryLimitError, and nothing has changed."""
         rows = rows[self._grid.is_inside[rows]]
         first, last = self._grid.start[rows, 0] // self.height, (self._grid.stop[rows, 0] - 1) // self.height
         spans = set(zip(first.tolist(), last.tolist(), strict=True))
@@ -182,11 +157,8 @@ class Bands:
     def add(self, push: Prepared) -> None:
         """Blend what was prepared into its bands; `is_torn` if that is interrupted.
 
-        Raises
-        ------
-        MemoryLimitError
-            Values are so large that their sums need a wider dtype, for which there is no memory; `is_torn`
-            unless they were found before anything was blended.
+        MemoryLimitError if sums need a wider dtype and there is no memory for it; `is_torn` then, unless that
+        was found before anything was blended.
         """
         while large := self._add_until_large(push):
             self.is_torn = any(share.done for share in push.shares)

@@ -28,47 +28,21 @@ _BUFFER_ITEMS: Final = 1024
 
 
 class Layer(NamedTuple):
-    """One head of a push.
+    """One head of a push."""
 
-    Attributes
-    ----------
-    patches : (n, h, ..., w * channels) array
-        What was pushed, contiguous.
-    bands : dict of (rows, ..., length * channels) arrays
-        Where it goes, by the number of the band.
-    weights : (h, ..., w * channels) array, or None
-        What its numbers count; None where all count the same.
-    has_zeros : bool
-        Whether some of them count nothing, whatever they are.
-    n_channels : int
-        How many numbers a pixel has.
-    is_checked : bool
-        Whether values may be too large to be added up.
-    """
-
-    patches: NDArray[Any]
-    bands: dict[int, NDArray[Any]]
+    patches: NDArray[Any]  # (n, h, ..., w * channels): what was pushed, contiguous
+    bands: dict[int, NDArray[Any]]  # where it goes, by the number of the band
+    # (h, ..., w * channels): what its numbers count; None where all count the same
     weights: NDArray[Any] | None
-    has_zeros: bool
-    n_channels: int
-    is_checked: bool
+    has_zeros: bool  # whether some of them count nothing, whatever they are
+    n_channels: int  # how many numbers a pixel has
+    is_checked: bool  # whether values may be too large to be added up
 
 
 def blend_share(blend: str, layers: Sequence[Layer], share: Share, large: set[int], mask: Mask) -> None:
     """Blend the parts of a share that are not done yet, until one has values too large to be added up.
 
-    Parameters
-    ----------
-    blend : str
-        How.
-    layers : sequence of Layer
-        The heads.
-    share : Share
-        The parts; says how many are done.
-    large : set of int
-        Gets the numbers of layers with values too large; where it has any nothing more is blended.
-    mask : callable
-        Returns, for a share, the number of a part, and of channels, where "last" puts it.
+    ``large`` gets the numbers of such layers. ``mask`` tells which numbers of a part "last" takes.
     """
     slices = [share.slices(layer.n_channels) for layer in layers]
     checked = [number for number, layer in enumerate(layers) if layer.is_checked]
@@ -149,23 +123,7 @@ def finish(  # noqa: PLR0913  what it depends on
     is_sum: bool,
     is_in_place: bool,
 ) -> None:
-    """Divide rows of a band by the sums of weights, and write them as rows of the map.
-
-    Parameters
-    ----------
-    band : (n, ..., channels) array
-        Sums of patches, or what was chosen from them; changed.
-    target : array of the same shape
-        In the map's dtype.
-    sums : Sums
-        Of the weights, ``(n, ...)``, or of ones where nothing is added.
-    fill_value : scalar
-        For pixels that nothing covers.
-    is_sum : bool
-        Whether to divide.
-    is_in_place : bool
-        Whether ``target`` is ``band``.
-    """
+    """Divide rows of a band, which are changed, by the sums of weights, and write them as rows of the map."""
     n_channels = band.shape[-1]
     real = np.zeros((), band.dtype).real.dtype if band.dtype.kind in "fc" else np.dtype(np.float32)
     has_gaps = sums.has_gaps

@@ -26,31 +26,16 @@ _FAR: Final = 2**61  # beyond it sums of coordinates could overflow
 
 @attrs.frozen(eq=False)
 class Grid:
-    """Boxes of all rows in a map, cropped to it.
+    """Boxes of all rows in a map, cropped to it."""
 
-    Attributes
-    ----------
-    shape : tuple of int
-        The map's spatial shape, at least two axes.
-    patch : tuple of int
-        A patch's spatial shape.
-    start, stop : (N, d) int array
-        Each row's box in the map; empty (``stop <= start`` on an axis) for rows that lie outside.
-    skip : (N, d) int array
-        Where in the patch the box begins.
-    n_spatial : int
-        Axes the user sees: `shape` has one more for 1-d maps.
-    is_inside : (N,) bool array
-        Which rows have any pixel in the map.
-    """
-
-    shape: tuple[int, ...]
-    patch: tuple[int, ...]
+    shape: tuple[int, ...]  # the map's spatial shape, at least two axes
+    patch: tuple[int, ...]  # a patch's spatial shape
+    # (N, d): each row's box in the map; empty (``stop <= start`` on an axis) for rows that lie outside
     start: NDArray[np.int64]
     stop: NDArray[np.int64]
-    skip: NDArray[np.int64]
-    n_spatial: int
-    is_inside: NDArray[np.bool_] = attrs.field(init=False)
+    skip: NDArray[np.int64]  # (N, d): where in the patch the box begins
+    n_spatial: int  # axes the user sees: `shape` has one more for 1-d maps
+    is_inside: NDArray[np.bool_] = attrs.field(init=False)  # (N,): which rows have any pixel in the map
 
     @is_inside.default
     def _find_inside(self) -> NDArray[np.bool_]:
@@ -107,25 +92,7 @@ def as_grid(
 ) -> Grid:
     """Return the boxes of locations ``[start_x, start_y, ..., end_x, end_y, ...]``.
 
-    Parameters
-    ----------
-    locs : (N, 2 d) int array
-        The locations.
-    patch : tuple of int, optional
-        The spatial shape of a patch, d lengths in the order of its axes; None if that is not known yet.
-    output_shape : sequence of int, optional
-        The map's spatial shape, in the order of its axes; by default it ends where the last patch does.
-    origin : sequence of int, optional
-        The location ``[x, y, ...]`` of the map's first pixel; zero by default.
-    name : str
-        What to call the locations in a message.
-
-    Raises
-    ------
-    LocationError
-        Locations that are no boxes, or boxes larger than the patch.
-    OptionError
-        ``output_shape`` or ``origin`` do not fit.
+    Without a patch, the largest box is taken for its shape. Messages call the locations ``name``.
     """
     n_spatial = count_axes(locs.shape[1], name)
     first = _as_ints(origin, n_spatial, "origin") if origin is not None else [0] * n_spatial
@@ -159,13 +126,7 @@ def as_grid(
 
 
 def count_axes(n_columns: int, name: str = "full_output_locs") -> int:
-    """Return how many spatial axes locations of so many numbers have.
-
-    Raises
-    ------
-    LocationError
-        They are no boxes.
-    """
+    """Return how many spatial axes locations of so many numbers have."""
     if n_columns % 2:
         raise LocationError(
             f"{name} has {n_columns} columns: a map needs boxes such as [start_x, start_y, end_x, end_y], a "

@@ -33,27 +33,13 @@ _WIDER: Final[Mapping[np.dtype[Any], np.dtype[Any]]] = {
 
 @attrs.frozen(eq=False)
 class MapSpec:
-    """One head of the map.
+    """One head of the map."""
 
-    Attributes
-    ----------
-    channels : tuple of int
-        The shape behind the spatial axes: ``(C,)``, or nothing.
-    dtype : dtype
-        Of the map.
-    fill_value : scalar
-        Of pixels that nothing covers.
-    sum_dtype : dtype
-        Of bands.
-    is_checked : bool
-        Whether values may be so large that their sum is infinite in `sum_dtype`.
-    """
-
-    channels: tuple[int, ...]
-    dtype: np.dtype[Any]
-    fill_value: Any
-    sum_dtype: np.dtype[Any]
-    is_checked: bool
+    channels: tuple[int, ...]  # the shape behind the spatial axes: ``(C,)``, or nothing
+    dtype: np.dtype[Any]  # of the map
+    fill_value: Any  # of pixels that nothing covers
+    sum_dtype: np.dtype[Any]  # of bands
+    is_checked: bool  # whether values may be so large that their sum is infinite in `sum_dtype`
 
     @property
     def n_channels(self) -> int:
@@ -62,17 +48,7 @@ class MapSpec:
 
 
 def sum_dtype(head: np.dtype[Any], window: Window, n_overlaps: int) -> np.dtype[Any]:
-    """Return the dtype in which patches of a dtype are blended.
-
-    Parameters
-    ----------
-    head : dtype
-        What is pushed.
-    window : Window
-        How patches are blended; the largest and the last need no other dtype.
-    n_overlaps : int
-        How many rows cover a pixel at most.
-    """
+    """Return the dtype in which patches of a dtype are blended."""
     head = head.newbyteorder("=")
     if not window.is_sum:
         return head
@@ -103,15 +79,7 @@ def wider(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def result_dtype(head: np.dtype[Any], asked: np.dtype[Any] | None, label: str) -> np.dtype[Any]:
-    """Return the dtype of a map.
-
-    Raises
-    ------
-    OptionError
-        The dtype asked for is of a lower kind than the head's: integers for floats, say.
-    HeadDtypeError
-        The head's is one that zarr cannot store.
-    """
+    """Return the dtype of a map."""
     if head.char in "gG":
         raise HeadDtypeError(f"{label} has dtype {head}, which zarr cannot store: use float64")
     if asked is None or asked == head:

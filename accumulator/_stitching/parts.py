@@ -21,25 +21,13 @@ if TYPE_CHECKING:
 
 @attrs.define(eq=False)
 class Share:
-    """The parts of patches that one thread blends, in order.
+    """The parts of patches that one thread blends, in order."""
 
-    Attributes
-    ----------
-    patches : list of int
-        Each part's patch, by its number in the push.
-    bands : list of int
-        The band that it goes to.
-    at, of : (n, 2, d) int array
-        Where it begins and stops in the band, and in the patch.
-    done : int
-        How many are blended.
-    """
-
-    patches: list[int]
-    bands: list[int]
-    at: NDArray[np.int64]
-    of: NDArray[np.int64]
-    done: int = 0
+    patches: list[int]  # each part's patch, by its number in the push
+    bands: list[int]  # the band that it goes to
+    at: NDArray[np.int64]  # (n, 2, d): where it begins and stops in the band
+    of: NDArray[np.int64]  # (n, 2, d): the same in the patch
+    done: int = 0  # how many are blended
 
     def slices(self, n_channels: int) -> tuple[list[tuple[slice, ...]], list[tuple[slice, ...]]]:
         """Return the same as slices of arrays whose channels lie one after the other on the last axis."""
@@ -67,19 +55,6 @@ def share_of(  # noqa: PLR0913, PLR0917  what it depends on
 
     They are cut at the edges of bands, and large ones so that they stay in the cache; parts of the same rows
     of the map follow each other, so that these stay there, too.
-
-    Parameters
-    ----------
-    grid : Grid
-        Where rows lie.
-    rows : int array
-        The patches, in the order in which they are to be blended.
-    low, high : int
-        The rows of the map.
-    height : int
-        Of a band.
-    patch_nbytes : int
-        Bytes of a patch in all heads.
     """
     start, stop = grid.start[rows, 0].clip(low), grid.stop[rows, 0].clip(None, high)
     patches = np.flatnonzero((start < stop) & grid.is_inside[rows])

@@ -54,21 +54,12 @@ _WINDOWS: Final[Mapping[str, Callable[[int], NDArray[np.float64]]]] = {
 
 @attrs.frozen(eq=False)
 class Window:
-    """How patches of one spatial shape are blended.
+    """How patches of one spatial shape are blended."""
 
-    Attributes
-    ----------
-    blend : str
-        The name; "weights" for the user's own.
-    lines : tuple of 1-d float64 arrays, or None
-        The weights axis by axis, whose product they are; None for the user's own.
-    weights : float64 array of the patch's spatial shape
-        The weights.
-    """
-
-    blend: str
+    blend: str  # the name; "weights" for the user's own
+    # the weights axis by axis, whose product they are; None for the user's own
     lines: tuple[NDArray[np.float64], ...] | None
-    weights: NDArray[np.float64]
+    weights: NDArray[np.float64]  # their product, in the patch's spatial shape
 
     @property
     def is_sum(self) -> bool:
@@ -88,13 +79,7 @@ class Window:
 
 
 def as_blend(raw: Blend | ArrayLike) -> Blend | NDArray[np.float64]:
-    """Return the name of a way to blend, or weights of at least 0 whose largest is 1.
-
-    Raises
-    ------
-    OptionError
-        It is neither.
-    """
+    """Return the name of a way to blend, or weights of at least 0 whose largest is 1."""
     names: tuple[Blend, ...] = get_args(Blend)
     if isinstance(raw, str):
         if raw not in names:
@@ -111,13 +96,7 @@ def as_blend(raw: Blend | ArrayLike) -> Blend | NDArray[np.float64]:
 
 
 def as_window(blend: Blend | NDArray[np.float64], patch: tuple[int, ...]) -> Window:
-    """Return how patches of a spatial shape are blended.
-
-    Raises
-    ------
-    OptionError
-        The user's own weights have another shape.
-    """
+    """Return how patches of a spatial shape are blended."""
     if isinstance(blend, str):
         lines = tuple(_WINDOWS.get(blend, _ones)(length) for length in patch)
         weights = np.ones(())
@@ -131,15 +110,7 @@ def as_window(blend: Blend | NDArray[np.float64], patch: tuple[int, ...]) -> Win
 
 
 class Line:
-    """Sums of weights over all axes but the first, from which many rows of the map have multiples.
-
-    Attributes
-    ----------
-    values : float64 array
-        The sums.
-    has_zeros : bool
-        Whether nothing counts somewhere.
-    """
+    """Sums of weights over all axes but the first, from which many rows of the map have multiples."""
 
     def __init__(self, values: NDArray[np.float64]) -> None:
         self.values = values
@@ -159,18 +130,10 @@ class Line:
 
 @attrs.frozen(eq=False)
 class Sums:
-    """The sums of weights over a band: all of them, or a line that its rows are multiples of.
+    """The sums of weights over a band: all of them, or a line that its rows are multiples of."""
 
-    Attributes
-    ----------
-    factors : (n,) float64 array
-        What of the line each row has, or 1.
-    line : Line, or (n, ...) float64 array
-        The line, or the sums.
-    """
-
-    factors: NDArray[np.float64]
-    line: Line | NDArray[np.float64]
+    factors: NDArray[np.float64]  # (n,): what of the line each row has, or 1
+    line: Line | NDArray[np.float64]  # the line, or the sums
 
     @property
     def array(self) -> NDArray[np.float64]:
@@ -207,17 +170,7 @@ class Sums:
 
 
 class Summer:
-    """Sums the weights of rows over a band of the map.
-
-    Parameters
-    ----------
-    grid : Grid
-        The boxes of all rows.
-    window : Window
-        The weights; ones count rows.
-    n_channels : int
-        How many numbers a pixel of the map has at most.
-    """
+    """Sums the weights of rows over a band of the map."""
 
     def __init__(self, grid: Grid, window: Window, n_channels: int = 1) -> None:
         self._grid, self._window, self._n_channels = grid, window, n_channels

@@ -33,20 +33,7 @@ class WholeBands(Bands):
     """
 
     def blend_all(self, heads: Sequence[NDArray[Any]], patches: NDArray[np.intp]) -> Iterator[int]:
-        """Blend all patches, and yield the bands as they are ready to be finished, in order.
-
-        Parameters
-        ----------
-        heads : sequence of (n, *patch_shape) arrays
-            Contiguous, in native byte order.
-        patches : (N,) int array
-            Where in them each row's patch is.
-
-        Raises
-        ------
-        MemoryLimitError
-            There is no memory for as many bands as there are threads, or `is_torn`, for one of a wider dtype.
-        """
+        """Blend all patches, and yield the bands as they are ready to be finished, in order."""
         heads = [
             head.reshape(len(head), *self._grid.patch, spec.n_channels)
             for head, spec in zip(heads, self._specs, strict=True)
