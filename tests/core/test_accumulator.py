@@ -345,9 +345,10 @@ def test_threads_take_turns(where):
 @pytest.mark.usefixtures("tiny_chunks")
 @pytest.mark.parametrize("policy", ["error", "last"])
 @pytest.mark.parametrize("failure", [OSError, KeyboardInterrupt])
-def test_push_that_fails_half_way_is_undone(monkeypatch, where, policy, failure):
+@pytest.mark.parametrize("fill_value", [0, -7])
+def test_push_that_fails_half_way_is_undone(monkeypatch, where, policy, failure, fill_value):
     """When the second head fails after the first was placed, the first is put back; a retry works."""
-    accumulator = FullBatchAccumulator(LOCS, on_duplicate=policy, **where)
+    accumulator = FullBatchAccumulator(LOCS, on_duplicate=policy, fill_value=fill_value, **where)
     accumulator.push(*batch(range(8)))
     before = state(accumulator)
     rows = [*range(7, 12), 3] if policy == "last" else range(8, 13)
@@ -357,6 +358,7 @@ def test_push_that_fails_half_way_is_undone(monkeypatch, where, policy, failure)
         with pytest.raises(failure):
             accumulator.push(again, LOCS[rows])
     assert state(accumulator) == before
+    assert all((canvas[:][~accumulator.written] == fill_value).all() for canvas in accumulator.canvas)
     accumulator.push(again, LOCS[rows])
     for output, values in zip(accumulator.finalize().outputs, again, strict=True):
         np.testing.assert_array_equal(output[:][list(rows)], values)

@@ -109,6 +109,23 @@ def test_rows_are_put_while_others_move_out(pressure, monkeypatch):
         np.testing.assert_array_equal(output[:], wanted)
 
 
+@pytest.mark.parametrize("dtype", ["<f4", ">f4"])
+def test_rows_of_whole_pages_leave_in_the_byte_order_of_the_file(pressure, tuned, dtype):
+    """Memory that could be written as it lies is, but not where its numbers have the other byte order."""
+    tuned(chunk_nbytes=4 * 4096)
+    memory = np.zeros(N * 4096 + 4096, "u1")
+    memory = memory[-memory.ctypes.data % 4096 :][: N * 4096]  # from the start of a page
+    values = memory.view(dtype).reshape(N, 1024)
+    values[...] = distinct(N, (1024,))
+    with FullBatchAccumulator(LOCS) as accumulator:
+        accumulator.push(values[: N - 1], LOCS[: N - 1])
+        pressure.is_on = True
+        accumulator.push(values[N - 1 :], LOCS[N - 1 :])
+    with accumulator.finalize() as result:
+        assert isinstance(result.outputs[0], zarr.Array)
+        np.testing.assert_array_equal(result.outputs[0][:], values)
+
+
 @pytest.mark.parametrize("is_held", [False, True])
 def test_memory_is_given_back(pressure, monkeypatch, is_held):
     """What has moved out takes no memory any more, unless somebody looks at it: a view must stay right."""

@@ -776,6 +776,47 @@ def test_progress_counts_patches(capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_patches_are_cut_to_equal_shares():
+    """A push that is worth it is shared by all threads, each of which has as many pixels to add as others."""
+    locs = boxes([[y, x] for y in [*range(0, 40, 4), *range(40, 80, 2)] for x in (0, 8, 9)], (8, 8))
+    grid, rows = as_grid(locs, (8, 8), None, None), np.arange(0, len(locs), 2)
+    pixels = np.zeros(grid.shape[0], int)
+    for row in rows:
+        pixels[locs[row, 1] : locs[row, 3]] += 8
+    for n in (2, 3, 4):
+        parts = _parts.cuts(grid, rows, 2**20, n)
+        assert [start for start, _ in parts] == [0, *(stop for _, stop in parts[:-1])]
+        assert parts[-1][1] == grid.shape[0]
+        shares = [pixels[start:stop].sum() for start, stop in parts]
+        assert len(shares) == n
+        assert max(abs(share - pixels.sum() / n) for share in shares) <= pixels.max()
+        assert _parts.cuts(grid, rows, 16, n) == _parts.cuts(grid, rows[:0], 2**20, n) == [(0, grid.shape[0])]
+    assert _parts.cuts(grid, rows, 2**20, 1) == [(0, grid.shape[0])]
+
+
+@pytest.mark.parametrize("starts", [[2, 4], [[2, 2], [2, 4], [4, 2], [4, 4]], [[2, 2, 2], [4, 4, 4]]])
+def test_bound_of_overlaps_counts_patches_on_both_sides_of_a_line(starts):
+    """Patches of four that begin in different cells of four meet in one pixel, all of them."""
+    starts = np.asarray(starts).reshape(len(starts), -1)
+    grid = as_grid(boxes(starts, (4,) * starts.shape[1]), None, None, None)
+    assert grid.most_overlaps() >= len(starts)
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.usefixtures("bands")
+def test_last_of_a_list_in_no_order_wins(where, heads):
+    """In a result whose list is not in raster order "last" is the last of the list, wherever it lies."""
+    locs = raster((24, 12), (6, 6), (3, 3))
+    locs = locs[np.random.default_rng(3).permutation(len(locs))]
+    values = np.random.default_rng(4).integers(1, 10**6, (len(locs), 6, 6)).astype(np.int32)
+    with FullBatchAccumulator(locs, **where) as accumulator:
+        accumulator.push([values] * heads, locs)
+    maps = stitch(accumulator.finalize(), blend="last")
+    expected, _, _ = reference(values, locs, (24, 12), (0, 0), "last", 0)
+    for output in maps.outputs:
+        np.testing.assert_array_equal(output[...], expected)
+
+
 @given(case=cases())
 def test_bound_of_overlaps_is_one(case):
     """No pixel is covered more often than the bound that dtypes are chosen by."""

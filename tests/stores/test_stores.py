@@ -172,6 +172,24 @@ def test_slightly_shuffled_batches_still_write_whole_chunks(backends, writes):
 
 @pytest.mark.usefixtures("tiny_chunks")
 @pytest.mark.parametrize("kind", ["raw", "compressed"])
+def test_late_rows_that_complete_a_chunk_are_written_at_once(backends, writes, kind):
+    """A chunk that has the rest of its rows on disk waits for no more, and takes no memory."""
+    store = backends.make(kind, ROW)
+    values = distinct(N, (4,))
+    put(store, slice(0, 2), values[:2])
+    store.flush()
+    put(store, slice(2, 3), values[2:3])
+    store.flush()
+    assert writes == [(0, 2), (0, 1)]
+    put(store, slice(3, 4), values[3:4])
+    store._writer.drain()
+    assert writes == [(0, 2), (0, 1), (0, 1)]
+    store.flush()
+    np.testing.assert_array_equal(store.arrays[0][:4], values[:4])
+
+
+@pytest.mark.usefixtures("tiny_chunks")
+@pytest.mark.parametrize("kind", ["raw", "compressed"])
 def test_few_chunks_are_in_memory(backends, writes, kind):
     """However rows arrive, no more than OPEN_CHUNKS chunks are open, and each row is written once."""
     store = backends.make(kind, ROW, n_rows=400)
