@@ -154,7 +154,7 @@ MUTATIONS = [
     (BANDS, "self._written[push.rows] = True", "self._written[push.rows[:-1]] = True"),
     (BANDS, "others[others > row]", "others[others < row]"),
     (BANDS, "if self._last < row:", "if self._last > row:"),
-    (BANDS, "[start - self._grid.patch[0], stop]", "[start, stop]"),
+    (BANDS, "[start - self.grid.patch[0], stop]", "[start, stop]"),
     (BANDS, "return rows[self._written[rows]]", "return rows"),
     (BANDS, "self._written[order[self._next]]", "True"),
     (BANDS, "[1] <= edge]", "[0] <= edge]"),

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
-import threading
-import weakref
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import attrs
 import numpy as np
 
 from accumulator._core.align import prepare_multitask_full_batch
-from accumulator._core.canvas import Budget, Canvas
-from accumulator._core.full_batch import FullBatch
+from accumulator._core.canvas import Budget
+from accumulator._core.full_batch import FullBatch, as_read_only, hand_over
+from accumulator._core.lifecycle import Collector
 from accumulator._core.locations import LocationIndex
 from accumulator._core.memory import available_memory
+from accumulator._core.opening import open_canvas
 from accumulator._inputs.arguments import (
     as_expected,
     as_folder,
@@ -32,26 +30,23 @@ from accumulator._inputs.arguments import (
 )
 from accumulator._inputs.options import StorageOptions
 from accumulator._inputs.validation import as_heads
-from accumulator._inputs.warn import warn
 from accumulator._pictures import as_html, memory_text, plot_coverage
 from accumulator._pictures.progress import Progress, as_progress, memory_state
-from accumulator._stores import KeptRun, read_only
-from accumulator.exceptions import ClosedError, NothingPushedError, OptionError, ProcessError, StorageWarning
+from accumulator.exceptions import NothingPushedError, OptionError
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
+    from accumulator._core.canvas import Canvas
     from accumulator._core.plan import Plan
-    from accumulator.typing import ArrayLike, BatchOutput, Mode, OnDuplicate, RowArray
+    from accumulator.typing import ArrayLike, BatchOutput, Mode, OnDuplicate, RowArray, StrPath
 
 _log: Final = logging.getLogger("accumulator")
 
 
-@attrs.define(eq=False, repr=False)
-class FullBatchAccumulator:
+@attrs.define(eq=False, repr=False, init=False)
+class FullBatchAccumulator(Collector[FullBatch]):
     """Collects predictions batch by batch and hands them over complete, in canonical order.
 
     The whole result is planned at the first push, when every head's shape is known: in RAM if it fits,
@@ -156,72 +151,58 @@ class FullBatchAccumulator:
     (5, 4, 4, 1)
     """
 
-    _index: LocationIndex = attrs.field(alias="full_output_locs", converter=LocationIndex)
-    _save_path: str = attrs.field(default="temp_fullbatch", converter=as_folder, kw_only=True)
-    _memory_threshold: float = attrs.field(default=80, converter=as_threshold, kw_only=True)
-    _memory_limit: int | None = attrs.field(default=None, converter=as_limit, kw_only=True)
-    _on_duplicate: OnDuplicate = attrs.field(default="error", converter=as_on_duplicate, kw_only=True)
-    _n_expected: int = attrs.field(default=None, converter=as_expected, kw_only=True)
-    _dtype: Any = attrs.field(default=None, kw_only=True)
-    _fill_value: Any = attrs.field(default=0, kw_only=True)
-    _chunks: Any = attrs.field(default=None, kw_only=True)
-    _shards: Any = attrs.field(default=None, kw_only=True)
-    _compressors: Any = attrs.field(default=None, kw_only=True)
-    _store: str | None = attrs.field(default=None, converter=as_store, kw_only=True)
-    _mode: Mode = attrs.field(default="w-", converter=as_mode, kw_only=True)
-    _resume_token: str | None = attrs.field(default=None, converter=as_token, kw_only=True)
-    _checkpoint_interval: float | None = attrs.field(default=None, converter=as_seconds, kw_only=True)
-    _bar: Any = attrs.field(default=False, converter=as_progress, kw_only=True, alias="progress")
-    _progress: Progress | None = attrs.field(init=False, default=None)
-    _canvas: Canvas = attrs.field(init=False)
-    _result: FullBatch | None = attrs.field(init=False, default=None)
-    _is_closed: bool = attrs.field(init=False, default=False)
-    _lock: threading.RLock = attrs.field(init=False, factory=threading.RLock)
-    _process: int = attrs.field(init=False, factory=os.getpid)
-    _at_exit: weakref.finalize[Any, Any] | None = attrs.field(init=False, default=None)
+    _name: ClassVar[str] = "accumulator"
+    _pushed: ClassVar[str] = "predictions"
 
-    def __attrs_post_init__(self) -> None:
-        """Make the canvas, which takes no room before the first push, and the bar."""
-        self._make_canvas()
-        if self._bar is not None:
-            canvas = self._canvas
-            self._progress = Progress(self._bar, canvas.n_expected, canvas.n_rows, partial(_shown, canvas))
-
-    def _make_canvas(self) -> None:
-        budget = Budget(self._save_path, self._memory_threshold, self._memory_limit)
+    def __init__(  # noqa: PLR0913  each is told by its name
+        self,
+        full_output_locs: ArrayLike,
+        *,
+        save_path: StrPath = "temp_fullbatch",
+        memory_threshold: float = 80,
+        memory_limit: float | str | None = None,
+        on_duplicate: OnDuplicate = "error",
+        n_expected: int | None = None,
+        dtype: Any = None,
+        fill_value: Any = 0,
+        chunks: Any = None,
+        shards: Any = None,
+        compressors: Any = None,
+        store: StrPath | None = None,
+        mode: Mode = "w-",
+        resume_token: str | None = None,
+        checkpoint_interval: float | None = None,
+        progress: bool = False,
+    ) -> None:
+        index = LocationIndex(full_output_locs)
+        budget = Budget(as_folder(save_path), as_threshold(memory_threshold), as_limit(memory_limit))
+        on_duplicate, n_least = as_on_duplicate(on_duplicate), as_expected(n_expected)
+        path, mode, token = as_store(store), as_mode(mode), as_token(resume_token)
+        interval, bar = as_seconds(checkpoint_interval), as_progress(progress)
         options = StorageOptions(
-            chunks=self._chunks,
-            shards=self._shards,
-            compressors=self._compressors,
-            fill_value=self._fill_value,
-            dtype=self._dtype,
+            chunks=chunks, shards=shards, compressors=compressors, fill_value=fill_value, dtype=dtype
         )
-        if self._n_expected > len(self._index):
+        if n_least > len(index):
+            raise OptionError(f"n_expected is {n_expected}, but full_output_locs has {len(index)} locations")
+        if path is None and (mode != "w-" or token is not None or interval is not None):
             raise OptionError(
-                f"n_expected is {self._n_expected}, but full_output_locs has {len(self._index)} locations"
+                "mode, resume_token and checkpoint_interval are for a run that is kept: give store= too"
             )
-        if self._store is None:
-            if self._mode != "w-" or self._resume_token is not None or self._checkpoint_interval is not None:
-                raise OptionError(
-                    "mode, resume_token and checkpoint_interval are for a run that is kept: give store= too"
-                )
-            self._canvas = Canvas(len(self._index), budget, self._on_duplicate, options, self._n_expected)
-            return
-        budget = attrs.evolve(budget, save_path=str(Path(self._store).parent))
-        run = KeptRun(self._store, self._mode, self._index.locs, self._resume_token)
-        try:
-            self._canvas = Canvas(
-                len(self._index),
-                budget,
-                self._on_duplicate,
-                options,
-                self._n_expected,
-                run,
-                30 if self._checkpoint_interval is None else self._checkpoint_interval,
-            )
-        except BaseException:
-            run.release()
-            raise
+        canvas = open_canvas(
+            index.locs,
+            budget,
+            on_duplicate,
+            options,
+            n_least,
+            store=path,
+            mode=mode,
+            resume_token=token,
+            checkpoint_interval=interval,
+        )
+        self.__attrs_init__(index, canvas, canvas.written)
+        self._tell_at_exit()
+        if bar is not None:
+            self._progress = Progress(bar, canvas.n_expected, canvas.n_rows, partial(_shown, canvas))
 
     @property
     def full_output_locs(self) -> NDArray[Any]:
@@ -240,23 +221,11 @@ class FullBatchAccumulator:
         Empty before the first push. All are for reading alone. On disk, asking writes what is still in
         memory first, which may raise StorageError.
         """
-        if self._process != os.getpid() and self._canvas.zarr_store is not None:
-            raise ProcessError(self._elsewhere(f"be looked at in process {os.getpid()}"))
+        if not self._is_ours and self._canvas.zarr_store is not None:
+            raise self._elsewhere(f"be looked at in process {os.getpid()}")
         with self._lock:
             self._canvas.flush()
-            return [_read_only(array) for array in self._canvas.arrays]
-
-    @property
-    def written(self) -> NDArray[np.bool_]:
-        """Which of the N rows hold a prediction: ``(N,)``, read-only."""
-        view = self._canvas.written.view()
-        view.flags.writeable = False
-        return view
-
-    @property
-    def missing_locs(self) -> NDArray[Any]:
-        """The locations that no prediction has come for, in canonical order: ``(n, K)``."""
-        return self._index.locs[~self._canvas.written]
+            return [as_read_only(array) for array in self._canvas.arrays]
 
     def missing_rows(self, locs: ArrayLike | None = None) -> NDArray[np.intp]:
         """Return the positions in a list of locations that still have to be predicted.
@@ -286,11 +255,6 @@ class FullBatchAccumulator:
         with self._lock:
             rows = slice(None) if locs is None else self._index.find(locs)
             return np.flatnonzero(~self._canvas.written[rows])
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the whole result, 0 before the first push; gaps take none of them."""
-        return self._canvas.nbytes
 
     def plan(self, batch_output: BatchOutput | None = None) -> Plan:
         """Return what the result needs of memory, disk and files, and what there is; ``print`` it.
@@ -400,8 +364,6 @@ class FullBatchAccumulator:
             prepare_multitask_full_batch(
                 batch_output, batch_locs, self._index, None, is_last=False, out=self._canvas
             )
-            if self._store is not None and self._at_exit is None:
-                self._at_exit = weakref.finalize(self, _tell_at_exit, weakref.ref(self))
             if self._progress is not None:
                 self._progress.show()
 
@@ -421,80 +383,21 @@ class FullBatchAccumulator:
         with self._lock:
             if self._result is None:
                 self._refuse_if_done("finalize")
-                result = self._complete()
-                self._canvas.complete()
-                self._result = result
-                self._canvas.stop()
-                self._close_progress()
-                _log.info("finalized: %r", result)
+                canvas, locs = self._canvas, self._index.locs
+                if canvas.specs:  # an empty last batch consumes all that is outstanding
+                    prepare_multitask_full_batch(
+                        canvas.empty_batch(), locs[:0], self._index, None, is_last=True, out=canvas
+                    )
+                elif len(locs):
+                    raise NothingPushedError(
+                        f"nothing was pushed for any of the {len(locs)} locations, so that the heads are "
+                        "unknown: push at least one batch (an empty one with the right shapes will do), or "
+                        "close()"
+                    )
+                self._result = hand_over(canvas, locs)
+                self._stop()
+                _log.info("finalized: %r", self._result)
             return self._result
-
-    def close(self) -> None:
-        """End without a result; after `finalize`, or a second time, do nothing.
-
-        Everything is dropped, but with ``store`` what was pushed is recorded first, and can be resumed.
-
-        Raises
-        ------
-        StorageError
-            Rows could not be recorded in ``store``, and have to be predicted again. It is closed
-            all the same.
-        """
-        with self._lock:
-            if self._result is not None or self._is_closed:
-                return
-            self._is_closed = True
-            self._close_progress()
-            try:
-                if self._store is not None and self._process == os.getpid():
-                    self._canvas.flush()
-            finally:
-                if self._process == os.getpid():
-                    self._canvas.stop()
-                self._canvas.close()
-
-    def __enter__(self) -> Self:
-        """Return the accumulator."""
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Finalize if that was not done; after an exception close instead."""
-        if exc_value is not None:
-            try:
-                self.close()
-            except Exception as refusal:  # noqa: BLE001  what ends the block matters more
-                exc_value.add_note(f"accumulator: rows were not recorded: {refusal}")
-            return
-        if self._is_closed:
-            return
-        try:
-            self.finalize()
-        except NothingPushedError:
-            self.close()
-            raise
-
-    def __del__(self) -> None:
-        """Warn of an accumulator that was neither finalized nor closed."""
-        if getattr(self, "_result", self) is not None or self._is_closed or sys.is_finalizing():
-            return
-        if self._process == os.getpid() and hasattr(self, "_canvas"):
-            self._canvas.stop()
-            self._close_progress()
-            warn(
-                f"{self!r} was dropped without finalize() or close(): use it as a context manager, or call "
-                "one of them",
-                ResourceWarning,
-                source=self,
-            )
-
-    def __reduce__(self) -> NoReturn:
-        """Refuse to be sent to another process."""
-        raise ProcessError(self._elsewhere("be sent to another process"))
 
     def __repr__(self) -> str:
         """Return coverage, heads and place in one line."""
@@ -503,13 +406,6 @@ class FullBatchAccumulator:
             f"<FullBatchAccumulator heads: {len(canvas.specs)}, written: {canvas.written.sum()} of "
             f"{canvas.n_rows}, {self._state}>"
         )
-
-    def _views(self, start: int, stop: int) -> list[NDArray[Any]] | None:
-        """Return rows in RAM that are to be pushed once they are made there; None on disk.
-
-        As long as anybody holds one, moving out of RAM gives back no memory.
-        """
-        return self._canvas.views(start, stop)
 
     def _repr_html_(self) -> str:
         """Return heads, coverage, memory and place as a notebook shows them; nothing is read or written."""
@@ -541,70 +437,8 @@ class FullBatchAccumulator:
         place = "nothing pushed" if canvas.rows is None else "RAM" if canvas.zarr_store is None else "zarr"
         return "finalized" if self._result is not None else "closed" if self._is_closed else place
 
-    def _close_progress(self) -> None:
-        if self._progress is not None and self._process == os.getpid():
-            self._progress.close()
-
-    def _complete(self) -> FullBatch:
-        """Finalize: an empty last batch, which consumes all that is outstanding."""
-        canvas, locs = self._canvas, self._index.locs
-        outputs: list[RowArray] = []
-        if canvas.specs:
-            canvas.flush()
-            outputs, _, locs = prepare_multitask_full_batch(
-                canvas.empty_batch(), locs[:0], self._index, None, is_last=True, out=canvas
-            )
-        elif len(locs):
-            raise NothingPushedError(
-                f"nothing was pushed for any of the {len(locs)} locations, so that the heads are unknown: "
-                "push at least one batch (an empty one with the right shapes will do), or close()"
-            )
-        if self._store is not None:  # its checksums are on disk: it stays as it is
-            outputs = [_read_only(array) for array in outputs]
-        storage = tuple(spec.storage for spec in canvas.specs)
-        heads = canvas.specs.like(outputs).as_given()
-        return FullBatch(heads, locs.copy(), canvas.written.copy(), canvas.zarr_store, storage)
-
-    def _tell_unrecorded(self) -> None:
-        """At the end of the interpreter, warn of rows that a run which was not closed takes with it."""
-        is_ours = self._process == os.getpid() and self._result is None and not self._is_closed
-        n_unrecorded = self._canvas.n_unrecorded if is_ours else 0
-        if n_unrecorded:
-            warn(
-                f"{n_unrecorded} rows were not recorded in {self._store}, as nobody finalized or closed it: "
-                "use it as a context manager",
-                StorageWarning,
-            )
-
-    def _elsewhere(self, action: str) -> str:
-        return (
-            f"the accumulator of process {self._process} cannot {action}: what is pushed there would not "
-            "come back; send the predictions and their locations back, and push them here"
-        )
-
-    def _refuse_if_done(self, action: str) -> None:
-        if self._process != os.getpid():
-            raise ProcessError(self._elsewhere(f"{action} in process {os.getpid()}"))
-        if self._result is not None or self._is_closed:
-            done = "closed" if self._is_closed else "finalized"
-            raise ClosedError(f"cannot {action}: the accumulator was {done}; make a new one")
-
 
 def _shown(canvas: Canvas) -> tuple[int, str]:
     """Return what a progress bar shows."""
     memory = memory_state(canvas.held_nbytes, available_memory(), is_in_ram=canvas.zarr_store is None)
     return canvas.n_written, f"{canvas.n_consumed - canvas.n_written} gaps, {memory}"
-
-
-def _tell_at_exit(reference: weakref.ref[FullBatchAccumulator]) -> None:
-    accumulator = reference()
-    if accumulator is not None:
-        accumulator._tell_unrecorded()  # noqa: SLF001  it is its own
-
-
-def _read_only(array: RowArray) -> RowArray:
-    if not isinstance(array, np.ndarray):
-        return read_only(array)
-    array = array.view()
-    array.flags.writeable = False
-    return array

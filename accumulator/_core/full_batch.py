@@ -5,14 +5,15 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import attrs
+import numpy as np
 
+from accumulator._core.lifecycle import Result
 from accumulator._core.memory import available_memory
-from accumulator._inputs.heads import Heads
 from accumulator._inputs.validation import HeadSpec, as_path
-from accumulator._pictures import as_html, memory_text, plot_coverage
+from accumulator._pictures import plot_coverage
 from accumulator._stores import (
     FolderStore,
     RowChecker,
@@ -23,6 +24,7 @@ from accumulator._stores import (
     make_checksums,
     make_parents,
     open_result,
+    read_only,
     remove_empty,
     storage_error,
     storage_of,
@@ -31,18 +33,17 @@ from accumulator.exceptions import AccumulatorError, ClosedError, OptionError, R
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import TracebackType
 
-    import numpy as np
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
+    from accumulator._core.canvas import Canvas
     from accumulator._inputs.options import Storage
     from accumulator.typing import RowArray, StrPath
 
 
 @attrs.frozen(eq=False, repr=False)
-class FullBatch:
+class FullBatch(Result):
     """A complete result: every head in canonical order, and which rows are real.
 
     A spilled result lies in a temporary folder that is removed with the last of: this object, its
@@ -72,6 +73,8 @@ class FullBatch:
     (3, 1)
     """
 
+    _counted: ClassVar[str] = "written"
+
     outputs: list[RowArray] | dict[str, RowArray]
     output_locs: NDArray[Any]
     written: NDArray[np.bool_]
@@ -83,16 +86,6 @@ class FullBatch:
     def missing_locs(self) -> NDArray[Any]:
         """The locations that no prediction came for, ``(n, K)``."""
         return self.output_locs[~self.written]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all outputs as if dense; gaps take none of them."""
-        return sum(int(array.nbytes) for array in self._heads)
-
-    @property
-    def path(self) -> Path | None:
-        """The folder of the zarr group; None for a result in RAM."""
-        return None if self._store is None else self._store.root
 
     def save(self, path: StrPath) -> None:
         """Keep the result as a zarr group at ``path``.
@@ -169,49 +162,6 @@ class FullBatch:
         is_partial = not saved.mark.is_complete
         return cls(outputs, saved.output_locs, saved.written, store, is_partial=is_partial)
 
-    def close(self) -> None:
-        """Remove the temporary folder of a spilled result, whose arrays then refuse to be read.
-
-        Arrays in RAM stay as they are, and so does what was saved. A second call does nothing.
-        """
-        if self._store is not None:
-            self._store.shut()
-
-    def __enter__(self) -> Self:
-        """Return the result."""
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close the result."""
-        self.close()
-
-    def __repr__(self) -> str:
-        """Return heads, coverage and place in one line."""
-        heads = ", ".join(
-            f"{name}: {tuple(array.shape)} {array.dtype}" for name, array in self._heads.by_name().items()
-        )
-        place = "RAM" if self._store is None else str(self._store)
-        return f"<FullBatch {{{heads}}}, {self.written.sum()} of {len(self.written)} written, {place}>"
-
-    def _repr_html_(self) -> str:
-        """Return heads, coverage, memory and place as a notebook shows them; no row is read."""
-        store = self._store
-        closed = "closed" if store is not None and store.is_closed else "open"
-        place = "RAM" if store is None else f"zarr, {closed}"
-        held = self.nbytes if store is None else 0
-        facts = {
-            "state": f"{place}, of a run under way" if self._is_partial else place,
-            "memory": memory_text(held, available_memory()),
-        }
-        if store is not None:
-            facts["stored in"] = str(store)
-        return as_html("FullBatch", self._heads.by_name(), facts, self.output_locs, self.written)
-
     def plot_coverage(self, ax: Axes | None = None) -> Axes:
         """Draw which locations are written and which are missing, by matplotlib; y goes downwards.
 
@@ -228,8 +178,13 @@ class FullBatch:
         return plot_coverage(self.output_locs, self.written, ax)
 
     @property
-    def _heads(self) -> Heads[RowArray]:
-        return Heads.of(self.outputs)
+    def _files(self) -> FolderStore | None:
+        return self._store
+
+    @property
+    def _facts(self) -> dict[str, str]:
+        place = "RAM" if self._store is None else f"zarr, {'closed' if self._store.is_closed else 'open'}"
+        return {"state": f"{place}, of a run under way" if self._is_partial else place}
 
     def _complete(self, store: FolderStore, checksums: Sequence[NDArray[np.uint64]]) -> None:
         complete_result(store, self._heads, self.output_locs, self.written, checksums)
@@ -269,6 +224,34 @@ class FullBatch:
             store.move_to(target)
         finally:
             folder.remove()
+
+
+def hand_over(canvas: Canvas, locs: NDArray[Any]) -> FullBatch:
+    """Return all rows of a canvas, which takes no more; a run that is kept is complete then.
+
+    Raises
+    ------
+    StorageError
+        The disk refused the last rows, which are not lost.
+    """
+    canvas.flush()
+    arrays = canvas.arrays
+    if canvas.run is not None:  # its checksums are on disk: it stays as it is
+        arrays = [as_read_only(array) for array in arrays]
+    heads = canvas.specs.like(arrays).as_given()
+    storage = tuple(spec.storage for spec in canvas.specs)
+    batch = FullBatch(heads, locs.copy(), canvas.written.copy(), canvas.zarr_store, storage)
+    canvas.complete()
+    return batch
+
+
+def as_read_only(array: RowArray) -> RowArray:
+    """Return a view of an array that cannot be written."""
+    if not isinstance(array, np.ndarray):
+        return read_only(array)
+    array = array.view()
+    array.flags.writeable = False
+    return array
 
 
 def _exists(target: Path) -> ResultExistsError:

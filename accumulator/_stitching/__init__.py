@@ -1,6 +1,6 @@
 """From rows to maps: patches are blended where they overlap, band by band of the map.
 
-Stands on the accumulator: the rows of a map are rows of a `FullBatchAccumulator`, which decides where they
+Stands on the canvas: the rows of a map are rows of it, placed by their numbers, and it decides where they
 go, writes and keeps them.
 """
 

@@ -77,7 +77,7 @@ class Bands:
         memory_limit: int | None = None,
     ) -> None:
         self._home, self._written = home, written
-        self._grid, self._window, self._specs = grid, window, list(specs)
+        self.grid, self._window, self._specs = grid, window, list(specs)
         self._weights = [self._repeated(spec) for spec in specs]
         self._has_zeros = not window.weights.all()
         self._summer = Summer(grid, window, max(spec.n_channels for spec in specs))
@@ -103,13 +103,13 @@ class Bands:
     @property
     def least_nbytes(self) -> int:
         """Bytes of the bands that one row of patches lies in."""
-        n_bands = 1 + -(-self._grid.patch[0] // self.height)
+        n_bands = 1 + -(-self.grid.patch[0] // self.height)
         return n_bands * self.height * self._row_nbytes
 
     def open(self, rows: NDArray[np.intp]) -> None:
         """Make the bands that rows lie in; or MemoryLimitError, and nothing has changed."""
-        rows = rows[self._grid.is_inside[rows]]
-        first, last = self._grid.start[rows, 0] // self.height, (self._grid.stop[rows, 0] - 1) // self.height
+        rows = rows[self.grid.is_inside[rows]]
+        first, last = self.grid.start[rows, 0] // self.height, (self.grid.stop[rows, 0] - 1) // self.height
         spans = set(zip(first.tolist(), last.tolist(), strict=True))
         self._open_all({band for a, b in spans for band in range(a, b + 1)} - self._open.keys())
 
@@ -143,14 +143,14 @@ class Bands:
             rows, heads = rows[order], [head[order] for head in heads]
         native = [
             np.ascontiguousarray(head, head.dtype.newbyteorder("=")).reshape(
-                len(head), *self._grid.patch, spec.n_channels
+                len(head), *self.grid.patch, spec.n_channels
             )
             for head, spec in zip(heads, self._specs, strict=True)
         ]
         nbytes = sum(head[:1].nbytes for head in native)
         shares = [
-            share_of(self._grid, rows, low, high, self.height, nbytes)
-            for low, high in cuts(self._grid, rows, nbytes, self._pool.n)
+            share_of(self.grid, rows, low, high, self.height, nbytes)
+            for low, high in cuts(self.grid, rows, nbytes, self._pool.n)
         ]
         return Prepared(rows, native, [share for share in shares if share is not None])
 
@@ -200,7 +200,7 @@ class Bands:
         while self._next < len(order) and self._written[order[self._next]]:
             self._next += 1
         is_over = self._next == len(order)
-        edge = self._grid.shape[0] if is_over else int(self._grid.start[order[self._next], 0])
+        edge = self.grid.shape[0] if is_over else int(self.grid.start[order[self._next], 0])
         return [number for number in sorted(self._open) if self._extent(number)[1] <= edge]
 
     def all_open(self) -> list[int]:
@@ -219,7 +219,7 @@ class Bands:
             self.is_torn = True
             self._pool.run(quick, tasks)
             self.is_torn = False
-        shape = self._grid.shape[1 : self._grid.n_spatial]
+        shape = self.grid.shape[1 : self.grid.n_spatial]
         return slice(start, stop), [
             each.reshape(len(each), *shape, *spec.channels)
             for each, spec in zip(band.values or (), self._specs, strict=True)
@@ -236,7 +236,7 @@ class Bands:
                 values.append(own if spec.dtype == own.dtype else np.empty(own.shape, spec.dtype))
         band.values = values
         # Strips whose sums of weights, in float64, are small.
-        line_nbytes = 8 * math.prod(self._grid.shape[1:])
+        line_nbytes = 8 * math.prod(self.grid.shape[1:])
         step = max(1, min(-(-(stop - start) // self._pool.n), _SUMS_NBYTES // line_nbytes))
         return [
             partial(self._finish_strip, band, values, rows, start, first, min(first + step, stop))
@@ -285,11 +285,11 @@ class Bands:
     @property
     def _row_nbytes(self) -> int:
         """Bytes of a row of the map in all bands."""
-        pixels = math.prod(self._grid.shape[1:])
+        pixels = math.prod(self.grid.shape[1:])
         return sum(pixels * spec.n_channels * spec.sum_dtype.itemsize for spec in self._specs)
 
     def _extent(self, number: int) -> tuple[int, int]:
-        return number * self.height, min(self._grid.shape[0], (number + 1) * self.height)
+        return number * self.height, min(self.grid.shape[0], (number + 1) * self.height)
 
     def _rows_between(self, start: int, stop: int) -> NDArray[np.intp]:
         """Return the rows that have come and lie between two rows of the map, or near."""
@@ -297,7 +297,7 @@ class Bands:
         return rows[self._written[rows]]
 
     def _near(self, start: int, stop: int) -> NDArray[np.intp]:
-        low, high = np.searchsorted(self._tops, [start - self._grid.patch[0], stop])
+        low, high = np.searchsorted(self._tops, [start - self.grid.patch[0], stop])
         return self._order[low:high]
 
     def _make(self, number: int) -> Band:
@@ -306,7 +306,7 @@ class Bands:
         arrays = []
         for head, spec in enumerate(self._specs):
             if home is not None and spec.sum_dtype == spec.dtype:
-                arrays.append(home[head].reshape(-1, *self._grid.shape[1:], spec.n_channels))
+                arrays.append(home[head].reshape(-1, *self.grid.shape[1:], spec.n_channels))
             else:
                 arrays.append(self._fresh(spec) if spare is None else spare[head])
         return Band(arrays, home, is_used=spare is not None)
@@ -320,7 +320,7 @@ class Bands:
                 array[...] = blank
 
     def _fresh(self, spec: MapSpec) -> NDArray[Any]:
-        shape = (self.height, *self._grid.shape[1:], spec.n_channels)
+        shape = (self.height, *self.grid.shape[1:], spec.n_channels)
         nbytes = math.prod(shape) * spec.sum_dtype.itemsize
         try:
             return Pages(nbytes, is_huge=True).array(shape, spec.sum_dtype)
@@ -361,7 +361,7 @@ class Bands:
         box = share.at[part].copy()
         box[:, 0] += share.bands[part] * self.height
         others = self._rows_between(*box[:, 0].tolist())
-        mask = self._grid.not_covered(others[others > row], box)
+        mask = self.grid.not_covered(others[others > row], box)
         return np.repeat(mask, n_channels, axis=-1)
 
 

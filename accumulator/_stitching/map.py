@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 import numpy as np
 
-from accumulator._core.memory import available_memory
+from accumulator._core.lifecycle import Result
 from accumulator._export import write_ome_tiff, write_ome_zarr
-from accumulator._inputs.heads import Heads
-from accumulator._pictures import as_html, memory_text, plot_map
+from accumulator._pictures import plot_map
 from accumulator._stitching.weights import Summer, as_window
 from accumulator.exceptions import OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
-    from types import TracebackType
 
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
     from accumulator._core.full_batch import FullBatch
     from accumulator._stitching.grid import Grid
+    from accumulator._stores import FolderStore
     from accumulator.typing import RowArray, StrPath
 
 
 @attrs.frozen(eq=False, repr=False)
-class StitchedMap:
+class StitchedMap(Result):
     """One map a head, stitched from patches.
 
     Maps that did not fit in RAM lie in a temporary folder that is removed with the last of: this object, its
@@ -47,6 +45,8 @@ class StitchedMap:
         Which of them have come.
     """
 
+    _counted: ClassVar[str] = "patches"
+
     outputs: list[RowArray] | dict[str, RowArray]
     origin: tuple[int, ...]
     output_locs: NDArray[Any]
@@ -55,19 +55,9 @@ class StitchedMap:
     _grid: Grid  # of those that have come
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of all maps; what nothing covers takes none of them on disk."""
-        return self._rows.nbytes
-
-    @property
     def n_stitched(self) -> int:
         """How many patches have any pixel in the maps."""
         return int(np.count_nonzero(self._grid.is_inside))
-
-    @property
-    def path(self) -> Path | None:
-        """The folder of the zarr group; None in RAM."""
-        return self._rows.path
 
     def coverage(self, start: int = 0, stop: int | None = None) -> NDArray[np.uint32]:
         """Return how many patches cover each pixel, 0 where none does: ``(H, W)``.
@@ -214,39 +204,6 @@ class StitchedMap:
         x, y = self.origin
         return plot_map(self._named[key], channel=channel, ax=ax, origin=(x, y), title=key)
 
-    def close(self) -> None:
-        """Remove the temporary folder, as `FullBatch.close` does."""
-        self._rows.close()
-
-    def __enter__(self) -> Self:
-        """Return the maps."""
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close the maps."""
-        self.close()
-
-    def __repr__(self) -> str:
-        """Return heads, coverage and place in one line."""
-        heads = ", ".join(
-            f"{name}: {tuple(array.shape)} {array.dtype}" for name, array in self._named.items()
-        )
-        place = "RAM" if self.path is None else str(self.path)
-        return f"<StitchedMap {{{heads}}}, {self.written.sum()} of {len(self.written)} patches, {place}>"
-
-    def _repr_html_(self) -> str:
-        """Return maps, coverage and place as a notebook shows them; no pixel is read."""
-        held = self.nbytes if self.path is None else 0
-        facts = {"memory": memory_text(held, available_memory()), "origin": str(self.origin)}
-        if self.path is not None:
-            facts["stored in"] = str(self.path)
-        return as_html("StitchedMap", self._named, facts, self.output_locs, self.written)
-
     def _one(self, head: str | int | None) -> str:
         """Return the name of the one map that is meant."""
         key = next(iter(self._named)) if head is None and len(self._named) == 1 else str(head)
@@ -255,6 +212,13 @@ class StitchedMap:
         return key
 
     @property
+    def _files(self) -> FolderStore | None:
+        return self._rows._files  # noqa: SLF001  they are the same arrays
+
+    @property
+    def _facts(self) -> dict[str, str]:
+        return {"origin": str(self.origin)}
+
+    @property
     def _named(self) -> dict[str, RowArray]:
-        """The maps by name, or by number as text."""
-        return Heads.of(self.outputs).by_name()
+        return self._heads.by_name()

@@ -5,19 +5,20 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import sys
-import threading
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 import attrs
 import numpy as np
 
-from accumulator._core.accumulator import FullBatchAccumulator
+from accumulator._core.canvas import Budget
+from accumulator._core.full_batch import hand_over
+from accumulator._core.lifecycle import Collector
 from accumulator._core.locations import LocationIndex
 from accumulator._core.memory import available_memory, fits_in_memory
+from accumulator._core.opening import open_canvas
 from accumulator._inputs import tuning
-from accumulator._inputs.arguments import as_limit
+from accumulator._inputs.arguments import as_folder, as_limit, as_store, as_threshold
 from accumulator._inputs.heads import Heads
 from accumulator._inputs.options import StorageOptions
 from accumulator._inputs.text import as_text, named
@@ -25,9 +26,10 @@ from accumulator._inputs.validation import as_heads, as_specs, check_rows, check
 from accumulator._inputs.warn import warn
 from accumulator._pictures.progress import Progress, as_progress, memory_state
 from accumulator._stitching.bands import Bands
-from accumulator._stitching.grid import Grid, as_grid, count_axes
+from accumulator._stitching.delivery import Delivery
+from accumulator._stitching.grid import as_grid, count_axes
+from accumulator._stitching.heads import map_specs, patch_of
 from accumulator._stitching.map import StitchedMap
-from accumulator._stitching.numbers import MapSpec, result_dtype, sum_dtype, wider
 from accumulator._stitching.weights import as_blend, as_window
 from accumulator._stitching.whole import WholeBands
 from accumulator._stores import as_numbers
@@ -38,30 +40,28 @@ from accumulator.exceptions import (
     MemoryLimitError,
     NothingPushedError,
     OptionError,
-    ProcessError,
     ResultExistsError,
-    StorageError,
     StorageWarning,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from types import TracebackType
 
     from numpy.typing import NDArray
 
+    from accumulator._core.canvas import Canvas
     from accumulator._inputs.validation import HeadSpec
-    from accumulator.typing import ArrayLike, BatchOutput, StrPath
+    from accumulator.typing import ArrayLike, BatchOutput, Blend, StrPath
     from accumulator.typing import Bands as BandValues
 
 _LARGE: Final = 50
-_ROW_NBYTES: Final = 64  # that the accumulator of a map's rows needs to know a row
+_ROW_NBYTES: Final = 64  # that it takes to know a row of the maps
 _SomeBands = TypeVar("_SomeBands", bound=Bands)
-_logger = logging.getLogger("accumulator")
+_log: Final = logging.getLogger("accumulator")
 
 
-@attrs.define(eq=False, repr=False)
-class Stitcher:
+@attrs.define(eq=False, repr=False, init=False)
+class Stitcher(Collector[StitchedMap]):
     """Blends patches into maps as they come, and keeps none of them.
 
     In memory are the maps, if they fit there, and those bands of them that rows are still expected for. A
@@ -126,94 +126,79 @@ class Stitcher:
     [1.0, 1.0, 2.0, 2.0, 3.0, 3.0, nan, nan, 3.0, 3.0, 3.0, 3.0]
     """
 
-    _index: LocationIndex = attrs.field(alias="full_output_locs", converter=LocationIndex)
-    _blend: Any = attrs.field(default="average", converter=as_blend, kw_only=True)
-    _output_shape: Sequence[int] | None = attrs.field(default=None, kw_only=True)
-    _origin: Sequence[int] | None = attrs.field(default=None, kw_only=True)
-    _dtype: Any = attrs.field(default=None, kw_only=True)
-    _fill_value: Any = attrs.field(default=0, kw_only=True)
-    _on_band: Callable[[slice, BandValues], object] | None = attrs.field(default=None, kw_only=True)
-    _save_path: StrPath = attrs.field(default="temp_fullbatch", kw_only=True)
-    _memory_threshold: float = attrs.field(default=80, kw_only=True)
-    _memory_limit: int | str | None = attrs.field(default=None, kw_only=True)
-    _store: StrPath | None = attrs.field(default=None, kw_only=True)
-    _bar_type: Any = attrs.field(default=False, kw_only=True, converter=as_progress, alias="progress")
-    _chunks: Any = attrs.field(default=None, kw_only=True)
-    _shards: Any = attrs.field(default=None, kw_only=True)
-    _compressors: Any = attrs.field(default=None, kw_only=True)
-    _options: StorageOptions = attrs.field(init=False)
-    _written: NDArray[np.bool_] = attrs.field(init=False)
-    _specs: Heads[HeadSpec] = attrs.field(init=False, factory=Heads)
-    _grid: Grid | None = attrs.field(init=False, default=None)
-    _bands: Bands | None = attrs.field(init=False, default=None)
-    _rows: FullBatchAccumulator = attrs.field(init=False)  # those of the maps
-    _waiting: int | None = attrs.field(init=False, default=None)  # a band that the disk refused
-    _result: StitchedMap | None = attrs.field(init=False, default=None)
-    _is_closed: bool = attrs.field(init=False, default=False)
-    _is_calling: bool = attrs.field(init=False, default=False)
-    _process: int = attrs.field(init=False, factory=os.getpid)
+    _name: ClassVar[str] = "stitcher"
+    _pushed: ClassVar[str] = "patches"
+
+    _map_rows: NDArray[Any]  # their numbers: what locations are elsewhere
+    _blend: Blend | NDArray[np.float64]
+    _options: StorageOptions
+    _output_shape: Sequence[int] | None
+    _origin: Sequence[int] | None
+    _on_band: Callable[[slice, BandValues], object] | None
+    _memory_limit: int | None
+    _bar: Any
+    _specs: Heads[HeadSpec] = attrs.field(init=False, factory=Heads)  # none until the first batch
+    _delivery: Delivery | None = attrs.field(init=False, default=None)
     _has_told: bool = attrs.field(init=False, default=False)
-    _progress: Progress | None = attrs.field(init=False, default=None)
-    _lock: threading.RLock = attrs.field(init=False, factory=threading.RLock)
 
-    def __attrs_post_init__(self) -> None:
-        """Work out how large the maps are; they take no room before the first push."""
-        self._options = StorageOptions(
-            chunks=self._chunks,
-            shards=self._shards,
-            compressors=self._compressors,
-            fill_value=self._fill_value,
-            dtype=self._dtype,
+    def __init__(  # noqa: PLR0913  each is told by its name
+        self,
+        full_output_locs: ArrayLike,
+        *,
+        blend: Blend | ArrayLike = "average",
+        output_shape: Sequence[int] | None = None,
+        origin: Sequence[int] | None = None,
+        dtype: Any = None,
+        fill_value: Any = 0,
+        on_band: Callable[[slice, BandValues], object] | None = None,
+        save_path: StrPath = "temp_fullbatch",
+        memory_threshold: float = 80,
+        memory_limit: int | str | None = None,
+        store: StrPath | None = None,
+        progress: bool = False,
+        chunks: Any = None,
+        shards: Any = None,
+        compressors: Any = None,
+    ) -> None:
+        index, window, bar = LocationIndex(full_output_locs), as_blend(blend), as_progress(progress)
+        options = StorageOptions(
+            chunks=chunks, shards=shards, compressors=compressors, fill_value=fill_value, dtype=dtype
         )
-        if self._on_band is not None and not callable(self._on_band):
-            raise OptionError(
-                f"on_band is {self._on_band!r}: it is called with a slice and the values of a band"
-            )
-        grid = as_grid(self._index.locs, None, self._output_shape, self._origin)
-        if not fits_in_memory(_ROW_NBYTES * grid.shape[0], 0, 100):
+        if on_band is not None and not callable(on_band):
+            raise OptionError(f"on_band is {on_band!r}: it is called with a slice and the values of a band")
+        n_rows = as_grid(index.locs, None, output_shape, origin).shape[0]
+        if not fits_in_memory(_ROW_NBYTES * n_rows, 0, 100):
             raise MemoryLimitError(
-                f"a map of {grid.shape[0]} rows: what is known of each does not fit in memory; give a "
-                "smaller output_shape, and an origin"
+                f"a map of {n_rows} rows: what is known of each does not fit in memory; give a smaller "
+                "output_shape, and an origin"
             )
-        self._written = np.zeros(len(self._index), dtype=bool)
-        if self._store is not None and os.path.lexists(self._store):
+        budget = Budget(as_folder(save_path), as_threshold(memory_threshold), as_limit(memory_limit))
+        path, map_rows = as_store(store), np.arange(n_rows)[:, None]
+        if path is not None and os.path.lexists(path):
             raise ResultExistsError(
-                errno.EEXIST, "something is there already, and maps are not resumed", str(self._store)
+                errno.EEXIST, "something is there already, and maps are not resumed", str(store)
             )
-        self._rows = FullBatchAccumulator(
-            np.arange(grid.shape[0])[:, None],
-            save_path=self._save_path,
-            memory_threshold=self._memory_threshold,
-            memory_limit=self._memory_limit,
-            on_duplicate="last",  # a band whose push was interrupted is pushed again
-            store=self._store,
-            fill_value=self._fill_value,
-            chunks=self._chunks,
-            shards=self._shards,
-            compressors=self._compressors,
+        # A band whose writing was interrupted is written again; its dtype is that of the map already.
+        canvas = open_canvas(map_rows, budget, "last", attrs.evolve(options, dtype=None), store=path)
+        self.__attrs_init__(
+            index,
+            canvas,
+            np.zeros(len(index), dtype=bool),
+            map_rows,
+            window,
+            options,
+            output_shape,
+            origin,
+            on_band,
+            budget.memory_limit,
+            bar,
         )
-
-    @property
-    def written(self) -> NDArray[np.bool_]:
-        """Which of the N boxes have come: ``(N,)``, read-only."""
-        view = self._written.view()
-        view.flags.writeable = False
-        return view
-
-    @property
-    def missing_locs(self) -> NDArray[Any]:
-        """The boxes that have not come, in the order of the list: ``(n, K)``."""
-        return self._index.locs[~self._written]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all maps, 0 before the first push."""
-        return self._rows.nbytes
+        self._tell_at_exit()
 
     @property
     def open_nbytes(self) -> int:
         """Bytes of memory that bands take which rows are still expected for."""
-        return 0 if self._bands is None else self._bands.nbytes
+        return 0 if self._delivery is None else self._delivery.bands.nbytes
 
     def push(self, batch_output: BatchOutput, batch_locs: ArrayLike) -> None:
         """Blend a batch of patches into the maps.
@@ -258,18 +243,17 @@ class Stitcher:
             if not heads:
                 raise HeadError("the batch has no heads: push at least one array a batch")
             check_rows(heads, len(rows))
-            if not self._specs:
-                self._start(heads, Bands)
+            delivery = self._delivery or self._start(heads, Bands)[0]
             heads = check_specs(heads, self._specs)
             self._refuse_repeats(rows)
-            self._deliver_waiting()
-            self._open_bands.open(rows)
-            push = self._open_bands.prepare(rows, heads.values)
-            self._open_bands.add(push)  # which says in `_written` that they came
+            delivery.deliver_waiting()
+            bands = delivery.bands
+            bands.open(rows)
+            bands.add(bands.prepare(rows, heads.values))  # which says in `written` that they came
             if self._progress is not None:
                 self._progress.show()
-            self._tell_if_large()
-            self._deliver(self._open_bands.complete(), is_pushing=True)
+            self._tell_if_large(bands)
+            delivery.deliver(bands.complete(), is_pushing=True)
 
     def finalize(self) -> StitchedMap:
         """Return the maps, the fill value where nothing came; called again, the same object.
@@ -286,68 +270,19 @@ class Stitcher:
         with self._lock:
             if self._result is None:
                 self._refuse_if_done("finalize")
-                if self._grid is None or self._bands is None:
+                if self._delivery is None:
                     raise NothingPushedError(
                         "nothing was pushed, so that the heads are unknown: push at least one batch (an "
                         "empty one with the right shapes will do), or close()"
                     )
-                self._deliver_waiting()
-                self._deliver(self._bands.all_open())
-                rows = self._rows.finalize()
-                self._end()
-                origin = tuple(int(number) for number in self._origin or [0] * self._grid.n_spatial)
-                grid = self._grid.of(self._written)
-                self._result = StitchedMap(
-                    rows.outputs, origin, self._index.locs.copy(), self._written.copy(), rows, grid
-                )
+                self._delivery.deliver_waiting()
+                self._delivery.deliver(self._delivery.bands.all_open())
+                rows, grid = hand_over(self._canvas, self._map_rows), self._delivery.bands.grid
+                origin = tuple(int(number) for number in self._origin or [0] * grid.n_spatial)
+                locs, written = self._index.locs.copy(), self._written.copy()
+                self._result = StitchedMap(rows.outputs, origin, locs, written, rows, grid.of(written))
+                self._stop()
             return self._result
-
-    def close(self) -> None:
-        """End without maps; after `finalize`, or a second time, do nothing."""
-        with self._lock:
-            if not self._is_over:
-                self._is_closed = True
-                if self._process == os.getpid():
-                    self._end()
-                self._rows.close()
-
-    def __enter__(self) -> Self:
-        """Return the stitcher."""
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Finalize if that was not done; after an exception close instead."""
-        if exc_value is not None:
-            self.close()
-        elif not self._is_closed:
-            try:
-                self.finalize()
-            except NothingPushedError:
-                self.close()
-                raise
-
-    def __del__(self) -> None:
-        """Warn of a stitcher that was neither finalized nor closed."""
-        if getattr(self, "_rows", None) is None or self._is_over or sys.is_finalizing():
-            return
-        if self._process != os.getpid():
-            return
-        self.close()
-        warn(
-            f"{self!r} was dropped without finalize() or close(): use it as a context manager, or call one "
-            "of them",
-            ResourceWarning,
-            source=self,
-        )
-
-    def __reduce__(self) -> NoReturn:
-        """Refuse to be copied, or sent to another process."""
-        raise ProcessError("a stitcher cannot be copied or sent to another process: push where it is")
 
     def __repr__(self) -> str:
         """Return coverage, heads and state in one line."""
@@ -357,23 +292,6 @@ class Stitcher:
             f"{len(self._written)}, {as_text(self.open_nbytes)} in open bands, {state}>"
         )
 
-    def _end(self) -> None:
-        """End the threads and the bar."""
-        if self._progress is not None:
-            self._progress.close()
-        if self._bands is not None:
-            self._bands.close()
-
-    @property
-    def _is_over(self) -> bool:
-        return self._result is not None or self._is_closed
-
-    @property
-    def _open_bands(self) -> Bands:
-        if self._bands is None:
-            raise ClosedError("the stitcher has no bands yet")
-        return self._bands
-
     def _push_whole(self, batch_output: BatchOutput, patches: NDArray[np.intp]) -> None:
         """Blend all that will come: each box's patch is a row of arrays in memory, told by its number.
 
@@ -381,105 +299,45 @@ class Stitcher:
         """
         with self._lock:
             heads = as_heads(batch_output)
-            bands = self._start(heads, WholeBands)
+            delivery, bands = self._start(heads, WholeBands)
             for number in bands.blend_all(heads.values, patches):
-                self._deliver([number])
+                delivery.deliver([number])
                 self._written |= bands.are_over(number)
                 if self._progress is not None:
                     self._progress.show()
             self._written[:] = True
 
-    def _start(self, heads: Heads[NDArray[Any]], kind: type[_SomeBands]) -> _SomeBands:
+    def _start(self, heads: Heads[NDArray[Any]], kind: type[_SomeBands]) -> tuple[Delivery, _SomeBands]:
         """Fix the heads; nothing has changed if this raises."""
         specs = as_specs(heads, StorageOptions())
         self._options.check_heads(specs.keys)
         n_spatial = count_axes(self._index.locs.shape[1])
-        patch = specs.values[0].patch_shape[:n_spatial]
-        for i, spec in enumerate(specs):
-            if len(spec.patch_shape) not in {n_spatial, n_spatial + 1} or 0 in spec.patch_shape:
-                raise HeadError(
-                    f"{heads.label(i)} has patch shape {spec.patch_shape}: with locations of "
-                    f"{2 * n_spatial} numbers a patch has {n_spatial} axes, or one more for channels; leave "
-                    "heads of another kind out, with stitch(batch, heads=[...])"
-                )
-            if spec.patch_shape[:n_spatial] != patch:
-                raise HeadError(
-                    f"{heads.label(i)} has patches of {spec.patch_shape[:n_spatial]}, but {heads.label(0)} "
-                    f"of {patch}: stitch heads of different size one by one"
-                )
-        grid = as_grid(self._index.locs, patch, self._output_shape, self._origin)
+        grid = as_grid(self._index.locs, patch_of(specs, n_spatial), self._output_shape, self._origin)
         window = as_window(self._blend, grid.patch)
-        n_overlaps = grid.most_overlaps()
-        maps = []
-        for key, spec in zip(specs.keys, specs, strict=True):
-            storage, asked = self._options.for_head(key, spec.dtype)
-            if window.blend == "max" and spec.dtype.kind == "c":
-                raise HeadError(f"head {key!r} is complex, which has no largest value: blend its parts")
-            dtype = result_dtype(spec.dtype, asked, f"head {key!r}")
-            sums = sum_dtype(spec.dtype, window, n_overlaps)
-            is_checked = window.is_sum and sums == spec.dtype.newbyteorder("=") and wider(sums) != sums
-            maps.append(MapSpec(spec.patch_shape[n_spatial:], dtype, storage.fill_value, sums, is_checked))
-        blank = [np.empty((0, *grid.shape[1 : grid.n_spatial], *each.channels), each.dtype) for each in maps]
-        self._rows.push(specs.like(blank).as_given(), np.empty((0, 1), dtype=np.intp))
-        _logger.info(
-            "stitching %d maps of %s in %s", len(maps), grid.shape[: grid.n_spatial], str(self._rows)
+        maps = map_specs(specs, n_spatial, self._options, window, grid.most_overlaps())
+        shape, canvas = grid.shape[1:n_spatial], self._canvas
+        blank = [np.empty((0, *shape, *each.channels), each.dtype) for each in maps]
+        canvas.place(maps.like(blank), slice(0, 0), 0, self._map_rows)
+        _log.info(
+            "stitching %d maps of %s in %s", len(maps), grid.shape[:n_spatial], canvas.zarr_store or "RAM"
         )
         # A map that takes much of the memory may have to leave it: then no band is held in it.
-        is_small = fits_in_memory(self._rows.nbytes, 0, tuning.now.small_percent)
-        home = self._rows._views if is_small else _nowhere  # noqa: SLF001  its rows are made in their place
-        bands = kind(grid, window, maps, self._written, home, as_limit(self._memory_limit))
-        self._grid, self._bands = grid, bands
-        self._specs = specs
-        if self._bar_type is not None:
-            n, state = len(self._index), partial(_shown, self._rows, bands, self._written)
-            self._progress = Progress(self._bar_type, n, n, state)
-        return bands
+        home = canvas.views if fits_in_memory(canvas.nbytes, 0, tuning.now.small_percent) else _nowhere
+        bands = kind(grid, window, maps.values, self._written, home, self._memory_limit)
+        delivery = Delivery(bands, maps, canvas, self._map_rows, self._on_band)
+        self._specs, self._delivery = specs, delivery
+        if self._bar is not None:
+            n, state = len(self._index), partial(_shown, canvas, bands, self._written)
+            self._progress = Progress(self._bar, n, n, state)
+        return delivery, bands
 
-    def _deliver(self, numbers: list[int], *, is_pushing: bool = False) -> None:
-        """Write bands to the maps, and hand them to the callback."""
-        for number in numbers:
-            self._waiting = number
-            try:
-                self._write_waiting(number)
-            except StorageError as refusal:
-                if not is_pushing:
-                    raise
-                # The batch was taken: the next call tries again, and tells.
-                _logger.warning("a band of the map waits for the disk: %s", str(refusal))
-                return
-            self._hand_over(number)
+    def _stop(self) -> None:
+        super()._stop()
+        if self._delivery is not None:
+            self._delivery.bands.close()
 
-    def _deliver_waiting(self) -> None:
-        """Deliver the band that the disk refused, if there is one."""
-        if self._waiting is not None:
-            self._deliver([self._waiting])
-
-    def _write_waiting(self, number: int) -> None:
-        rows, values = self._open_bands.finish(number)
-        self._rows.push(self._specs.like(values).as_given(), np.arange(rows.start, rows.stop)[:, None])
-
-    def _hand_over(self, number: int) -> None:
-        self._waiting = None
-        try:
-            self._call_back(*self._open_bands.finish(number))
-        finally:
-            self._open_bands.let_go(number)
-
-    def _call_back(self, rows: slice, values: list[NDArray[Any]]) -> None:
-        if self._on_band is None:
-            return
-        views = [value.view() for value in values]
-        for view in views:
-            view.flags.writeable = False
-        self._is_calling = True
-        try:
-            self._on_band(rows, self._specs.like(views).as_given())
-        finally:
-            self._is_calling = False
-
-    def _tell_if_large(self) -> None:
+    def _tell_if_large(self, bands: Bands) -> None:
         """Warn once when more bands wait than patches in order have open, and take much of the memory."""
-        bands = self._open_bands
         is_much = bands.nbytes > 2 * bands.least_nbytes and not fits_in_memory(bands.nbytes, 0, _LARGE)
         if is_much and not self._has_told:
             self._has_told = True
@@ -501,28 +359,20 @@ class Stitcher:
             )
 
     def _refuse_if_done(self, action: str) -> None:
-        if self._process != os.getpid():
-            raise ProcessError(
-                f"the stitcher of process {self._process} cannot {action} in process {os.getpid()}: send the "
-                "patches and their locations back, and push them there"
-            )
-        if self._is_calling:
+        super()._refuse_if_done(action)
+        if self._delivery is not None and self._delivery.is_calling:
             raise ClosedError(f"cannot {action} from within on_band: keep what it is given, and do it later")
-        if self._bands is not None and self._bands.is_torn:
+        if self._delivery is not None and self._delivery.bands.is_torn:
             raise ClosedError(
                 f"cannot {action}: a push was interrupted half-way; close(), and make a new one"
             )
-        if self._is_over:
-            done = "closed" if self._is_closed else "finalized"
-            raise ClosedError(f"cannot {action}: the stitcher was {done}; make a new one")
 
 
-def _shown(rows: FullBatchAccumulator, bands: Bands, written: NDArray[np.bool_]) -> tuple[int, str]:
+def _shown(canvas: Canvas, bands: Bands, written: NDArray[np.bool_]) -> tuple[int, str]:
     """Return what a progress bar shows."""
-    is_in_ram = rows._canvas.zarr_store is None  # noqa: SLF001  what the stitcher's own rows are in
-    memory = memory_state(
-        (rows.nbytes if is_in_ram else 0) + bands.nbytes, available_memory(), is_in_ram=is_in_ram
-    )
+    is_in_ram = canvas.zarr_store is None
+    held = (canvas.nbytes if is_in_ram else 0) + bands.nbytes
+    memory = memory_state(held, available_memory(), is_in_ram=is_in_ram)
     return int(np.count_nonzero(written)), f"{as_text(bands.nbytes)} in open bands, {memory}"
 
 

@@ -35,7 +35,7 @@ class WholeBands(Bands):
     def blend_all(self, heads: Sequence[NDArray[Any]], patches: NDArray[np.intp]) -> Iterator[int]:
         """Blend all patches, and yield the bands as they are ready to be finished, in order."""
         heads = [
-            head.reshape(len(head), *self._grid.patch, spec.n_channels)
+            head.reshape(len(head), *self.grid.patch, spec.n_channels)
             for head, spec in zip(heads, self._specs, strict=True)
         ]
         numbers = self._touched()
@@ -51,7 +51,7 @@ class WholeBands(Bands):
 
     def are_over(self, number: int) -> NDArray[np.bool_]:
         """Return which rows end with a band or before."""
-        are: NDArray[np.bool_] = self._grid.stop[:, 0] <= self._extent(number)[1]
+        are: NDArray[np.bool_] = self.grid.stop[:, 0] <= self._extent(number)[1]
         return are
 
     def _rows_between(self, start: int, stop: int) -> NDArray[np.intp]:
@@ -59,8 +59,8 @@ class WholeBands(Bands):
 
     def _touched(self) -> list[int]:
         """Return the bands that any row lies in."""
-        first, last = self._tops // self.height, (self._grid.stop[self._order, 0] - 1) // self.height
-        edges = np.zeros(-(-self._grid.shape[0] // self.height) + 1, dtype=np.intp)
+        first, last = self._tops // self.height, (self.grid.stop[self._order, 0] - 1) // self.height
+        edges = np.zeros(-(-self.grid.shape[0] // self.height) + 1, dtype=np.intp)
         np.add.at(edges, first, 1)
         np.add.at(edges, last + 1, -1)
         numbers: list[int] = np.flatnonzero(np.cumsum(edges)).tolist()
@@ -70,7 +70,7 @@ class WholeBands(Bands):
         """Blend all patches of a band, and finish it."""
         start, stop = self._extent(number)
         rows = np.sort(self._rows_between(start, stop))
-        share = share_of(self._grid, rows, start, stop, self.height, sum(head[:1].nbytes for head in heads))
+        share = share_of(self.grid, rows, start, stop, self.height, sum(head[:1].nbytes for head in heads))
         if share is not None:
             share.patches = patches[rows[share.patches]].tolist()
         try:
@@ -94,7 +94,7 @@ class WholeBands(Bands):
 
     @property
     def _most_nbytes(self) -> int:
-        fair = self._grid.shape[0] * self._row_nbytes // (_PER_THREAD * self._pool.n)
+        fair = self.grid.shape[0] * self._row_nbytes // (_PER_THREAD * self._pool.n)
         return min(max(fair, tuning.now.least_band_nbytes), tuning.now.whole_band_nbytes)
 
 

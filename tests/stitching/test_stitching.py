@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from accumulator import FullBatch, FullBatchAccumulator, Stitcher, stitch
+from accumulator._core.canvas import Canvas
 from accumulator._stitching import bands as _bands
 from accumulator._stitching import blend as _blend
 from accumulator._stitching import parts as _parts
@@ -551,15 +552,15 @@ def test_full_disk_keeps_the_band_and_the_next_call_writes_it(monkeypatch, tuned
     locs = raster((16, 8), (4, 4), (4, 4))
     values = np.arange(len(locs) * 16, dtype=np.float32).reshape(-1, 4, 4)
     stitcher = Stitcher(locs, memory_threshold=0)
-    push = FullBatchAccumulator.push
+    place = Canvas.place
     is_full = True
 
-    def refuse(rows, batch, where):
-        if is_full and len(where):
+    def refuse(canvas, heads, rows, *others):
+        if is_full and rows.start < rows.stop:
             raise StorageError(28, "no space left")
-        push(rows, batch, where)
+        place(canvas, heads, rows, *others)
 
-    monkeypatch.setattr(FullBatchAccumulator, "push", refuse)
+    monkeypatch.setattr(Canvas, "place", refuse)
     stitcher.push(values[:2], locs[:2])
     assert stitcher.written[:2].all()
     for _ in range(2):
@@ -1094,7 +1095,7 @@ def test_result_in_memory_is_told_of_band_by_band(tuned):
     come = []
 
     def on_band(rows, _values):
-        stitchers = [each for each in gc.get_objects() if isinstance(each, Stitcher) and each._bands]
+        stitchers = [each for each in gc.get_objects() if isinstance(each, Stitcher) and each._delivery]
         come.append((rows.start, max(int(each.written.sum()) for each in stitchers)))
         if len(come) == 5:
             raise ValueError("enough")

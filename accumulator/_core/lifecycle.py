@@ -1,0 +1,250 @@
+"""How the public classes live and end, written once: what collects, and what it hands over."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Self, TypeVar
+
+import attrs
+
+from accumulator._core.memory import available_memory
+from accumulator._inputs.heads import Heads
+from accumulator._inputs.warn import warn
+from accumulator._pictures import as_html, memory_text
+from accumulator.exceptions import ClosedError, NothingPushedError, ProcessError, StorageWarning
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from accumulator._core.canvas import Canvas
+    from accumulator._core.locations import LocationIndex
+    from accumulator._pictures.progress import Progress
+    from accumulator._stores import FolderStore
+    from accumulator.typing import RowArray
+
+_Result = TypeVar("_Result")
+
+
+@attrs.define(eq=False, repr=False)
+class Collector(Generic[_Result]):
+    """Takes batches, in the process that made it, until it is finalized or closed."""
+
+    _name: ClassVar[str]  # in messages
+    _pushed: ClassVar[str]
+
+    _index: LocationIndex
+    _canvas: Canvas
+    _written: NDArray[np.bool_]
+    _progress: Progress | None = attrs.field(init=False, default=None)
+    _result: _Result | None = attrs.field(init=False, default=None)
+    _is_closed: bool = attrs.field(init=False, default=False)
+    _lock: threading.RLock = attrs.field(init=False, factory=threading.RLock)
+    _process: int = attrs.field(init=False, factory=os.getpid)
+
+    @property
+    def written(self) -> NDArray[np.bool_]:
+        """Which of the N locations have come: ``(N,)``, read-only."""
+        view = self._written.view()
+        view.flags.writeable = False
+        return view
+
+    @property
+    def missing_locs(self) -> NDArray[Any]:
+        """The locations that nothing has come for, in the order of the list: ``(n, K)``."""
+        return self._index.locs[~self._written]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole result, 0 before the first push; on disk gaps take none of them."""
+        return self._canvas.nbytes
+
+    def finalize(self) -> _Result:
+        """Return the whole result."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """End without a result; after `finalize`, or a second time, do nothing.
+
+        Everything is dropped; with ``store``, what is complete is recorded first.
+
+        Raises
+        ------
+        StorageError
+            The disk refused to record something in ``store``, which has to be predicted again; an OSError. It
+            is closed all the same.
+        """
+        with self._lock:
+            if self._is_over:
+                return
+            self._is_closed = True
+            try:
+                if self._is_ours and self._canvas.run is not None:
+                    self._canvas.flush()
+            finally:
+                if self._is_ours:
+                    self._stop()
+                self._canvas.close()
+
+    def __enter__(self) -> Self:
+        """Return it."""
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Finalize if that was not done; after an exception close instead."""
+        if exc_value is not None:
+            try:
+                self.close()
+            except Exception as refusal:  # noqa: BLE001  what ends the block matters more
+                exc_value.add_note(f"accumulator: rows were not recorded: {refusal}")
+        elif not self._is_closed:
+            try:
+                self.finalize()
+            except NothingPushedError:
+                self.close()
+                raise
+
+    def __del__(self) -> None:
+        """Warn of what was neither finalized nor closed."""
+        if getattr(self, "_result", self) is not None or self._is_closed or sys.is_finalizing():
+            return
+        if self._is_ours:
+            self._stop()
+            warn(
+                f"{self!r} was dropped without finalize() or close(): use it as a context manager, or call "
+                "one of them",
+                ResourceWarning,
+                source=self,
+            )
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be copied, or sent to another process."""
+        raise self._elsewhere("be sent to another process, or copied")
+
+    def _tell_at_exit(self) -> None:
+        """At the end of the interpreter, warn of rows that a run which is still open takes with it."""
+        if self._canvas.run is not None:
+            weakref.finalize(self, _tell_unrecorded, weakref.ref(self))
+
+    @property
+    def _is_over(self) -> bool:
+        return self._result is not None or self._is_closed
+
+    @property
+    def _is_ours(self) -> bool:
+        return self._process == os.getpid()
+
+    def _stop(self) -> None:
+        """End the bar and the threads; what was not flushed is dropped."""
+        if self._progress is not None:
+            self._progress.close()
+        self._canvas.stop()
+
+    def _refuse_if_done(self, action: str) -> None:
+        if not self._is_ours:
+            raise self._elsewhere(f"{action} in process {os.getpid()}")
+        if self._is_over:
+            done = "closed" if self._is_closed else "finalized"
+            raise ClosedError(f"cannot {action}: the {self._name} was {done}; make a new one")
+
+    def _elsewhere(self, action: str) -> ProcessError:
+        return ProcessError(
+            f"the {self._name} of process {self._process} cannot {action}: what is pushed there would not "
+            f"come back; send the {self._pushed} and their locations back, and push them here"
+        )
+
+
+def _tell_unrecorded(reference: weakref.ref[Collector[Any]]) -> None:
+    collector = reference()
+    if collector is None or collector._is_over or not collector._is_ours:  # noqa: SLF001  its own
+        return
+    run, n_unrecorded = collector._canvas.run, collector._canvas.n_unrecorded  # noqa: SLF001
+    if run is not None and n_unrecorded:
+        warn(
+            f"{n_unrecorded} rows were not recorded in {run.root}, as nobody finalized or closed it: use it "
+            "as a context manager",
+            StorageWarning,
+        )
+
+
+class Result:
+    """One array a head, in RAM or in files that last until it is closed."""
+
+    __slots__ = ()
+    _counted: ClassVar[str]  # what `written` counts
+
+    outputs: list[RowArray] | dict[str, RowArray]
+    output_locs: NDArray[Any]
+    written: NDArray[np.bool_]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all outputs as if dense; on disk gaps take none of them."""
+        return sum(int(array.nbytes) for array in self._heads)
+
+    @property
+    def path(self) -> Path | None:
+        """The folder of the zarr group; None in RAM."""
+        return None if self._files is None else self._files.root
+
+    def close(self) -> None:
+        """Remove the temporary folder of what did not fit in RAM; its arrays then refuse to be read.
+
+        Arrays in RAM stay as they are, and so does what was saved. A second call does nothing.
+        """
+        if self._files is not None:
+            self._files.shut()
+
+    def __enter__(self) -> Self:
+        """Return it."""
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Return heads, coverage and place in one line."""
+        arrays = self._heads.by_name().items()
+        heads = ", ".join(f"{name}: {tuple(array.shape)} {array.dtype}" for name, array in arrays)
+        n_written = f"{self.written.sum()} of {len(self.written)} {self._counted}"
+        return f"<{type(self).__name__} {{{heads}}}, {n_written}, {self._files or 'RAM'}>"
+
+    def _repr_html_(self) -> str:
+        """Return heads, coverage, memory and place as a notebook shows them; no value is read."""
+        held = self.nbytes if self._files is None else 0
+        facts = {**self._facts, "memory": memory_text(held, available_memory())}
+        if self._files is not None:
+            facts["stored in"] = str(self._files)
+        heads = self._heads.by_name()
+        return as_html(type(self).__name__, heads, facts, self.output_locs, self.written)
+
+    @property
+    def _files(self) -> FolderStore | None:
+        """Where the arrays lie; None in RAM."""
+        raise NotImplementedError
+
+    @property
+    def _facts(self) -> dict[str, str]:
+        """What else a notebook shows."""
+        raise NotImplementedError
+
+    @property
+    def _heads(self) -> Heads[RowArray]:
+        return Heads.of(self.outputs)
