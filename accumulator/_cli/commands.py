@@ -263,16 +263,9 @@ def _add_demo(demo: argparse.ArgumentParser) -> None:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    demo = need("accumulator._demo", "demo")
-    options = demo.Options(
-        memory_threshold=arguments.memory_threshold,
-        compare=arguments.compare,
-        save_path=arguments.save_path,
-        output=arguments.output,
-        cache=arguments.cache,
-        batch_size=arguments.batch_size,
-    )
-    return 0 if demo.run_demo(options) else 1
+    demo = need("accumulator._demo.run", "demo")
+    options = {name: value for name, value in vars(arguments).items() if name != "run"}
+    return 0 if demo.run_demo(**options) else 1
 
 
 def _info(arguments: argparse.Namespace) -> int:

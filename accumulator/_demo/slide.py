@@ -1,7 +1,4 @@
-"""The slide as the network wants it: at 1 um/px, tissue told from glass, stains told apart.
-
-Stains are told apart by Macenko's method. Knows nothing of tiles.
-"""
+"""The slide as the network wants it: at 1 um/px, tissue told from glass, stains told apart."""
 
 from __future__ import annotations
 
@@ -52,15 +49,10 @@ def separate_stains(rgb: NDArray[np.uint8], tissue: NDArray[np.bool_]) -> NDArra
 
 
 def stain_vectors(density: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Return the colours of eosin and haematoxylin, ``(2, 3)``, each of length one.
+    """Return the colours of eosin and haematoxylin, ``(2, 3)``, each of length one, by Macenko's method.
 
-    The densities of tissue lie near a plane, in a wedge between the two stains: the edges of the wedge,
-    without the outermost 1 % on each side, are the stains.
-
-    Parameters
-    ----------
-    density : (n, 3) array
-        Optical densities of tissue in red, green, blue.
+    The optical densities of tissue, ``(n, 3)``, lie near a plane, in a wedge between the two stains: the
+    edges of the wedge, without the outermost 1 % on each side, are the stains.
     """
     stained = density[np.linalg.norm(density, axis=1) > _FAINT].astype(np.float64)
     plane = np.linalg.eigh(np.cov(stained.T))[1][:, [2, 1]]

@@ -1,7 +1,4 @@
-"""Tiles: where they are, and how they are cut out of the slide.
-
-They overlap by half, so that every second one in x and y is a grid without overlap.
-"""
+"""Tiles, which overlap by half, so that every second one in x and y is a grid without overlap."""
 
 from __future__ import annotations
 
@@ -21,9 +18,8 @@ def tile_locations(height: int, width: int) -> NDArray[np.int64]:
 
     The grid starts at the corner of the slide and covers all of it, so that the last tiles reach beyond.
     """
-    start_y, start_x = np.meshgrid(_starts(height), _starts(width), indexing="ij")
-    corner = np.stack([start_x.ravel(), start_y.ravel()], axis=1)
-    return np.concatenate([corner, corner + TILE], axis=1)
+    ys, xs = (np.arange(0, max(1, length - TILE + STRIDE), STRIDE) for length in (height, width))
+    return np.array([[x, y, x + TILE, y + TILE] for y in ys for x in xs], dtype=np.int64)
 
 
 def tissue_share(tissue: NDArray[np.bool_], locs: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -47,8 +43,3 @@ def without_overlap(locs: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Return which tiles lie side by side, if the others are left out: ``(N,)``."""
     beside: NDArray[np.bool_] = (locs[:, :2] % TILE == 0).all(axis=1)
     return beside
-
-
-def _starts(length: int) -> NDArray[np.int64]:
-    n_tiles = 1 + max(0, -(-(length - TILE) // STRIDE))
-    return np.arange(n_tiles, dtype=np.int64) * STRIDE

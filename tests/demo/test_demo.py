@@ -14,7 +14,7 @@ import zipfile
 import numpy as np
 import pytest
 import zarr
-from PIL import Image, ImageFont
+from PIL import Image
 
 from accumulator import FullBatch, FullBatchAccumulator, __version__, stitch
 from accumulator._cli.commands import main
@@ -351,7 +351,7 @@ def test_maps_lie_where_their_tiles_were_cut(tmp_path, memory_threshold):
         collected(locs, rows, heads, **options) as result,
         _maps.stitch_maps(result, (500, 700), **options) as maps,
     ):
-        assert (maps.n_beside, maps.n_blended) == (2, 4)
+        assert (maps.beside.n_stitched, maps.blended.n_stitched) == (2, 4)
         assert (maps.blended.path is None) == (memory_threshold == 80)
         beside = np.zeros((500, 700, 1), dtype=bool)
         beside[:320, :640] = True
@@ -373,8 +373,8 @@ def test_map_without_a_tile_side_by_side_is_empty():
         _maps.stitch_maps(result, (320, 480)) as maps,
     ):
         assert not maps.beside.coverage().any()
-        assert np.isnan(maps.seams_beside)
-        assert maps.n_beside == 0
+        assert np.isnan(maps.seams[0])
+        assert maps.beside.n_stitched == 0
 
 
 def test_seams_are_compared_with_the_gradient_elsewhere():
@@ -406,8 +406,9 @@ def test_blending_takes_the_seams_away():
         collected(locs, np.arange(len(locs)), heads) as result,
         _maps.stitch_maps(result, (960, 960)) as maps,
     ):
-        assert maps.seams_beside > 5
-        assert maps.seams_blended < 1.5
+        beside, blended = maps.seams
+        assert beside > 5
+        assert blended < 1.5
 
 
 # The network
@@ -446,13 +447,13 @@ def test_cores_where_the_system_tells_no_affinity(monkeypatch, cores, expected):
     """All cores are then taken, or one if even their number is unknown."""
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
-    assert _network._available_cores() == expected
+    assert _network.available_cores() == expected
 
 
 def test_cores_are_those_this_process_may_use(monkeypatch):
     """A container or taskset leaves fewer than the machine has."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {4, 7}, raising=False)
-    assert _network._available_cores() == 2
+    assert _network.available_cores() == 2
 
 
 # The whole, with a small slide and a fake network
@@ -546,45 +547,70 @@ def test_small_demo_is_laid_where_the_stains_are(drawn, tmp_path):
     assert (tmp_path / "accumulator-demo.png").is_file()
 
 
+@pytest.fixture
+def figure(monkeypatch):
+    """Keep the figure that is drawn."""
+    kept = []
+    make = _picture.make_figure
+
+    def keep(*arguments):
+        kept.append(make(*arguments))
+        return kept[-1]
+
+    monkeypatch.setattr(_picture, "make_figure", keep)
+    return kept
+
+
+def in_px(figure, artist):
+    """Return left, top, right and bottom of what was drawn, in px of the file."""
+    box = artist.get_window_extent()
+    return box.x0, figure.bbox.height - box.y1, box.x1, figure.bbox.height - box.y0
+
+
 @pytest.mark.usefixtures("small_demo")
-def test_texts_of_the_picture_can_be_read(monkeypatch, tmp_path):
-    """Pillow's font has every character, and every text ends within its column."""
-    texts = []
-    write = _picture._Sheet.write
-
-    def note(sheet, left, baseline, text, size, color):
-        end = write(sheet, left, baseline, text, size, color)
-        texts.append((left, end, text, size))
-        return end
-
-    monkeypatch.setattr(_picture._Sheet, "write", note)
+def test_texts_of_the_picture_can_be_read(figure, tmp_path):
+    """The font has every character, or else it would warn, and every text ends within its column."""
     assert main(["demo", "--output", str(tmp_path / "p.png")]) == 0
-    assert len(texts) == 3 + 8 * 2 + 2 + 3 + 1 + 1 + 4  # header, titles, legends
-    font = ImageFont.load_default(40)
-    no_glyph = bytes(font.getmask("\uffff"))
-    for left, end, text, size in texts:
-        assert all(bytes(font.getmask(letter)) != no_glyph for letter in text), text
-        in_header = size in {84, 52}
-        column_end = 3840 if in_header else 48 + (left - 48) // 948 * 948 + 900
-        assert end < column_end - 30, text
+    (figure,) = figure
+    assert len(figure.texts) == 3
+    assert all(in_px(figure, text)[2] < 1920 - 24 for text in figure.texts)
+    panels = figure.axes[:8]
+    for panel in panels:
+        left, _, right, _ = in_px(figure, panel)
+        legend = panel.get_legend()
+        texts = [panel.title, panel._left_title, *panel.texts, *(legend.get_texts() if legend else [])]
+        seen = [text for text in texts if text.get_text() and text.get_window_extent().width]
+        assert len(seen) >= 2  # two titles
+        for text in seen:
+            start, _, end, _ = in_px(figure, text)
+            number = text.get_text().isdecimal()  # those of tiles at the edge may be cut
+            assert number or left - 3 <= start < end <= right, text.get_text()
+    legends = [panel.get_legend() for panel in panels if panel.get_legend()]
+    labels = [[text.get_text() for text in legend.get_texts()] for legend in legends]
+    assert labels[0][0].endswith(" written")
+    assert labels[1:] == [["lumen", "epithelium", "stroma"], ["no tile"], ["outline of epithelium"]]
 
 
 @pytest.mark.usefixtures("small_demo")
-def test_picture_shows_the_slide_and_where_no_tile_is(drawn, tmp_path):
+def test_picture_shows_the_slide_and_where_no_tile_is(figure, drawn, tmp_path):
     """The first panel is the slide; in the blended map and the stain, hatched is what has no tile."""
     assert main(["demo", "--output", str(tmp_path / "accumulator-demo.png")]) == 0
     rgb, laid, _ = drawn[0]
+    (figure,) = figure
     with Image.open(tmp_path / "accumulator-demo.png") as image:
         picture = np.asarray(image.convert("RGB")).astype(int)
-    size = (450, round(900 * rgb.shape[0] / rgb.shape[1]) // 2)
-    lower = 214 + size[1] + 56 + 64
-    top_left = {"slide": (24, 214), "blended": (24 + 3 * 474, 214), "stain": (24 + 474, lower)}
-    panels = {name: picture[y : y + size[1], x : x + size[0]] for name, (x, y) in top_left.items()}
+    panels = {}
+    for name, number in (("slide", 0), ("blended", 3), ("stain", 5)):
+        left, top, right, bottom = np.round(in_px(figure, figure.axes[number])).astype(int)
+        panels[name] = picture[top:bottom, left:right]
+    size = panels["slide"].shape[1::-1]
+    assert size[0] == 450
+    assert size[1] == pytest.approx(450 * rgb.shape[0] / rgb.shape[1], abs=2)
     assert abs(panels["slide"] - np.asarray(Image.fromarray(rgb).resize(size)).astype(int)).mean() < 5
-    covered = np.asarray(Image.fromarray(laid["stain"][1]).resize(size))
     is_framed = (abs(panels["blended"] - [31, 41, 51]) < 3).all(axis=-1)
     assert is_framed.any()
     for name in ("blended", "stain"):
+        covered = np.asarray(Image.fromarray(laid["stain"][1]).resize(panels[name].shape[1::-1]))
         is_hatched = (abs(panels[name] - [238, 240, 243]) < 3).all(axis=-1)
         assert is_hatched[covered].mean() < 0.02, name
         assert is_hatched[~covered].mean() > 0.6, name  # the rest are the lines and the frame
@@ -596,7 +622,7 @@ def test_place_that_is_enlarged_has_the_worst_seams(corner, expected):
     values = np.zeros((1481, 1108, 3), np.float32)
     x, y = corner
     values[y - 200 : y, x - 150 : x] = 1
-    x0, y0, x1, y1 = _picture._box_of_seams(values, np.ones((1481, 1108), np.uint32))
+    x0, y0, x1, y1 = _picture.box_of_seams(values, np.ones((1481, 1108), np.uint32))
     assert (x0 + x1) / 2 == expected
     assert (y0 + y1) / 2 == corner[1]
     assert (x1 - x0, y1 - y0) == (370, 494)
@@ -604,7 +630,7 @@ def test_place_that_is_enlarged_has_the_worst_seams(corner, expected):
 
 def test_place_that_is_enlarged_on_a_slide_of_one_tile():
     """Without any corner of four tiles it is the middle."""
-    box = _picture._box_of_seams(np.zeros((300, 240, 3), np.float32), np.ones((300, 240), np.uint32))
+    box = _picture.box_of_seams(np.zeros((300, 240, 3), np.float32), np.ones((300, 240), np.uint32))
     assert box == (80, 100, 160, 200)
 
 
@@ -613,9 +639,9 @@ def test_locations_outline_two_tiles_only_if_two_overlap():
     locs = _tiles.tile_locations(320, 640)
     head = np.zeros((3, 320, 320, 1), np.float32)
     with collected(locs, np.array([0, 2]), {"head": head}) as result:
-        assert _picture._neighbours(result) == []
+        assert _picture.neighbours(result) == []
     with collected(locs, np.array([1, 2]), {"head": head}) as result:
-        assert _picture._neighbours(result) == [1, 2]
+        assert _picture.neighbours(result) == [1, 2]
 
 
 @pytest.mark.usefixtures("small_demo")
@@ -632,6 +658,7 @@ def test_folder_gets_rows_map_and_report(tmp_path, capsys, threshold):
                 rows["sha256 of probability"][0],
                 rows["sha256 of stain"][0],
             ]
+        assert rows["rows:"] == [str(folder / "rows.zarr")]
         assert main(["verify", str(folder / "rows.zarr")]) == 0
         capsys.readouterr()
         page = (folder / "report.html").read_text()
@@ -744,7 +771,8 @@ def test_digest_is_of_all_rows_in_order():
 
 WITHOUT_EXTRA = (
     "import sys\n"
-    "sys.modules.update(dict.fromkeys(['onnxruntime', 'PIL', 'platformdirs', 'tqdm']))\n"
+    "extra = ['jinja2', 'matplotlib', 'onnxruntime', 'PIL', 'platformdirs', 'tqdm']\n"
+    "sys.modules.update(dict.fromkeys(extra))\n"
     "from accumulator._cli import main\n"
 )
 
@@ -846,10 +874,10 @@ def test_picture_of_another_kind_is_a_usage_error(capsys):
 def test_interrupted_demo_ends_quietly(monkeypatch, capsys):
     """Ctrl-C is no error to explain."""
 
-    def interrupt(_):
+    def interrupt(**_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("accumulator._demo.run_demo", interrupt)
+    monkeypatch.setattr(_run, "run_demo", interrupt)
     assert main(["demo"]) == 130
     assert capsys.readouterr().err == "accumulator: interrupted\n"
 
