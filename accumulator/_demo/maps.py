@@ -61,15 +61,6 @@ def seam_ratio(values: NDArray[Any], coverage: NDArray[np.uint32], period: int) 
 
     The mean absolute difference of neighbours with a border between them, divided by that of all others, over
     both directions and all channels. Only pixels that tiles cover count. NaN if no border is among them.
-
-    Parameters
-    ----------
-    values : (height, width, channels) array
-        The map.
-    coverage : (height, width) array
-        How many tiles cover each pixel.
-    period : int
-        Tiles begin and end at its multiples, in x and in y.
     """
     across, elsewhere = [], []
     for axis in (0, 1):

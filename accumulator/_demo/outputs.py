@@ -26,15 +26,7 @@ _UM_PER_PX: Final = 1.0  # of the shrunken slide that the tiles were cut from
 
 
 def claim(folder: Path) -> None:
-    """Mark a folder as the demo's own, before anything is computed for it.
-
-    Raises
-    ------
-    MissingExtraError
-        What the map is written with is not installed; an ImportError.
-    ResultExistsError
-        Something that no demo wrote has the name of an output; a FileExistsError.
-    """
+    """Mark a folder as the demo's own, before anything is computed for it."""
     need("ome_zarr", "demo")
     folder.mkdir(parents=True, exist_ok=True)
     mark = folder / _MARK
@@ -56,11 +48,6 @@ def write_outputs(folder: Path, result: FullBatch, maps: StitchedMap) -> dict[st
 
     Each is written elsewhere and takes its place when it is whole. A result on disk may be moved, and cannot
     be read any more afterwards.
-
-    Raises
-    ------
-    StorageError
-        The disk refused; an OSError.
     """
     places = {label: folder / name for label, name in _NAMES.items()}
     with tempfile.TemporaryDirectory(prefix=f"{_MARK}-", dir=folder) as name:

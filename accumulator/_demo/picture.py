@@ -44,13 +44,7 @@ _CLASSES: Final = {"lumen": "#b9dff5", "epithelium": "#5b2a86", "stroma": "#f2a6
 
 
 def draw(path: Path, rgb: NDArray[np.uint8], result: FullBatch, maps: Maps) -> None:
-    """Draw a result of the demo and its maps, and write them as a PNG.
-
-    Raises
-    ------
-    OSError
-        The file cannot be written.
-    """
+    """Draw a result of the demo and its maps, and write them as a PNG."""
     drawn = io.BytesIO()
     make_figure(rgb, result, maps).savefig(drawn, format="png")
     pixels = np.asarray(Image.open(drawn).convert("RGB"))

@@ -76,15 +76,7 @@ class Map:
 
 
 def as_map(name: str, array: RowArray, n_spatial: int) -> Map:
-    """Return a head's array as a map.
-
-    Raises
-    ------
-    HeadError
-        It has no name, or not the shape of a map.
-    HeadDtypeError
-        It is no array, or of numbers that image formats do not have.
-    """
+    """Return a head's array as a map."""
     if n_spatial not in _AXES:
         raise OptionError(f"n_spatial is {n_spatial!r}: a map has 2 spatial axes (y, x) or 3 (z, y, x)")
     if not isinstance(name, str) or not name.isprintable() or not name:

@@ -58,40 +58,6 @@ def write_ome_tiff(  # noqa: PLR0913  one a property of an image
 
     Memory is bounded, whatever the size, as in `write_ome_zarr`. For that the pyramid is first laid out on
     disk, beside ``path``, where it takes about the room of the file until that is written.
-
-    Parameters
-    ----------
-    path : str or pathlib.Path
-        Where nothing is yet; viewers expect a name that ends in ``.ome.tif`` or ``.ome.tiff``.
-    array : numpy.ndarray or zarr.Array
-        (y, x) or (y, x, c), for ``n_spatial=3`` (z, y, x) or (z, y, x, c). bool is written as uint8 0 and 1,
-        float16 as float32.
-    n_spatial : int, optional
-        2 or 3 spatial axes.
-    name : str
-        What the image is called.
-    pixel_size : float or sequence of float, optional
-        How large a pixel is: for all axes, or in the order x, y(, z) of locations.
-    unit : str, optional
-        The unit of ``pixel_size``: nm, µm, mm, cm, m, or its name, such as "micrometer".
-    channel_names : sequence of str, optional
-        One name a channel; by default their numbers, or ``name``.
-
-    Raises
-    ------
-    MissingExtraError
-        the extra ``ome`` is not installed; an ImportError.
-    ResultExistsError
-        Something is at ``path`` already; a FileExistsError.
-    StorageError
-        The disk refused; an OSError. Nothing is left at ``path``.
-    HeadError
-        ``array`` is no map; a ValueError.
-    HeadDtypeError
-        ``array`` is of complex numbers, long doubles or integers of 64 bits, which OME-TIFF has not; a
-        TypeError.
-    OptionError
-        A pixel size, unit or channel names that cannot be; a ValueError.
     """
     head, sizes, symbol, channels = check_ome_tiff(
         array, n_spatial=n_spatial, name=name, pixel_size=pixel_size, unit=unit, channel_names=channel_names

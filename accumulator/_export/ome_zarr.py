@@ -65,42 +65,6 @@ def write_ome_zarr(  # noqa: PLR0913  one a property of an image
     (z,) y, x. Each has a pyramid whose y and x are halved until 512 pixels hold them; z is not.
 
     Memory is bounded, whatever the size: some 256 MiB of pixels are held, and the chunks being read.
-
-    Parameters
-    ----------
-    path : str or pathlib.Path
-        Where nothing is yet.
-    maps : dict of numpy.ndarray or zarr.Array
-        By head name: (y, x) or (y, x, c), for ``n_spatial=3`` (z, y, x) or (z, y, x, c). The mean of the
-        values that are not NaN goes into the pyramid of floats, every second pixel into that of integers,
-        which may be labels. What viewers do not show is widened, losing nothing: bool is written as
-        uint8 0 and 1, float16 as float32.
-    n_spatial : int, optional
-        2 or 3 spatial axes.
-    pixel_size : float or sequence of float, optional
-        How large a pixel is: for all axes, or in the order x, y(, z) of locations. Without it, a pixel has
-        size 1 and no unit.
-    unit : str, optional
-        The unit of ``pixel_size``: "micrometer" or "µm", "nanometer" and so on.
-    channel_names : sequence of str, or dict of them by head, optional
-        One name a channel; a map without channels has one. By default their numbers, or the head's name.
-    origin : sequence of int, optional
-        Where the first pixel lies, in pixels and in the order x, y(, z); viewers shift the map by it.
-
-    Raises
-    ------
-    MissingExtraError
-        the extra ``ome`` is not installed; an ImportError.
-    ResultExistsError
-        Something is at ``path`` already; a FileExistsError.
-    StorageError
-        The disk refused; an OSError. Nothing is left at ``path``.
-    HeadError
-        A head is no map (a 1-d one), or its name cannot be that of a group; a ValueError.
-    HeadDtypeError
-        A map of complex numbers or long doubles; a TypeError.
-    OptionError
-        A pixel size, unit or channel names that cannot be; a ValueError.
     """
     heads, sizes, unit, names = check_ome_zarr(
         maps, n_spatial=n_spatial, pixel_size=pixel_size, unit=unit, channel_names=channel_names

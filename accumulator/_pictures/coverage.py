@@ -21,39 +21,19 @@ _TINY: Final = 1e-6  # of a cell: less is what rounding leaves
 
 @attrs.frozen(eq=False)
 class Coverage:
-    """How much of each cell is written.
+    """How much of each cell is written."""
 
-    Attributes
-    ----------
-    share : (rows, columns) float array
-        NaN where nothing is listed, else the share of what is listed that is written: 0 where all is missing.
-    extent : tuple of float
-        Where the raster lies: left, top, right, bottom. For a strip 0, 0, N, 1.
-    kind : {"boxes", "points", "strip"}
-        What a location is; a strip has the rows in canonical order.
-    n, n_written : int
-        Locations, and how many are written.
-    """
-
+    # (rows, columns): the share of what is listed in it that is written, NaN where nothing is
     share: NDArray[np.float64]
+    # where the raster lies: left, top, right, bottom. For a strip 0, 0, N, 1
     extent: tuple[float, float, float, float]
-    kind: str
-    n: int
+    kind: str  # what a location is; a strip has the rows in canonical order
+    n: int  # locations
     n_written: int
 
 
 def coverage(locs: NDArray[Any], written: NDArray[np.bool_], most_cells: int = MOST_CELLS) -> Coverage:
-    """Return the raster of a list of locations.
-
-    Parameters
-    ----------
-    locs : (N, K) array
-        ``[start_x, start_y, end_x, end_y]``, points ``[x, y]``, or anything else, which is shown as a strip.
-    written : (N,) bool array
-        Which of them hold a prediction.
-    most_cells : int
-        Of each side.
-    """
+    """Return the raster of a list of locations."""
     n, n_columns = locs.shape
     n_written = int(np.count_nonzero(written))
     if n == 0 or n_columns not in {2, 4}:

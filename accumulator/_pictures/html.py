@@ -33,19 +33,7 @@ def as_html(
     locs: NDArray[Any],
     written: NDArray[np.bool_],
 ) -> str:
-    """Return a table of facts and heads beside a picture of the coverage.
-
-    Parameters
-    ----------
-    title : str
-        What it is.
-    heads : dict of arrays
-        What is accumulated, by name.
-    facts : dict
-        Other rows of the table.
-    locs, written : (N, K) and (N,) arrays
-        The locations, and which of them hold a prediction.
-    """
+    """Return a table of facts and heads beside a picture of the coverage."""
     shown = coverage(locs, written)
     rows = {"written": f"{_share(shown.n_written, shown.n)}, {shown.n - shown.n_written:,} missing", **facts}
     listed = "".join(

@@ -29,20 +29,7 @@ _HATCH: Final = "#a3adb8"
 
 
 def plot_coverage(locs: NDArray[Any], written: NDArray[np.bool_], ax: Axes | None = None) -> Axes:
-    """Draw which locations are written and which are missing.
-
-    Parameters
-    ----------
-    locs, written : (N, K) and (N,) arrays
-        The locations, and which of them hold a prediction.
-    ax : matplotlib Axes, optional
-        Where; a new figure by default.
-
-    Raises
-    ------
-    MissingExtraError
-        matplotlib is not installed; an ImportError.
-    """
+    """Draw which locations are written and which are missing."""
     need("matplotlib", "plot")
     if ax is None:
         ax = _panels(1)[0]
@@ -89,26 +76,6 @@ def plot_map(
 
     A map longer than 2000 px is shown by every second pixel, every third and so on, and only these are kept
     in memory. What is missing (NaN, infinite) is hatched.
-
-    Parameters
-    ----------
-    array : (H, W) or (H, W, C) numpy.ndarray or zarr.Array
-        The map. Three channels of uint8 are red, green and blue.
-    channel : int, optional
-        The only one to be shown.
-    ax : matplotlib Axes, optional
-        Where; a new figure by default.
-    origin : (x, y), default (0, 0)
-        Where the map's first corner lies.
-    title : str, optional
-        What stands above.
-
-    Raises
-    ------
-    MissingExtraError
-        matplotlib is not installed; an ImportError.
-    OptionError
-        It is no map, has no such channel, or has too many channels to show all; a ValueError.
     """
     need("matplotlib", "plot")
     image, step = _decimated(array, channel)

@@ -19,32 +19,14 @@ if TYPE_CHECKING:
 
 
 def as_progress(raw: bool) -> Any:  # noqa: FBT001  an argument to be checked
-    """Return the class of the bar, None where none is wanted.
-
-    Raises
-    ------
-    OptionError
-        It is neither True nor False.
-    MissingExtraError
-        tqdm is not installed.
-    """
+    """Return the class of the bar, None where none is wanted."""
     if not isinstance(raw, bool):
         raise OptionError(f"progress is {raw!r}: it is True or False")
     return need("tqdm.auto", "progress").tqdm if raw else None
 
 
 class Progress:
-    """The bar of one run.
-
-    Parameters
-    ----------
-    bar : type
-        What `as_progress` returned.
-    n_expected, n_most : int
-        How many rows will come as far as is known, 0 if it is not, and how many may.
-    state : callable
-        Returns how many have come, and what is shown beside that. The bar starts at what has come already.
-    """
+    """The bar of one run: ``state`` returns how many rows have come, and what is shown beside that."""
 
     def __init__(self, bar: Any, n_expected: int, n_most: int, state: Callable[[], tuple[int, str]]) -> None:
         self._n_most, self._state = n_most, state

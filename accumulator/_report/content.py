@@ -30,50 +30,24 @@ _MOST_HEADS: Final = 24  # that have pictures
 
 @attrs.frozen(eq=False)
 class HeadMap:
-    """The map of a head, a picture a channel.
+    """The map of a head, a picture a channel."""
 
-    Attributes
-    ----------
-    pictures : list of Picture
-        Of the first channels.
-    width, height : int
-        Of the whole map, in px.
-    step : int
-        Every so many px one is shown.
-    n_channels : int
-        Of the head.
-    """
-
-    pictures: list[Picture]
-    width: int
+    pictures: list[Picture]  # of the first channels
+    width: int  # of the whole map, in px
     height: int
-    step: int
-    n_channels: int
+    step: int  # every so many px one is shown
+    n_channels: int  # of the head
 
 
 @attrs.frozen(eq=False)
 class HeadReport:
-    """A head.
+    """A head."""
 
-    Attributes
-    ----------
-    details : dict
-        Its name, which may hold anything, and how it is stored.
-    disk_nbytes : int
-        What it takes on disk.
-    map : HeadMap or str
-        Its map, or why there is none.
-    reading : Reading
-        What was read of it for its map.
-    histogram : Histogram or None
-        Of its values.
-    """
-
-    details: dict[str, Any]
-    disk_nbytes: int
-    map: HeadMap | str
-    reading: Reading
-    histogram: Histogram | None
+    details: dict[str, Any]  # its name, which may hold anything, and how it is stored
+    disk_nbytes: int  # what it takes on disk
+    map: HeadMap | str  # its map, or why there is none
+    reading: Reading  # what was read of it for its map
+    histogram: Histogram | None  # of its values
 
 
 @attrs.frozen(eq=False)
@@ -87,15 +61,7 @@ class Report:
 
 
 def gather(path: Path, max_px: int = MAX_PX) -> Report:
-    """Read what the report of a store says; whoever writes the store is not disturbed.
-
-    Raises
-    ------
-    MissingExtraError
-        Pillow is not installed.
-    ResultNotFoundError, ResultFormatError, StorageError
-        There is no store, it cannot be read, or nothing was pushed yet.
-    """
+    """Read what the report of a store says; whoever writes the store is not disturbed."""
     need("PIL.Image", "report")  # before much is read
     with FullBatch.load(path, partial=True) as batch:
         found, root = info(path), path.absolute()

@@ -36,37 +36,17 @@ _SHOWN: Final = 10  # rows of a head that text lists
 
 @attrs.frozen
 class Info:
-    """What a store is.
+    """What a store is."""
 
-    Attributes
-    ----------
-    path : str
-        Its folder.
-    state : {"creating", "running", "complete"}
-        How far it is.
-    is_locked : bool or None
-        Whether somebody is writing it; None where the system does not tell.
-    n, n_written : int
-        Locations, and how many have come.
-    n_columns : int or None
-        Numbers of a location; None while the store is being created.
-    resume_token : str or None
-        What the user gave.
-    disk_nbytes : int
-        What it takes on disk.
-    heads : list of dict
-        Name and storage of each.
-    """
-
-    path: str
-    state: str
-    is_locked: bool | None
-    n: int
-    n_written: int
-    n_columns: int | None
-    resume_token: str | None
-    disk_nbytes: int
-    heads: list[dict[str, Any]]
+    path: str  # its folder
+    state: str  # how far it is
+    is_locked: bool | None  # whether somebody is writing it; None where the system does not tell
+    n: int  # locations
+    n_written: int  # how many have come
+    n_columns: int | None  # numbers of a location; None while the store is being created
+    resume_token: str | None  # what the user gave
+    disk_nbytes: int  # what it takes on disk
+    heads: list[dict[str, Any]]  # name and storage of each
 
     def as_json(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
@@ -96,27 +76,18 @@ class Info:
 
 @attrs.frozen
 class Verdict:
-    """What checking every byte of a store has shown; rows are counted as they were at the start.
-
-    Attributes
-    ----------
-    path, state, is_locked, n, n_written
-        As in `Info`.
-    names : list of str
-        The heads.
-    damaged, dirty : list of int arrays
-        For each head: recorded rows that are not what was written, and others that do not hold the fill
-        value. In a running store the latter are what a crash left; resuming removes them, and they are no
-        damage.
-    """
+    """What checking every byte of a store has shown; rows are counted as they were at the start."""
 
     path: str
     state: str
     is_locked: bool | None
     n: int
     n_written: int
-    names: list[str]
+    names: list[str]  # the heads
+    # for each head: recorded rows that are not what was written
     damaged: list[NDArray[np.intp]]
+    # for each head: others that do not hold the fill value; in a running store a crash left them, and they
+    # are no damage: resuming removes them
     dirty: list[NDArray[np.intp]]
 
     @property
@@ -177,13 +148,7 @@ class Missing:
 
 
 def info(path: Path) -> Info:
-    """Return what a store is.
-
-    Raises
-    ------
-    ResultNotFoundError, ResultFormatError, StorageError
-        There is no store, or it cannot be read.
-    """
+    """Return what a store is."""
     root = path.absolute()
     mark, is_written = open_mark(root), is_locked(root)
     n_written, heads, n_columns = 0, [], None
@@ -199,13 +164,7 @@ def info(path: Path) -> Info:
 
 
 def verify(path: Path) -> Verdict:
-    """Compare every byte of a store with its checksums.
-
-    Raises
-    ------
-    ResultNotFoundError, ResultFormatError, StorageError
-        There is no store, it cannot be read, or it has no rows yet.
-    """
+    """Compare every byte of a store with its checksums."""
     root = path.absolute()
     open_mark(root)
     is_written = is_locked(root)

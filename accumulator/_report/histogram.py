@@ -23,26 +23,16 @@ _COARSE: Final = 2.0**50  # beyond it a float64 has no halves
 
 @attrs.frozen(eq=False)
 class Histogram:
-    """How often values are met.
+    """How often values are met."""
 
-    Attributes
-    ----------
-    counts, edges : array
-        Of each bin, and where bins begin and end.
-    low, median, high : float
-        Of the values that are finite.
-    n_values, n_rows, n_strange : int
-        Values and rows that were looked at, and values that are NaN or infinite.
-    """
-
-    counts: NDArray[np.int64]
-    edges: NDArray[np.float64]
-    low: float
+    counts: NDArray[np.int64]  # of each bin
+    edges: NDArray[np.float64]  # where bins begin and end
+    low: float  # of the values that are finite
     median: float
     high: float
-    n_values: int
+    n_values: int  # that were looked at
     n_rows: int
-    n_strange: int
+    n_strange: int  # values that are NaN or infinite
 
 
 def histogram(array: RowArray, written: NDArray[np.bool_]) -> Histogram | None:

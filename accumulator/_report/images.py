@@ -29,50 +29,21 @@ _HATCH: Final = 8  # px from line to line
 
 @attrs.frozen(eq=False)
 class Picture:
-    """A channel of a small map.
+    """A channel of a small map."""
 
-    Attributes
-    ----------
-    label : str
-        Which channel it is.
-    png : bytes
-        The picture.
-    width, height : int
-        Its size.
-    low, high : str
-        The values of the first and the last colour; empty where colours are the values.
-    masks : list of str
-        What is hatched in it: see `MASKS`.
-    """
-
-    label: str
-    png: bytes
+    label: str  # which channel it is
+    png: bytes  # the picture
     width: int
     height: int
-    low: str
-    high: str
-    masks: list[str]
+    low: str  # the value of the first colour; empty where colours are the values
+    high: str  # of the last
+    masks: list[str]  # what is hatched in it: see `MASKS`
 
 
 def as_pictures(
     image: NDArray[Any], covered: NDArray[np.bool_], masks: dict[str, NDArray[np.bool_]]
 ) -> list[Picture]:
-    """Return a map's channels as PNGs; three channels of uint8 also as colours, which come first.
-
-    Parameters
-    ----------
-    image : (h, w, C) array
-        The map.
-    covered : (h, w) bool array
-        Where it has values.
-    masks : dict of (h, w) bool array
-        Where something is "missing", "unread" or "damaged"; the last one is shown over all others.
-
-    Raises
-    ------
-    MissingExtraError
-        Pillow is not installed.
-    """
+    """Return a map's channels as PNGs; three channels of uint8 also as colours, which come first."""
     pictures = []
     if image.shape[2] == 3 and image.dtype == np.uint8:
         pictures.append(_picture("as colours", image, covered, masks))

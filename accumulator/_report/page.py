@@ -36,21 +36,7 @@ _COVERAGE_PX: Final = 380
 
 
 def write_report(store: Path, target: Path) -> int:
-    """Write the report of a store to a file that is not there yet, and return its bytes.
-
-    Raises
-    ------
-    MissingExtraError
-        jinja2 or Pillow is not installed.
-    ResultExistsError
-        Something is at ``target``.
-    OptionError
-        ``target`` is in the store.
-    StorageError
-        It cannot be written, or the store cannot be read.
-    ResultNotFoundError, ResultFormatError
-        There is no store, or nothing was pushed yet.
-    """
+    """Write the report of a store to a file that is not there yet, and return its bytes."""
     need("jinja2", "report")  # before much is read
     if os.path.lexists(target):
         raise _exists(target)
@@ -74,13 +60,7 @@ def write_report(store: Path, target: Path) -> int:
 
 
 def render(report: Report) -> str:
-    """Return the page.
-
-    Raises
-    ------
-    MissingExtraError
-        jinja2 is not installed.
-    """
+    """Return the page."""
     jinja2 = need("jinja2", "report")
     here = files("accumulator._report")
     page, style, script = (here.joinpath(f"page.{end}").read_text("utf-8") for end in ("html", "css", "js"))

@@ -23,29 +23,18 @@ _BLOCK_NBYTES: Final = 16 * 2**20  # of an array in memory, which has no chunks
 
 @attrs.define(eq=False)
 class Reading:
-    """What may be read of a head, and what became of it.
+    """What may be read of a head, and what became of it."""
 
-    Attributes
-    ----------
-    most_nbytes : int
-        Bytes of whole chunks; at least one chunk is read.
-    n_wanted : int
-        How many rows were asked for.
-    n_met : int
-        How many of them lie in chunks that were to be read.
-    rows : (n,) int array
-        Rows that were read.
-    damaged : (n,) int array
-        Rows that are not what was written, or hold something though they never came.
-    lost : (n,) int array
-        Rows that could not be read, as they share a chunk with damaged ones, or are just being rewritten.
-    """
-
+    # bytes of whole chunks; at least one chunk is read
     most_nbytes: int = attrs.field(factory=lambda: tuning.now.report_head_nbytes)
-    n_wanted: int = attrs.field(init=False, default=0)
-    n_met: int = attrs.field(init=False, default=0)
+    n_wanted: int = attrs.field(init=False, default=0)  # how many rows were asked for
+    n_met: int = attrs.field(init=False, default=0)  # how many of them lie in chunks that were to be read
+    # (n,): rows that were read
     rows: NDArray[np.intp] = attrs.field(init=False, factory=lambda: np.empty(0, np.intp))
+    # (n,): rows that are not what was written, or hold something though they never came
     damaged: NDArray[np.intp] = attrs.field(init=False, factory=lambda: np.empty(0, np.intp))
+    # (n,): rows that could not be read, as they share a chunk with damaged ones, or are just being
+    # rewritten
     lost: NDArray[np.intp] = attrs.field(init=False, factory=lambda: np.empty(0, np.intp))
 
 
@@ -55,20 +44,6 @@ def read_rows(
     """Yield rows and their values, in canonical order, a chunk at a time.
 
     Where all wanted rows lie in more chunks than may be read, chunks are left out evenly.
-
-    Parameters
-    ----------
-    array : (N, *patch_shape) numpy.ndarray or zarr.Array
-        The head.
-    wanted : (n,) int array
-        Rows in rising order.
-    reading : Reading
-        What may be read; what was is noted in it.
-
-    Raises
-    ------
-    StorageError
-        The operating system does not let us read.
     """
     unit, reading.n_wanted = unit_rows(array), len(wanted)
     row_nbytes = max(1, int(array.nbytes) // max(1, array.shape[0]))

@@ -40,31 +40,6 @@ def thumbnail(
 
     Patches that are coarser or finer than their box are stretched; a row without height and width colours
     its whole box.
-
-    Parameters
-    ----------
-    array : (N, *patch_shape) numpy.ndarray or zarr.Array
-        The head: patches ``(H, W)``, ``(H, W, C)`` or ``(C, H, W)``, or ``(C,)`` or ``()``.
-    output_locs : (N, 4) array
-        ``[start_x, start_y, end_x, end_y]`` of each row.
-    written : (N,) bool array
-        Which rows are shown.
-    max_px : int
-        Of the longer side.
-    reading : Reading, optional
-        What may be read, 1 GiB by default; it says afterwards what was.
-
-    Returns
-    -------
-    image : (h, w, C) array
-        The first channels.
-    covered : (h, w) bool array
-        Where a row is.
-
-    Raises
-    ------
-    NoMapError
-        The head has no map; the message says why.
     """
     grid = Grid.of(output_locs, max_px)
     axis = channel_axis(array, grid)
@@ -90,31 +65,16 @@ def thumbnail(
 
 @attrs.frozen(eq=False)
 class Grid:
-    """Every n-th pixel of the plane that all boxes lie in.
+    """Every n-th pixel of the plane that all boxes lie in."""
 
-    Attributes
-    ----------
-    step : int
-        n.
-    shape : (height, width)
-        Of the small map.
-    size : (width, height)
-        Of the whole map, in px.
-    boxes : (N, 4) int array
-        Which pixels of the small map are each row's own.
-    offsets, sizes : (N, 2) int array
-        Where each box begins in the whole map, and how large it is: x and y, in px.
-    areas : (N,) int array
-        Of ``boxes``; 0 where a row is not seen.
-    """
-
-    step: int
-    shape: tuple[int, int]
-    size: tuple[int, int]
-    boxes: NDArray[np.int64]
+    step: int  # n
+    shape: tuple[int, int]  # (height, width): of the small map
+    size: tuple[int, int]  # (width, height): of the whole map, in px
+    boxes: NDArray[np.int64]  # (N, 4): which pixels of the small map are each row's own
+    # (N, 2): where each box begins in the whole map, and how large it is: (x, y), in px
     offsets: NDArray[np.int64]
     sizes: NDArray[np.int64]
-    areas: NDArray[np.int64]
+    areas: NDArray[np.int64]  # (N,): of ``boxes``; 0 where a row is not seen
 
     @classmethod
     def of(cls, output_locs: NDArray[Any], max_px: int) -> Grid:

@@ -19,23 +19,12 @@ _SOME: Final = 1000  # files that are looked at
 
 @attrs.frozen
 class Timing:
-    """Seconds since 1970; None where it is unknown.
+    """Seconds since 1970; None where it is unknown."""
 
-    Attributes
-    ----------
-    created : float or None
-        When the store was made.
-    recorded : float or None
-        When rows were recorded last.
-    finished : float or None
-        When the run was finalized.
-    rows_per_second : float or None
-        Over all the time between, pauses included; None where rows were there before the store was.
-    """
-
-    created: float | None
-    recorded: float | None
-    finished: float | None
+    created: float | None  # when the store was made
+    recorded: float | None  # when rows were recorded last
+    finished: float | None  # when the run was finalized
+    # over all the time between, pauses included; None where rows were there before the store was
     rows_per_second: float | None
 
     @property
