@@ -27,6 +27,7 @@ OPTIONS = ["-p", "no:cacheprovider", "--hypothesis-profile=mutations"]
 TIMEOUT = 120  # seconds; tests that a mutation made hang have noticed it
 LOCATIONS, FULL_BATCH = "accumulator/_core/locations.py", "accumulator/_core/align.py"
 CANVAS, STORES = "accumulator/_core/canvas.py", "accumulator/_stores"
+PUTS, PLACE = "accumulator/_core/all_or_nothing.py", "accumulator/_core/ram_or_disk.py"
 BLOCK, HEAD, FILES, ENCODED = (
     f"{STORES}/writing/block.py",
     f"{STORES}/writing/head.py",
@@ -62,23 +63,23 @@ MUTATIONS = [
     (FULL_BATCH, "else int(rows.max())", "else int(rows[-1])"),
     (FULL_BATCH, "len(index) if is_last else _last(rows) + 1", "_last(rows) + 1"),
     (FULL_BATCH, "index.locs[consumed:].copy(), done", "index.locs[consumed + 1 :].copy(), done"),
-    (CANVAS, "max(self.n_consumed, n_consumed)", "n_consumed"),
-    (CANVAS, "as_numbers(rows)[~seen]\n            arrays", "as_numbers(rows)[seen]\n            arrays"),
-    (CANVAS, "            self.written[rows] = True", "            self.written[: len(arrays[0])] = True"),
-    (CANVAS, "rows = rows[~self.written[rows]]", "rows = rows[:0]"),
-    (CANVAS, "or not touched else [(again, held)]", "or touched else [(again, held)]"),
+    (CANVAS, "return as_numbers(rows)[~seen], tuple(", "return as_numbers(rows)[seen], tuple("),
+    (PUTS, "max(before, n_consumed)", "n_consumed"),
+    (PUTS, "            self.written[rows] = True", "            self.written[: len(values[0])] = True"),
+    (PUTS, "rows = rows[~self.written[rows]]", "rows = rows[:0]"),
+    (PUTS, "or not touched else [(again, held)]", "or touched else [(again, held)]"),
     (
-        CANVAS,
+        PUTS,
         "as_numbers(rows)[~seen], as_numbers(rows)[seen]",
         "as_numbers(rows)[seen], as_numbers(rows)[~seen]",
     ),
-    (CANVAS, "                touched = stop", "                touched = start"),
+    (PUTS, "                touched = stop", "                touched = start"),
     (
-        CANVAS,
+        PUTS,
         "np.full((1, *s.patch_shape), s.storage.fill_value, s.dtype)",
         "np.zeros((1, *s.patch_shape), s.dtype)",
     ),
-    (CANVAS, "rows.take_over(ram, self.written)", "rows.take_over(ram, self.written[::-1])"),
+    (PLACE, "store.take_over(ram, rows.written)", "store.take_over(ram, rows.written[::-1])"),
     (HEAD, "None if known is None or known.all() else known", "None"),
     (HEAD, "None if known is None else known | block.filled", "None if known is None else block.filled"),
     (HEAD, "while len(self._open) > self._most_open:", "while len(self._open) > self._most_open + 1:"),

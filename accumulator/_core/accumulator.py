@@ -11,12 +11,12 @@ import attrs
 import numpy as np
 
 from accumulator._core.align import prepare_multitask_full_batch
-from accumulator._core.canvas import Budget
 from accumulator._core.full_batch import FullBatch, as_read_only, hand_over
 from accumulator._core.lifecycle import Collector
 from accumulator._core.locations import LocationIndex
 from accumulator._core.memory import available_memory
 from accumulator._core.opening import open_canvas
+from accumulator._core.plan import Budget
 from accumulator._inputs.arguments import (
     as_expected,
     as_folder,
@@ -283,7 +283,7 @@ class FullBatchAccumulator(Collector[FullBatch]):
         >>> accumulator.close()
         """
         with self._lock:
-            if batch_output is None and self._canvas.rows is None:
+            if batch_output is None and self._canvas.store is None:
                 raise NothingPushedError(
                     "the heads are unknown before the first push: give a batch to plan for"
                 )
@@ -434,7 +434,7 @@ class FullBatchAccumulator(Collector[FullBatch]):
     @property
     def _state(self) -> str:
         canvas = self._canvas
-        place = "nothing pushed" if canvas.rows is None else "RAM" if canvas.zarr_store is None else "zarr"
+        place = "nothing pushed" if canvas.store is None else "RAM" if canvas.zarr_store is None else "zarr"
         return "finalized" if self._result is not None else "closed" if self._is_closed else place
 
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from accumulator._core.canvas import Budget, Canvas
+from accumulator._core.canvas import Canvas
 from accumulator._core.locations import LocationIndex
+from accumulator._core.plan import Budget
 from accumulator._inputs.validation import (
     as_canvas_nbytes,
     as_heads,

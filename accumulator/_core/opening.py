@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from accumulator._core.canvas import Budget, Canvas
+from accumulator._core.canvas import Canvas
 from accumulator._stores import KeptRun
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from accumulator._core.plan import Budget
     from accumulator._inputs.options import StorageOptions
     from accumulator.typing import Mode, OnDuplicate
 
@@ -50,7 +51,7 @@ def open_canvas(  # noqa: PLR0913  each is told by its name
     budget = attrs.evolve(budget, save_path=str(Path(store).parent))
     interval = 30 if checkpoint_interval is None else checkpoint_interval
     try:
-        return Canvas(len(locs), budget, on_duplicate, options, n_expected, run, interval)
+        return Canvas.resume(run, budget, on_duplicate, options, n_expected, interval)
     except BaseException:
         run.release()
         raise

@@ -7,19 +7,41 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
+import numpy as np
 
 from accumulator._core import memory
 from accumulator._inputs.text import as_text
 from accumulator._inputs.warn import warn
-from accumulator._stores import BUFFER_NBYTES, Layout, layout, storage_error
+from accumulator._stores import BUFFER_NBYTES, layout, storage_error
 from accumulator.exceptions import StorageError, StorageWarning
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from accumulator._inputs.heads import Heads
     from accumulator._inputs.validation import HeadSpec
+    from accumulator._stores import RowStore
 
-_UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
 _NO_SPACE = 28  # errno.ENOSPC, which not every platform has
+
+
+@attrs.frozen
+class Budget:
+    """What decides between RAM and disk, and where on disk."""
+
+    save_path: str
+    memory_threshold: float
+    memory_limit: int | None = None
+    held_nbytes: int = 0  # accumulated elsewhere, and counted against the same share of the memory
+
+    def fits(self, nbytes: int) -> bool:
+        """Whether RAM holds a result."""
+        return memory.fits_in_memory(nbytes, self.held_nbytes, self.memory_threshold, self.memory_limit)
+
+    @property
+    def buffer_nbytes(self) -> int:
+        """Bytes that may be in memory of a result on disk."""
+        return memory.buffer_nbytes(BUFFER_NBYTES, self.memory_limit)
 
 
 @attrs.frozen
@@ -144,35 +166,31 @@ class Plan:
 def make_plan(  # noqa: PLR0913  what it depends on
     n_rows: int,
     specs: Heads[HeadSpec],
+    budget: Budget,
+    store: RowStore | None,
     *,
-    save_path: str,
-    threshold: float,
-    limit: int | None,
-    held: int,
     n_expected: int,
     n_written: int,
-    is_in_ram: bool | None,
-    made: tuple[list[Layout], int] | None,
-    is_kept: bool,
-    n_on_disk: int,
+    recorded: NDArray[np.bool_] | None,
 ) -> Plan:
     """Return the plan for heads of N rows.
 
-    ``is_in_ram`` is None while that is open. ``made`` are the arrays on disk, if they are there, and what
-    their buffers take.
+    ``store`` is where they are, None while that is open; ``recorded`` are the rows that a run which is kept
+    has on disk.
     """
     row_nbytes = sum(spec.row_nbytes for spec in specs)
     nbytes = n_rows * row_nbytes
-    available = memory.available_memory()
-    if is_in_ram is None:
-        is_in_ram = memory.fits_in_memory(nbytes, held, threshold, limit)
-    elif is_in_ram:
-        available += n_written * row_nbytes
-    layouts, buffer_nbytes = made or ([], 0)
-    if not is_in_ram and made is None:
-        layouts, open_chunks = layout(n_rows, specs.values, memory.buffer_nbytes(BUFFER_NBYTES, limit))
-        buffer_nbytes = sum(each.buffer_nbytes(open_chunks) for each in layouts)
-    allowed = max(0, int(available * threshold / 100) - held)
+    is_kept, n_files, buffer_nbytes = recorded is not None, 0, 0
+    if store is not None:
+        is_in_ram, n_files, buffer_nbytes = store.zarr_store is None, store.n_files, store.buffer_nbytes
+    else:
+        is_in_ram = not is_kept and budget.fits(nbytes)
+        if not is_in_ram:
+            layouts, open_chunks = layout(n_rows, specs.values, budget.buffer_nbytes)
+            n_files = sum(each.n_files for each in layouts)
+            buffer_nbytes = sum(each.buffer_nbytes(open_chunks) for each in layouts)
+    available = memory.available_memory() + is_in_ram * n_written * row_nbytes
+    allowed = max(0, int(available * budget.memory_threshold / 100) - budget.held_nbytes)
     return Plan(
         place="RAM" if is_in_ram else "zarr",
         heads=tuple(
@@ -187,15 +205,15 @@ def make_plan(  # noqa: PLR0913  what it depends on
         nbytes_expected=n_expected * row_nbytes,
         memory_nbytes=nbytes if is_in_ram else buffer_nbytes,
         memory_available=available,
-        memory_allowed=allowed if limit is None else min(allowed, limit),
+        memory_allowed=allowed if budget.memory_limit is None else min(allowed, budget.memory_limit),
         disk_nbytes=0 if is_in_ram else nbytes,
-        disk_free=free_nbytes(save_path),
-        n_files=sum(each.n_files for each in layouts),
-        save_path=save_path,
+        disk_free=free_nbytes(budget.save_path),
+        n_files=n_files,
+        save_path=budget.save_path,
         is_compressed=any(spec.storage.compressors is not None for spec in specs),
         row_nbytes_plain=sum(spec.row_nbytes for spec in specs if spec.storage.compressors is None),
         is_kept=is_kept,
-        n_on_disk=n_on_disk,
+        n_on_disk=0 if recorded is None else int(np.count_nonzero(recorded)),
     )
 
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 import attrs
 import numpy as np
 
-from accumulator._core.canvas import Budget
 from accumulator._core.full_batch import hand_over
 from accumulator._core.lifecycle import Collector
 from accumulator._core.locations import LocationIndex
 from accumulator._core.memory import available_memory, fits_in_memory
 from accumulator._core.opening import open_canvas
+from accumulator._core.plan import Budget
 from accumulator._inputs import tuning
 from accumulator._inputs.arguments import as_folder, as_limit, as_store, as_threshold
 from accumulator._inputs.heads import Heads

@@ -404,7 +404,7 @@ def test_last_rows_that_do_not_fit_are_not_lost(monkeypatch):
 
 def test_memory_that_is_refused_after_all_goes_to_disk(monkeypatch):
     """When the system refuses an array that should have fitted, the result goes to zarr."""
-    monkeypatch.setattr("accumulator._core.canvas.RamRows.__init__", _refuse_memory)
+    monkeypatch.setattr("accumulator._core.ram_or_disk.RamRows.__init__", _refuse_memory)
     with FullBatchAccumulator(LOCS) as accumulator:
         accumulator.push(*batch([0]))
     assert all(isinstance(output, zarr.Array) for output in accumulator.finalize().outputs)
@@ -659,8 +659,8 @@ def test_many_heads_share_the_buffers():
     with FullBatchAccumulator(locs, memory_limit="1 MiB") as accumulator:
         for row in np.random.default_rng(0).permutation(64):
             accumulator.push([head[:1] for head in heads], locs[[row]])
-            stores = accumulator._canvas.rows._heads
-            with accumulator._canvas.rows._writer.lock:
+            stores = accumulator._canvas.store._heads
+            with accumulator._canvas.store._writer.lock:
                 held = sum(b.pages.nbytes for s in stores for b in s._open.values())
                 held += sum(b.nbytes for s in stores for b in s._handed.values())
                 held += sum(pages.nbytes for store in stores for pages in store._spare)
@@ -786,7 +786,7 @@ def test_error_behind_the_callers_back_is_told(monkeypatch, surface, kind, argum
 
 def _wait_until_written(accumulator):
     """Wait until nothing is under way any more, whether it went well or not."""
-    writer = accumulator._canvas.rows._writer
+    writer = accumulator._canvas.store._writer
     with writer.lock:
         assert writer.lock.wait_for(lambda: not writer._waiting and not writer._running, timeout=60)
 

@@ -172,11 +172,11 @@ def test_view_counts_as_somebody_who_looks():
     assert not rows.is_looked_at
     with FullBatchAccumulator(LOCS) as accumulator:
         accumulator.push(*batch([0]))
-        assert not accumulator._canvas.rows.is_looked_at
+        assert not accumulator._canvas.store.is_looked_at
         view = accumulator.canvas[0][3:]
-        assert accumulator._canvas.rows.is_looked_at
+        assert accumulator._canvas.store.is_looked_at
         del view
-        assert not accumulator._canvas.rows.is_looked_at
+        assert not accumulator._canvas.store.is_looked_at
 
 
 AT_EXIT = """

@@ -562,7 +562,7 @@ def test_resume_in_which_one_call_fails(tmp_path, monkeypatch, whole, name):
             safe = versions.copy()
         if count == 6:
             break
-    accumulator._canvas._show_rows()  # in their files, and not recorded
+    accumulator._canvas._rows.show()  # in their files, and not recorded
     shutil.copytree(store, crashed)
     accumulator.close()
     for number in EVERY:
@@ -593,7 +593,7 @@ def test_folder_that_is_removed(tmp_path, name, interval, is_flushed):
         if count == 3:
             if is_flushed:
                 accumulator.flush()
-            accumulator._canvas.rows._writer.drain()  # else it writes into what is being removed
+            accumulator._canvas.store._writer.drain()  # else it writes into what is being removed
             shutil.rmtree(store)
         try:
             push(accumulator, rows, new)
@@ -897,7 +897,7 @@ def test_nothing_lies_behind_the_last_row(tmp_path):
     with start(tmp_path / "run.zarr", "shuffled") as accumulator:
         for rows in (range(7), range(56, N)):
             push(accumulator, list(rows), ZERO)
-            accumulator._canvas.rows._writer.drain()
+            accumulator._canvas.store._writer.drain()
     content = (tmp_path / "run.zarr" / "outputs" / "1" / "c.8.0.0").read_bytes()
     assert len(content) == 7 * 60
     assert not any(content[4 * 60 :])

@@ -315,11 +315,11 @@ def test_a_resumed_run_keeps_to_the_memory_limit(options, policy):
     order = rng.permutation(N)
     with start(store="once.zarr", **options) as accumulator:
         accumulator.push([patches, grades], LOCS)
-        assert accumulator._canvas.rows.part_nbytes == N * row_nbytes
+        assert accumulator._canvas.store.part_nbytes == N * row_nbytes
     with start(**options) as accumulator:
         accumulator.push([patches[:1], grades[:1]], LOCS[:1])
     accumulator = start(memory_limit="1 MiB", **options)
-    rows = accumulator._canvas.rows
+    rows = accumulator._canvas.store
     assert rows.part_nbytes == row_nbytes  # of all heads, which is more than a quarter
     assert rows._writer.limit_nbytes == 2 * row_nbytes
     held, room = [], rows.make_room
@@ -354,7 +354,7 @@ def test_a_limit_with_room_for_the_chunks_holds_them(limit):
     for row in (0, 10):
         accumulator = start(memory_limit=limit)
         accumulator.push(np.ones((1, 2**15)), LOCS[row : row + 1])
-        rows = accumulator._canvas.rows
+        rows = accumulator._canvas.store
         found.append((rows.part_nbytes, rows._writer.limit_nbytes, len(rows.heads[0]._open)))
         assert rows.open_chunks >= 1
         assert limit is None or rows.buffer_nbytes <= as_nbytes(limit, "limit")

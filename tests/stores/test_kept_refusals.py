@@ -186,7 +186,7 @@ def test_file_that_somebody_removes_is_missed():
     """Its rows are not recorded."""
     accumulator = start()
     push(accumulator, range(4))
-    accumulator._canvas.rows.flush()
+    accumulator._canvas.store.flush()
     (STORE / "outputs/0/c.0.0").unlink()
     for call in (accumulator.flush, accumulator.finalize, accumulator.close):
         with pytest.raises(StorageError, match="No such file"):
@@ -367,7 +367,7 @@ def test_copy_of_a_partial_result_has_recorded_rows_alone(compressors):
     push(accumulator, [1])
     accumulator.flush()
     push(accumulator, [2, 7])
-    accumulator._canvas.rows.flush()
+    accumulator._canvas.store.flush()
     FullBatch.load(STORE, partial=True).save("copy.zarr")
     accumulator.close()
     copy = FullBatch.load("copy.zarr")
@@ -410,7 +410,7 @@ def test_looking_while_the_writer_removes_a_folder(monkeypatch):
     push(accumulator, range(4), first=50)
     accumulator.flush()
     push(accumulator, range(4))
-    accumulator._canvas.rows.flush()
+    accumulator._canvas.store.flush()
 
     def scandir(path):
         if str(path).endswith("redo") and Path(path).is_dir():

@@ -165,7 +165,7 @@ class Machine(RuleBasedStateMachine):
         """End as SIGKILL ends it, maybe with flipped bits; what was kept and not hit is there."""
         self.count += 1
         path = self.folder / f"{self.count}.zarr"
-        rows = self.accumulator._canvas.rows
+        rows = self.accumulator._canvas.store
         if rows is not None:
             rows._writer.drain()  # what it has begun: otherwise every run would leave something else
         shutil.copytree(self.path, path)

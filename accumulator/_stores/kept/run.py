@@ -99,6 +99,7 @@ class KeptRun:
         self._mark = Mark(CREATING, None, 0, len(locs), hash_locations(locs), resume_token)
         self.recorded = np.zeros(len(locs), dtype=bool)
         self.is_resumed = False
+        self._rows: ZarrRows | None = None
         self._unsynced = system.Unsynced()
         self._is_marked = True  # whether the disk certainly says what the mark does
         self._broken: tuple[str, NDArray[np.intp]] | None = None
@@ -114,7 +115,7 @@ class KeptRun:
         """Whether the store says that the run is complete."""
         return self._is_marked and self._mark.state == COMPLETE
 
-    def create(self, specs: Heads[HeadSpec], buffer_nbytes: int) -> tuple[ZarrRows, FolderStore]:
+    def create(self, specs: Heads[HeadSpec], buffer_nbytes: int) -> ZarrRows:
         """Make the group and its arrays; after a failure the folder is empty again.
 
         Raises
@@ -151,11 +152,10 @@ class KeptRun:
             if isinstance(cause, OSError):
                 raise storage_error(cause, f"no store can be made in {self.root}") from cause
             raise
-        return rows, store
+        self._rows = rows
+        return rows
 
-    def resume(
-        self, buffer_nbytes: int, most_nbytes: int, fit: Fit
-    ) -> tuple[ZarrRows, FolderStore, Heads[HeadSpec]]:
+    def resume(self, buffer_nbytes: int, most_nbytes: int, fit: Fit) -> tuple[ZarrRows, Heads[HeadSpec]]:
         """Open what an earlier run has recorded, and check every byte of it.
 
         Damaged rows are missing from then on, with a StorageWarning. Whatever the record does not have is
@@ -196,7 +196,8 @@ class KeptRun:
             len(self.recorded),
             n_damaged,
         )
-        return rows, store, specs.like(made.spec for made in rows.layouts)
+        self._rows = rows
+        return rows, specs.like(made.spec for made in rows.layouts)
 
     def abandon(self) -> None:
         """Make the folder empty again: nothing of the first push was taken."""
@@ -217,7 +218,7 @@ class KeptRun:
         if self._mark.state == COMPLETE or not self._is_marked:
             self._set_state(RUNNING)
 
-    def checkpoint(self, rows: ZarrRows, written: NDArray[np.bool_]) -> None:
+    def checkpoint(self, written: NDArray[np.bool_]) -> None:
         """Return when all written rows, which are in their files, are on the disk and recorded.
 
         Raises
@@ -227,9 +228,11 @@ class KeptRun:
             store is not where it was: then no call will succeed.
         """
         self._refuse_if_broken()
+        if self._rows is None:
+            return
         what = f"rows cannot be recorded in {self.root}"
         try:
-            self._checkpoint(rows, written)
+            self._checkpoint(self._rows, written)
         except StorageError:
             raise
         except OSError as cause:

@@ -41,7 +41,9 @@ class RamRows:
         The operating system refuses the memory.
     """
 
+    zarr_store = None
     part_nbytes = sys.maxsize  # put as many as there are
+    buffer_nbytes = n_files = 0
 
     def __init__(self, n_rows: int, specs: Sequence[HeadSpec], first: Sequence[NDArray[Any]]) -> None:
         # Each head's first byte in its pages.
@@ -61,7 +63,6 @@ class RamRows:
 
     @property
     def arrays(self) -> list[RowArray]:
-        """One array a head, ``(N, *patch_shape)``."""
         return list(self.held)
 
     @property
@@ -72,7 +73,6 @@ class RamRows:
         return max(counts) > counts[0]
 
     def views(self, start: int, stop: int) -> list[NDArray[Any]]:
-        """Return rows of each head, to be written by whoever puts them next."""
         return [array[start:stop] for array in self.held]
 
     def make_room(self, nbytes: int) -> None:
@@ -96,15 +96,16 @@ class RamRows:
         """Do nothing: whoever put rows that shall not count puts others over them."""
 
     def get(self, rows: Rows) -> list[NDArray[Any]]:
-        """Return a copy of rows of each head."""
         return [np.array(array[rows]) for array in self.held]
 
     def flush(self) -> None:
         """Do nothing: the arrays are always up to date."""
 
     def close(self) -> None:
-        """End the threads that help to copy."""
         self._copier.close()
+
+    def remove(self) -> None:
+        self.close()
 
 
 def _is_there(array: NDArray[Any], rows: Rows, values: NDArray[Any]) -> bool:

@@ -48,7 +48,7 @@ class ZarrRows:
 
     Parameters
     ----------
-    store : FolderStore
+    zarr_store : FolderStore
         Where; a group ``outputs`` is made in it with one array a head, ``0``, ``1`` and so on.
     n_rows : int
         N, the same for all heads.
@@ -78,7 +78,7 @@ class ZarrRows:
 
     def __init__(  # noqa: PLR0913  what it needs to know
         self,
-        store: FolderStore,
+        zarr_store: FolderStore,
         n_rows: int,
         specs: Sequence[HeadSpec],
         buffer_nbytes: int = BUFFER_NBYTES,
@@ -100,15 +100,15 @@ class ZarrRows:
         self._copier = Copier()
         self._heads: list[Head] = []
         self._redo: list[RedoChunks] = []
-        self._store, self._recorded, self._has_checksums = store, recorded, has_checksums
+        self.zarr_store, self._recorded, self._has_checksums = zarr_store, recorded, has_checksums
         self._moves_out = False
         self._moving: Block | None = None
         try:
-            system.make_folder(store.root_folder)
+            system.make_folder(zarr_store.root_folder)
             if is_there:
-                outputs = open_group(store, OUTPUTS)
+                outputs = open_group(zarr_store, OUTPUTS)
             else:
-                group = zarr.create_group(store=store) if recorded is None else open_group(store)
+                group = zarr.create_group(store=zarr_store) if recorded is None else open_group(zarr_store)
                 outputs = group.require_group(OUTPUTS)
             for number, each in enumerate(layouts):
                 made: Any = outputs[str(number)] if is_there else each.create(outputs, str(number))
@@ -117,24 +117,25 @@ class ZarrRows:
         except BaseException as cause:
             self.close()
             if isinstance(cause, OSError):
-                raise storage_error(cause, f"no zarr group can be made in {store}") from cause
+                raise storage_error(cause, f"no zarr group can be made in {zarr_store}") from cause
             raise
 
     @property
     def buffer_nbytes(self) -> int:
-        """Bytes of memory that chunks may take."""
         if self.open_chunks:
             return sum(each.buffer_nbytes(self.open_chunks) for each in self.layouts)
         return HANDED_CHUNKS * self.part_nbytes + sum(each.unit_nbytes for each in self.layouts)
 
     @property
+    def n_files(self) -> int:
+        return sum(each.n_files for each in self.layouts)
+
+    @property
     def arrays(self) -> list[RowArray]:
-        """One array a head, ``(N, *patch_shape)``; what was put is in it after `flush`."""
         return list(self.zarr_arrays)
 
     @property
     def zarr_arrays(self) -> list[zarr.Array[Any]]:
-        """The same, all of them zarr's."""
         return [head.array for head in self._heads]
 
     @property
@@ -152,18 +153,14 @@ class ZarrRows:
         """What waits for the record, a head; empty in a store that is not kept."""
         return self._redo
 
-    def make_room(self, nbytes: int) -> None:
-        """Wait until so many bytes may be put.
+    def views(self, start: int, stop: int) -> None:
+        del start, stop
 
-        Raises
-        ------
-        StorageError
-            Rows put earlier could not be written. They are still held, and nothing has changed.
-        """
+    def make_room(self, nbytes: int) -> None:
         self._writer.make_room(nbytes)
 
     def put(self, rows: Rows, values: Sequence[NDArray[Any] | None]) -> None:
-        """Copy each head's values to their rows, None for a head without any; they count from `commit` on."""
+        """Copy each head's values to their rows, None for a head without any."""
         self._copier.copy(
             [
                 piece
@@ -174,25 +171,16 @@ class ZarrRows:
         )
 
     def commit(self) -> None:
-        """Let what was put count, and have complete chunks written."""
         for head in self._heads:
             head.commit()
         if self._moves_out:
             self._move_out()
 
     def discard(self) -> None:
-        """Forget what was put since the last `commit`."""
         for head in self._heads:
             head.discard()
 
     def get(self, rows: Rows) -> list[NDArray[Any]]:
-        """Return a copy of rows of each head.
-
-        Raises
-        ------
-        StorageError
-            They cannot be read back.
-        """
         try:
             return [head.get(rows) for head in self._heads]
         except StorageError:
@@ -201,13 +189,6 @@ class ZarrRows:
             raise storage_error(cause, "rows cannot be read back") from cause
 
     def flush(self) -> None:
-        """Have everything written, so that `arrays` show every row that was put.
-
-        Raises
-        ------
-        StorageError
-            Rows could not be written; those are still held.
-        """
         self._writer.make_room(0)
         for head in self._heads:
             head.hand_over_all()
@@ -224,11 +205,14 @@ class ZarrRows:
         self._writer.drain()
 
     def close(self) -> None:
-        """End all threads; what was not flushed is dropped."""
         self._writer.close()
         self._copier.close()
         for head in self._heads:
             head.drop()
+
+    def remove(self) -> None:
+        self.close()
+        self.zarr_store.shut()
 
     def take_over(self, ram: RamRows, written: NDArray[np.bool_]) -> None:
         """Move rows out of RAM from the next `commit` on, and give their memory back as they are written.
@@ -245,18 +229,18 @@ class ZarrRows:
         return np.concatenate(rows) if rows else np.empty(0, dtype=np.intp)
 
     def _make_head(self, array: zarr.Array[Any], made: Layout, open_chunks: int) -> Head:
-        dtype, folder = array.dtype.newbyteorder("<"), self._store.root / array.path
+        dtype, folder = array.dtype.newbyteorder("<"), self.zarr_store.root / array.path
         chunks: ChunkFiles | EncodedChunks
         encoded = None
         if made.is_raw:
             path_of = partial(chunk_path, array)
-            chunks = ChunkFiles(path_of, made.chunks, dtype, array.fill_value, self._store.unsynced)
+            chunks = ChunkFiles(path_of, made.chunks, dtype, array.fill_value, self.zarr_store.unsynced)
         else:
             chunks = encoded = EncodedChunks(array, made.unit_rows, folder / SCRATCH)
         kept: Chunks = chunks
-        if self._recorded is not None and self._store.unsynced is not None:
+        if self._recorded is not None and self.zarr_store.unsynced is not None:
             shape = (made.unit_rows, *array.shape[1:])
-            redo = RedoChunks(chunks, folder / REDO, shape, dtype, self._recorded, self._store.unsynced)
+            redo = RedoChunks(chunks, folder / REDO, shape, dtype, self._recorded, self.zarr_store.unsynced)
             self._redo.append(redo)
             kept = redo
         return Head(
