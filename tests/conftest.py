@@ -22,7 +22,9 @@ settings.register_profile(
     deadline=None,  # timings never decide a test
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-settings.register_profile("mutations", parent=settings.get_profile("default"), max_examples=25)
+settings.register_profile(
+    "mutations", parent=settings.get_profile("default"), max_examples=25, derandomize=True
+)
 settings.load_profile("default")
 
 

@@ -1,7 +1,8 @@
-"""Break alignment and placement on purpose, one line at a time, and see that the tests notice.
+"""Break the library on purpose, one line at a time, and see that the tests notice.
 
-Run ``python tests/mutations.py``: each mutation is made in a copy of the package, the quick tests run
-against it, and a mutation that no test catches is an error.
+``python tests/mutations.py`` makes each mutation in a copy of the package, as many at a time as there are
+cores, and runs the tests that are to notice it. One that none notices is an error. Words on the command line
+choose the mutations that have one of them in their file or lines.
 """
 
 from __future__ import annotations
@@ -11,20 +12,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-TESTS = [
-    "tests/core/test_locations.py",
-    "tests/core/test_align.py",
-    "tests/stores/test_stores.py",
-    "tests/core/test_leaving_ram.py",
-    "tests/core/test_accumulator.py",
-    "tests/core/test_plan.py",
-    "tests/inputs/test_options.py",
-]
-OPTIONS = ["-p", "no:cacheprovider", "--hypothesis-profile=mutations"]
-TIMEOUT = 120  # seconds; tests that a mutation made hang have noticed it
+OPTIONS = ["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "--hypothesis-profile=mutations"]
+TIMEOUT = 300  # seconds; tests that a mutation made hang have noticed it
 LOCATIONS, FULL_BATCH = "accumulator/_core/locations.py", "accumulator/_core/align.py"
 CANVAS, STORES = "accumulator/_core/canvas.py", "accumulator/_stores"
 PUTS, PLACE = "accumulator/_core/all_or_nothing.py", "accumulator/_core/ram_or_disk.py"
@@ -37,11 +31,21 @@ BLOCK, HEAD, FILES, ENCODED = (
 CHUNKS, COPYING = f"{STORES}/memory/row_numbers.py", f"{STORES}/memory/copying.py"
 RAM, WRITER = f"{STORES}/memory/ram.py", f"{STORES}/writing/writer.py"
 STITCHING = "accumulator/_stitching"
-STITCHING_TESTS = ["tests/stitching/test_stitching.py"]
 BANDS, BLEND, GRID = f"{STITCHING}/bands.py", f"{STITCHING}/blend.py", f"{STITCHING}/grid.py"
 NUMBERS, WEIGHTS = f"{STITCHING}/numbers.py", f"{STITCHING}/weights.py"
 PARTS, STITCH = f"{STITCHING}/parts.py", f"{STITCHING}/result.py"
 WHOLE = f"{STITCHING}/whole.py"
+
+_CORE = ["core/test_accumulator.py", "core/test_leaving_ram.py", "core/test_plan.py"]
+_STORES = ["stores/test_stores.py", *_CORE]
+TESTS = {  # the likely ones first
+    LOCATIONS: ["core/test_locations.py", "core/test_align.py", "core/test_accumulator.py"],
+    FULL_BATCH: ["core/test_align.py", "core/test_accumulator.py"],
+    CANVAS: [*_CORE, "inputs/test_options.py", "stores/test_stores.py"],
+    f"{STORES}/memory": ["stores/memory", *_STORES],
+    STORES: _STORES,
+    STITCHING: ["stitching/test_stitching.py"],
+}
 
 MUTATIONS = [
     (LOCATIONS, "return slice(start, start + n)", "return slice(start, start + n - 1)"),
@@ -83,7 +87,6 @@ MUTATIONS = [
     (HEAD, "None if known is None or known.all() else known", "None"),
     (HEAD, "None if known is None else known | block.filled", "None if known is None else block.filled"),
     (HEAD, "while len(self._open) > self._most_open:", "while len(self._open) > self._most_open + 1:"),
-    (HEAD, "found[~known[first:stop]] = self._fill", "pass"),
     (HEAD, "values[where] = found[numbers - first]", "values[where] = found[: len(numbers)]"),
     (HEAD, "np.where(mask, block.values[local], values[where])", "block.values[local]"),
     (HEAD, "if block.n_filled == 0 and not block.is_lent:", "if not block.is_lent:"),
@@ -179,21 +182,25 @@ MUTATIONS = [
 ]
 
 
-def is_caught(file: str, old: str, new: str) -> bool:
-    """Whether the tests fail on a copy of the package with one change."""
+def tests_of(module: str) -> list[str]:
+    """Return the tests that notice what is wrong with a module: those of the nearest folder or file."""
+    nearest = max((part for part in TESTS if module.startswith(part)), key=len)
+    return [f"tests/{path}" for path in TESTS[nearest]]
+
+
+def passes(tests: list[str], module: str = "", old: str = "", new: str = "") -> bool:
+    """Whether tests pass on a copy of the package, one line of which is changed."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
         for part in ("accumulator", "tests"):
-            shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(ROOT / part, copy / part)
         shutil.copy(ROOT / "pyproject.toml", copy)
-        text = (copy / file).read_text()
-        if text.count(old) != 1:
-            raise SystemExit(f"{file} has {text.count(old)} times, not once: {old}")
-        (copy / file).write_text(text.replace(old, new))
-        tests = STITCHING_TESTS if file.startswith(STITCHING) else TESTS
+        if module:
+            text = (copy / module).read_text()
+            (copy / module).write_text(text.replace(old, new))
         try:
             ended = subprocess.run(
-                [sys.executable, "-m", "pytest", "-x", "-q", "-n", "auto", *OPTIONS, *tests],
+                [sys.executable, "-m", "pytest", *OPTIONS, *tests],
                 cwd=copy,
                 env=os.environ | {"PYTHONPATH": folder},
                 capture_output=True,
@@ -201,24 +208,36 @@ def is_caught(file: str, old: str, new: str) -> bool:
                 timeout=TIMEOUT,
             )
         except subprocess.TimeoutExpired:
-            return True
-        if ended.returncode not in {0, 1, 2}:  # 2: stopped at the first failure, by xdist
-            raise SystemExit(ended.stdout.decode())
-        return ended.returncode != 0
+            return False
+        if ended.returncode not in {0, 1}:
+            raise SystemExit(ended.stdout.decode() + ended.stderr.decode())
+        return ended.returncode == 0
 
 
-def main() -> int:
-    """Make every mutation and report; return how many were missed."""
-    if is_caught(LOCATIONS, "from __future__ import annotations", "from __future__ import annotations\n"):
-        raise SystemExit("the tests fail without any mutation")
-    missed = 0
-    for file, old, new in MUTATIONS:
-        caught = is_caught(file, old, new)
-        missed += not caught
-        print("caught" if caught else "MISSED", f"{file}: {old.strip()!r} -> {new.strip()!r}", flush=True)
-    print(f"{len(MUTATIONS) - missed} of {len(MUTATIONS)} mutations caught")
+def is_missed(mutation: tuple[str, str, str]) -> bool:
+    """Make a mutation, and say whether a test noticed."""
+    start = time.monotonic()
+    module, old, new = mutation
+    is_missed = passes(tests_of(module), *mutation)
+    verdict, seconds = "MISSED" if is_missed else "caught", time.monotonic() - start
+    print(f"{verdict} in {seconds:3.0f} s: {module}: {old.strip()!r} -> {new.strip()!r}", flush=True)
+    return is_missed
+
+
+def main(words: list[str]) -> int:
+    """Make mutations and report; return how many were missed."""
+    for module, old, _ in MUTATIONS:
+        if (n := (ROOT / module).read_text().count(old)) != 1:
+            raise SystemExit(f"{module} has {n} times, not once: {old}")
+    chosen = [each for each in MUTATIONS if not words or any(word in " ".join(each) for word in words)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        whole = sorted({test for module, *_ in chosen for test in tests_of(module)})
+        if not all(pool.map(passes, ([test] for test in whole))):
+            raise SystemExit("the tests fail without any mutation")
+        missed = sum(pool.map(is_missed, chosen))
+    print(f"{len(chosen) - missed} of {len(chosen)} mutations caught")
     return missed
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
