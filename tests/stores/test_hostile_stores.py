@@ -30,9 +30,9 @@ import numcodecs
 import numpy as np
 import pytest
 import zarr
-from helpers import hostile
 from helpers.files import tree
-from helpers.hostile import LOCS, ROWS, batch, build, build_all, open_run, values
+from helpers.hostile import attacks, cases
+from helpers.hostile.stores import LOCS, ROWS, batch, build, build_all, open_run, values
 from helpers.oracle import distinct, grid
 from helpers.processes import ENVIRONMENT
 
@@ -141,14 +141,14 @@ def test_no_store_crashes_hangs_or_lies(tmp_path, capsys):
     ]
     assert len(answers) == len(seeds)
     assert not failed, f"{len(failed)} of {len(answers)} stores:\n" + "\n".join(failed[:20])
-    assert SEED or set(kinds) == {deed.__name__ for deed in (*hostile.ACCIDENTS, *hostile.ATTACKS)}
+    assert SEED or set(kinds) == {deed.__name__ for deed in (*cases.ACCIDENTS, *cases.ATTACKS)}
 
 
 def sign(path, change):
     """Change the mark of a store as an attacker would, who knows how its digest is made."""
     mark = json.loads((path / "zarr.json").read_text())["attributes"]["accumulator"]
     change(mark)
-    hostile.set_mark(path, mark)
+    attacks.set_mark(path, mark)
 
 
 def test_copies_of_metadata_are_not_used():
@@ -198,7 +198,7 @@ def test_codec_that_no_result_has(codec):
     document = json.loads(path.read_text())
     document["codecs"].append(codec)
     path.write_text(json.dumps(document))
-    hostile.sign(Path("run.zarr"))
+    attacks.sign(Path("run.zarr"))
     with pytest.raises(ResultFormatError, match=r"no result is stored with|codecs that are none"):
         FullBatch.load("run.zarr")
 
@@ -353,7 +353,7 @@ def test_chunk_becomes_no_more_than_it_may(name, size):
 
 @pytest.mark.parametrize(
     "data",
-    [hostile.zstd_bomb(2**40, is_known=True)[:100], hostile.zstd_bomb(2**30, is_known=False)],
+    [attacks.zstd_bomb(2**40, is_known=True)[:100], attacks.zstd_bomb(2**30, is_known=False)],
     ids=["said", "not said"],
 )
 def test_bombs_are_more_than_they_may_be(data):
@@ -365,7 +365,7 @@ def test_bombs_are_more_than_they_may_be(data):
 def test_bomb_in_a_stream_is_not_decompressed_to_its_end():
     """Nor is one of gigabytes that takes no more than a chunk's file may."""
     with pytest.raises(ValueError, match="more than the 1048576 bytes"):
-        _bounded.decompressed("gzip", memoryview(hostile.gzip_bomb(2**33)), 2**20)
+        _bounded.decompressed("gzip", memoryview(attacks.gzip_bomb(2**33)), 2**20)
 
 
 def behind(name, data):
@@ -373,8 +373,8 @@ def behind(name, data):
     yield data
     yield bytes(1)
     if name == "zstd":
-        yield hostile.zstd_bomb(2**20, is_known=True)
-        yield hostile.zstd_bomb(2**20, is_known=False)
+        yield attacks.zstd_bomb(2**20, is_known=True)
+        yield attacks.zstd_bomb(2**20, is_known=False)
 
 
 @pytest.mark.parametrize("name", ["zstd", "gzip", "zlib", "bz2", "lzma"])
@@ -437,7 +437,7 @@ def test_header_that_was_cut(data):
 @pytest.mark.parametrize("more", [bytes(3 * 2**20), b""], ids=["empty blocks", "none"])
 def test_what_becomes_nothing_takes_nothing(more):
     """Very many empty blocks, and a frame that is skipped, leave the chunk as it is, at once."""
-    header = hostile.zstd_bomb(2**17, is_known=True)[:14]
+    header = attacks.zstd_bomb(2**17, is_known=True)[:14]
     last = (2**17 << 3 | 3).to_bytes(3, "little") + b"\x07"
     skipped = b"\x50\x2a\x4d\x18" + struct.pack("<I", 3) + b"abc"
     start = time.monotonic()
@@ -570,7 +570,7 @@ MEMBERS = {
     "lzma": (zarr.codecs.numcodecs.LZMA, lzma.compress),
     "zlib": (zarr.codecs.numcodecs.Zlib, zlib.compress),
     "zstd": (zarr.codecs.ZstdCodec, numcodecs.Zstd().encode),
-    "zstd, not said": (zarr.codecs.ZstdCodec, lambda data: hostile.zstd_bomb(len(data), is_known=False)),
+    "zstd, not said": (zarr.codecs.ZstdCodec, lambda data: attacks.zstd_bomb(len(data), is_known=False)),
 }
 
 
@@ -594,7 +594,7 @@ def test_pieces_of_a_shard_that_are_the_same_bytes_are_read_once():
     head = small_run(2000, shards=2048, compressors=zarr.codecs.ZstdCodec())
     hole = 2**18
     index = struct.pack("<QQ", 0, hole) * 2048
-    (head / "c.0.0").write_bytes(bytes(hole) + hostile.with_crc(index))
+    (head / "c.0.0").write_bytes(bytes(hole) + attacks.with_crc(index))
     nbytes, error = peak_of("load")
     assert error.startswith("DamagedError")
     assert nbytes < FEW
@@ -606,7 +606,7 @@ def test_index_of_a_shard_that_points_nowhere(entry):
     head = small_run(3, shards=4, compressors=zarr.codecs.ZstdCodec())
     data = (head / "c.0.0").read_bytes()
     index = struct.pack("<QQ", *entry) * 4
-    (head / "c.0.0").write_bytes(data[:-68] + hostile.with_crc(index))
+    (head / "c.0.0").write_bytes(data[:-68] + attacks.with_crc(index))
     with FullBatch.load("run.zarr") as result, pytest.raises(DamagedError):
         result.outputs[0][:]
 
@@ -633,7 +633,7 @@ def change_array(name, **changes):
     if shape is not None:
         document["chunk_grid"]["configuration"]["chunk_shape"] = shape
     path.write_text(json.dumps(document | changes))
-    hostile.sign(Path("run.zarr"))
+    attacks.sign(Path("run.zarr"))
 
 
 @ON_LINUX
@@ -644,7 +644,7 @@ def test_location_of_very_many_numbers_is_refused(step):
     n = 2**24
     change_array("output_locs", shape=[1, n], chunks=[1, n], data_type="int8")
     change_array("output_locs", codecs=[{"name": "bytes"}, {"name": "crc32c"}])
-    Path("run.zarr/output_locs/c.0.0").write_bytes(hostile.with_crc(bytes(n)))
+    Path("run.zarr/output_locs/c.0.0").write_bytes(attacks.with_crc(bytes(n)))
     digest = hashlib.sha256(f"{n}:".encode() + bytes(8 * n)).hexdigest()
     if step != "resume":  # which refuses it before: the run has other locations
         sign(Path("run.zarr"), lambda mark: mark.update(locations=digest))
