@@ -123,11 +123,11 @@ def prepare_multitask_full_batch(  # noqa: PLR0913, PLR0917  the documented sign
     )
     heads = as_heads(batch_output)
     rows = index.match(batch_locs)
-    if heads:
+    if heads.values:
         check_rows(heads, count(rows))
     consumed = len(index) if is_last else _last(rows) + 1
     if out is not None:
-        if not heads:
+        if not heads.values:
             raise HeadError("the batch has no heads: push at least one array a batch")
         out.place(heads, rows, consumed, index.locs)
         return out.arrays, index.locs[consumed:], index.locs[:consumed]

@@ -294,7 +294,7 @@ class Canvas:
         if not self._is_confirmed and self.run is not None:
             check_heads(self.run.root, heads, self.specs)
         self._is_confirmed = True
-        if self.specs:
+        if self.specs.values:
             return check_specs(heads, self.specs), self.specs
         return heads, as_specs(heads, self.options)
 

@@ -106,17 +106,22 @@ def _check_whole(locs: NDArray[Any], name: str) -> None:
 
 def as_heads(raw: BatchOutput) -> Arrays:
     """Return a batch's heads: a tuple or list of heads, a dict of named heads, or one array."""
-    if isinstance(raw, Mapping):
+    given: Heads[Any]
+    if isinstance(raw, (tuple, list)):
+        given = Heads(tuple(raw))
+    elif isinstance(raw, Mapping):
         for name in raw:
             if not isinstance(name, str):
                 raise HeadError(f"head names must be strings, but {name!r} is {type(name).__name__}")
-    given: Heads[Any] = Heads.of(raw if isinstance(raw, (Mapping, tuple, list)) else (raw,))
-    return given.like(_as_head(head, given.label(i)) for i, head in enumerate(given))
+        given = Heads.of(raw)
+    else:
+        given = Heads((raw,))
+    return given.like([_as_head(head, given.label(i)) for i, head in enumerate(given.values)])
 
 
 def check_rows(heads: Arrays, n_locs: int) -> None:
     """Refuse heads that do not have one row for each location of the batch."""
-    wrong = [i for i, head in enumerate(heads) if len(head) != n_locs]
+    wrong = [i for i, head in enumerate(heads.values) if len(head) != n_locs]
     if wrong:
         each = ", ".join(f"{heads.label(i)} {len(heads.values[i])}" for i in wrong)
         raise HeadError(
@@ -129,9 +134,9 @@ def check_specs(heads: Arrays, specs: Heads[HeadSpec]) -> Arrays:
     """Return the heads in the order of the first batch, refusing those that do not fit it."""
     if heads.names != specs.names:
         heads = _in_named_order(heads, specs.names)
-    if len(heads) != len(specs):
+    if len(heads.values) != len(specs.values):
         raise HeadError(f"number of heads: {len(heads)}, but the first batch had {len(specs)}")
-    for i, (head, spec) in enumerate(zip(heads, specs, strict=True)):
+    for i, (head, spec) in enumerate(zip(heads.values, specs.values, strict=True)):
         if head.shape[1:] != spec.patch_shape:
             raise HeadError(
                 f"{heads.label(i)} has patch shape {head.shape[1:]} but the first batch had "
@@ -170,7 +175,7 @@ def as_stored_heads(heads: Arrays, specs: Heads[HeadSpec]) -> tuple[NDArray[Any]
     """Return heads in the dtypes that the user asked for, refusing values those cannot hold."""
     return tuple(
         as_stored(head, spec.dtype, heads.label(i)) if spec.is_converted else head
-        for i, (head, spec) in enumerate(zip(heads, specs, strict=True))
+        for i, (head, spec) in enumerate(zip(heads.values, specs.values, strict=True))
     )
 
 
