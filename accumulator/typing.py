@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict, TypeVar
 
 import numpy.typing as npt
 
 if TYPE_CHECKING:
     import numpy as np
     import zarr
+    from zarr.abc.codec import BytesBytesCodec
 
 __all__ = [
     "ArrayLike",
     "Bands",
     "BatchOutput",
     "Blend",
+    "Chunks",
+    "Compressors",
+    "FillValue",
     "Mode",
     "OnDuplicate",
     "RowArray",
     "Rows",
+    "StitchOptions",
+    "StorageOption",
+    "StorageOptions",
     "StrPath",
     "SupportsDLPack",
 ]
@@ -60,3 +67,42 @@ the largest value, or that of the location that comes last in the list."""
 
 StrPath: TypeAlias = str | os.PathLike[str]
 """A path of the local file system."""
+
+Chunks: TypeAlias = int | Sequence[int] | None
+"""Rows of a chunk or shard, or its whole shape; None where the library may choose."""
+
+Compressors: TypeAlias = (
+    "BytesBytesCodec | Sequence[BytesBytesCodec | Mapping[str, Any]] | Literal['auto'] | None"
+)
+"""Codecs of zarr, also as its metadata writes them, "auto" for zarr's choice, or None."""
+
+FillValue: TypeAlias = "complex | np.generic"
+"""A number of a head's dtype, or a bool."""
+
+_T = TypeVar("_T")
+StorageOption: TypeAlias = _T | Mapping[Any, _T]  # dict[str, T] is no Mapping[str | int, T] to a checker
+"""One value for all heads, or a dict by head name or number."""
+
+
+class StorageOptions(TypedDict, total=False):
+    """How heads are stored: what `FullBatchAccumulator` and `Stitcher` take of these names."""
+
+    dtype: StorageOption[npt.DTypeLike | None]
+    fill_value: StorageOption[FillValue]
+    chunks: StorageOption[Chunks]
+    shards: StorageOption[Chunks]
+    compressors: StorageOption[Compressors]
+
+
+class StitchOptions(StorageOptions, total=False):
+    """What `stitch` hands on to the `Stitcher`."""
+
+    blend: Blend | ArrayLike
+    output_shape: Sequence[int] | None
+    origin: Sequence[int] | None
+    on_band: Callable[[slice, Bands], object] | None
+    save_path: StrPath
+    memory_threshold: float
+    memory_limit: int | str | None
+    store: StrPath | None
+    progress: bool

@@ -1,4 +1,4 @@
-"""Every public name and signature is the one that was recorded.
+"""Every public name and signature is the one that was recorded before the code moved into rooms.
 
 ``python tests/test_public_api.py > tests/data/public_api.txt`` records what is there, after a change that is
 meant.
@@ -13,6 +13,14 @@ from pathlib import Path
 import accumulator
 
 RECORDED = Path(__file__).parent / "data" / "public_api.txt"
+NEW = {  # since then
+    "accumulator.typing.Chunks",
+    "accumulator.typing.Compressors",
+    "accumulator.typing.FillValue",
+    "accumulator.typing.StorageOption",
+    "class accumulator.typing.StitchOptions(dict)",
+    "class accumulator.typing.StorageOptions(dict)",
+}
 MODULES = (accumulator, accumulator.exceptions, accumulator.typing)
 SPECIAL = ("__enter__", "__exit__", "__reduce__", "__repr__", "__str__", "_repr_html_")
 
@@ -66,7 +74,9 @@ def shape_of(function):
 
 def test_public_names_and_signatures_are_those_recorded():
     """Nothing that a user wrote against the recorded names stops working, and nothing new slips in."""
-    assert list(public_names()) == RECORDED.read_text().splitlines()
+    now = list(public_names())
+    assert [name for name in now if name not in NEW] == RECORDED.read_text().splitlines()
+    assert set(now) >= NEW
 
 
 if __name__ == "__main__":

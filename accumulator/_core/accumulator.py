@@ -28,7 +28,7 @@ from accumulator._inputs.arguments import (
     as_threshold,
     as_token,
 )
-from accumulator._inputs.options import StorageOptions
+from accumulator._inputs.options import HeadOptions
 from accumulator._inputs.validation import as_heads
 from accumulator._pictures import as_html, memory_text, plot_coverage
 from accumulator._pictures.progress import Progress, as_progress, memory_state
@@ -36,11 +36,22 @@ from accumulator.exceptions import NothingPushedError, OptionError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from numpy.typing import NDArray
+    from numpy.typing import DTypeLike, NDArray
 
     from accumulator._core.canvas import Canvas
     from accumulator._core.plan import Plan
-    from accumulator.typing import ArrayLike, BatchOutput, Mode, OnDuplicate, RowArray, StrPath
+    from accumulator.typing import (
+        ArrayLike,
+        BatchOutput,
+        Chunks,
+        Compressors,
+        FillValue,
+        Mode,
+        OnDuplicate,
+        RowArray,
+        StorageOption,
+        StrPath,
+    )
 
 _log: Final = logging.getLogger("accumulator")
 
@@ -163,11 +174,11 @@ class FullBatchAccumulator(Collector[FullBatch]):
         memory_limit: float | str | None = None,
         on_duplicate: OnDuplicate = "error",
         n_expected: int | None = None,
-        dtype: Any = None,
-        fill_value: Any = 0,
-        chunks: Any = None,
-        shards: Any = None,
-        compressors: Any = None,
+        dtype: StorageOption[DTypeLike | None] = None,
+        fill_value: StorageOption[FillValue] = 0,
+        chunks: StorageOption[Chunks] = None,
+        shards: StorageOption[Chunks] = None,
+        compressors: StorageOption[Compressors] = None,
         store: StrPath | None = None,
         mode: Mode = "w-",
         resume_token: str | None = None,
@@ -179,7 +190,7 @@ class FullBatchAccumulator(Collector[FullBatch]):
         on_duplicate, n_least = as_on_duplicate(on_duplicate), as_expected(n_expected)
         path, mode, token = as_store(store), as_mode(mode), as_token(resume_token)
         interval, bar = as_seconds(checkpoint_interval), as_progress(progress)
-        options = StorageOptions(
+        options = HeadOptions(
             chunks=chunks, shards=shards, compressors=compressors, fill_value=fill_value, dtype=dtype
         )
         if n_least > len(index):

@@ -21,7 +21,7 @@ from accumulator._core.plan import Budget, Plan, make_plan
 from accumulator._core.ram_or_disk import RamOrDisk
 from accumulator._inputs import tuning
 from accumulator._inputs.heads import Heads
-from accumulator._inputs.options import StorageOptions
+from accumulator._inputs.options import HeadOptions
 from accumulator._inputs.text import as_text, named
 from accumulator._inputs.validation import HeadSpec, as_specs, as_stored_heads, check_specs
 from accumulator._stores import KeptRun, RowStore, as_numbers, check_options, count
@@ -49,7 +49,7 @@ class Canvas:
         What decides between RAM and disk.
     on_duplicate : {"error", "first", "last"}
         What a row put twice does.
-    options : StorageOptions
+    options : HeadOptions
         How heads are stored.
     n_expected : int
         How many rows will come at least.
@@ -70,7 +70,7 @@ class Canvas:
     n_rows: int
     budget: Budget
     on_duplicate: OnDuplicate = "error"
-    options: StorageOptions = attrs.field(factory=StorageOptions)
+    options: HeadOptions = attrs.field(factory=HeadOptions)
     n_expected: int = 0
     run: KeptRun | None = None
     checkpoint_interval: float = math.inf
@@ -95,7 +95,7 @@ class Canvas:
         run: KeptRun,
         budget: Budget,
         on_duplicate: OnDuplicate,
-        options: StorageOptions,
+        options: HeadOptions,
         n_expected: int,
         checkpoint_interval: float,
     ) -> Self:

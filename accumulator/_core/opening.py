@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from accumulator._core.plan import Budget
-    from accumulator._inputs.options import StorageOptions
+    from accumulator._inputs.options import HeadOptions
     from accumulator.typing import Mode, OnDuplicate
 
 
@@ -22,7 +22,7 @@ def open_canvas(  # noqa: PLR0913  each is told by its name
     locs: NDArray[Any],
     budget: Budget,
     on_duplicate: OnDuplicate,
-    options: StorageOptions,
+    options: HeadOptions,
     n_expected: int = 0,
     *,
     store: str | None = None,

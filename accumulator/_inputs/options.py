@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import attrs
 import numpy as np
@@ -11,9 +11,11 @@ import numpy as np
 from accumulator.exceptions import HeadDtypeError, HeadValueError, OptionError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
+
+    from accumulator.typing import StorageOptions
 
 
 @attrs.frozen
@@ -31,19 +33,13 @@ class Storage:
         return self.chunks is not None or self.shards is not None
 
 
-@attrs.frozen(kw_only=True)
-class StorageOptions:
+class HeadOptions:
     """Options as the user gives them: one value for all heads, or a dict by head name or number."""
 
-    chunks: Any = None
-    shards: Any = None
-    compressors: Any = None
-    fill_value: Any = 0
-    dtype: Any = None
-
-    def __attrs_post_init__(self) -> None:
-        """Refuse dtypes that NumPy does not know, before anything is pushed."""
-        for raw in self.dtype.values() if isinstance(self.dtype, Mapping) else [self.dtype]:
+    def __init__(self, **given: Unpack[StorageOptions]) -> None:
+        self._given: Mapping[str, Any] = given
+        dtype = self._given.get("dtype")
+        for raw in dtype.values() if isinstance(dtype, Mapping) else [dtype]:  # before anything is pushed
             if raw is not None:
                 _as_dtype(raw)
 
@@ -57,7 +53,7 @@ class StorageOptions:
         """
         dtype = self._of("dtype", key)
         target = None if dtype is None else _as_dtype(dtype)
-        fill = as_fill_value(self._of("fill_value", key), target or pushed, key)
+        fill = as_fill_value(self._of("fill_value", key, 0), target or pushed, key)
         names_of_rest = ("chunks", "shards", "compressors")
         chunks, shards, compressors = (self._of(name, key) for name in names_of_rest)
         is_none = isinstance(compressors, (list, tuple)) and not compressors
@@ -71,25 +67,17 @@ class StorageOptions:
         OptionError
             An option names a head that the first batch does not have.
         """
-        for name, value in self._mappings():
-            unknown = [key for key in value if key not in heads]
+        for name, value in self._given.items():
+            unknown = [key for key in value if key not in heads] if isinstance(value, Mapping) else []
             if unknown:
                 raise OptionError(
                     f"{name} has an entry for head {unknown[0]!r}, but the heads are {list(heads)}"
                     + ("; put a codec that is written as a dict in a list" * (name == "compressors"))
                 )
 
-    def _mappings(self) -> Iterator[tuple[str, Mapping[Any, Any]]]:
-        for name in attrs.fields_dict(type(self)):
-            value = getattr(self, name)
-            if isinstance(value, Mapping):
-                yield name, value
-
-    def _of(self, name: str, key: int | str) -> Any:
-        value = getattr(self, name)
-        if isinstance(value, Mapping):
-            return value.get(key, attrs.fields_dict(type(self))[name].default)
-        return value
+    def _of(self, name: str, key: int | str, default: Any = None) -> Any:
+        value = self._given.get(name, default)
+        return value.get(key, default) if isinstance(value, Mapping) else value
 
 
 def as_fill_value(raw: Any, dtype: np.dtype[Any], head: int | str) -> Any:

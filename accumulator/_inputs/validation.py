@@ -17,7 +17,7 @@ import attrs
 import numpy as np
 
 from accumulator._inputs.heads import Heads
-from accumulator._inputs.options import Storage, StorageOptions, as_stored
+from accumulator._inputs.options import HeadOptions, Storage, as_stored
 from accumulator._inputs.text import named
 from accumulator.exceptions import HeadDtypeError, HeadError, LocationError, OptionError
 
@@ -161,7 +161,7 @@ def _in_named_order(heads: Arrays, names: tuple[str, ...] | None) -> Arrays:
     return Heads(tuple(by_name[name] for name in names), names)
 
 
-def as_specs(heads: Arrays, options: StorageOptions) -> Heads[HeadSpec]:
+def as_specs(heads: Arrays, options: HeadOptions) -> Heads[HeadSpec]:
     """Return what every row of each head looks like, from the first batch and the storage options."""
     options.check_heads(heads.keys)
     specs = []

@@ -9,7 +9,7 @@ from accumulator.exceptions import HeadError
 
 if TYPE_CHECKING:
     from accumulator._inputs.heads import Heads
-    from accumulator._inputs.options import StorageOptions
+    from accumulator._inputs.options import HeadOptions
     from accumulator._inputs.validation import HeadSpec
     from accumulator._stitching.weights import Window
 
@@ -39,7 +39,7 @@ def patch_of(specs: Heads[HeadSpec], n_spatial: int) -> tuple[int, ...]:
 
 
 def map_specs(
-    specs: Heads[HeadSpec], n_spatial: int, options: StorageOptions, window: Window, n_overlaps: int
+    specs: Heads[HeadSpec], n_spatial: int, options: HeadOptions, window: Window, n_overlaps: int
 ) -> Heads[MapSpec]:
     """Return the maps that heads make.
 
@@ -49,7 +49,7 @@ def map_specs(
         What is pushed.
     n_spatial : int
         Spatial axes of a patch.
-    options : StorageOptions
+    options : HeadOptions
         Which dtype and fill value are asked for.
     window : Window
         How patches are blended.

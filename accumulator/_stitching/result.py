@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard, Unpack
 
 import attrs
 import numpy as np
@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 
     from accumulator._stitching.grid import Grid
     from accumulator._stitching.map import StitchedMap
-    from accumulator.typing import RowArray
+    from accumulator.typing import RowArray, StitchOptions
 
 
-def stitch(batch: FullBatch, *, heads: Sequence[int | str] | None = None, **options: Any) -> StitchedMap:
+def stitch(
+    batch: FullBatch, *, heads: Sequence[int | str] | None = None, **options: Unpack[StitchOptions]
+) -> StitchedMap:
     """Stitch the patches of a result, in RAM or on disk, into one map a head.
 
     Parameters

@@ -20,7 +20,7 @@ from accumulator._core.plan import Budget
 from accumulator._inputs import tuning
 from accumulator._inputs.arguments import as_folder, as_limit, as_store, as_threshold
 from accumulator._inputs.heads import Heads
-from accumulator._inputs.options import StorageOptions
+from accumulator._inputs.options import HeadOptions
 from accumulator._inputs.text import as_text, named
 from accumulator._inputs.validation import as_heads, as_specs, check_rows, check_specs
 from accumulator._inputs.warn import warn
@@ -47,11 +47,21 @@ from accumulator.exceptions import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from numpy.typing import NDArray
+    from numpy.typing import DTypeLike, NDArray
 
     from accumulator._core.canvas import Canvas
     from accumulator._inputs.validation import HeadSpec
-    from accumulator.typing import ArrayLike, BatchOutput, Blend, StrPath
+    from accumulator.typing import (
+        ArrayLike,
+        BatchOutput,
+        Blend,
+        Chunks,
+        Compressors,
+        FillValue,
+        StorageOption,
+        StorageOptions,
+        StrPath,
+    )
     from accumulator.typing import Bands as BandValues
 
 _LARGE: Final = 50
@@ -131,7 +141,7 @@ class Stitcher(Collector[StitchedMap]):
 
     _map_rows: NDArray[Any]  # their numbers: what locations are elsewhere
     _blend: Blend | NDArray[np.float64]
-    _options: StorageOptions
+    _options: HeadOptions
     _output_shape: Sequence[int] | None
     _origin: Sequence[int] | None
     _on_band: Callable[[slice, BandValues], object] | None
@@ -148,22 +158,27 @@ class Stitcher(Collector[StitchedMap]):
         blend: Blend | ArrayLike = "average",
         output_shape: Sequence[int] | None = None,
         origin: Sequence[int] | None = None,
-        dtype: Any = None,
-        fill_value: Any = 0,
+        dtype: StorageOption[DTypeLike | None] = None,
+        fill_value: StorageOption[FillValue] = 0,
         on_band: Callable[[slice, BandValues], object] | None = None,
         save_path: StrPath = "temp_fullbatch",
         memory_threshold: float = 80,
         memory_limit: int | str | None = None,
         store: StrPath | None = None,
         progress: bool = False,
-        chunks: Any = None,
-        shards: Any = None,
-        compressors: Any = None,
+        chunks: StorageOption[Chunks] = None,
+        shards: StorageOption[Chunks] = None,
+        compressors: StorageOption[Compressors] = None,
     ) -> None:
         index, window, bar = LocationIndex(full_output_locs), as_blend(blend), as_progress(progress)
-        options = StorageOptions(
-            chunks=chunks, shards=shards, compressors=compressors, fill_value=fill_value, dtype=dtype
-        )
+        stored: StorageOptions = {
+            "fill_value": fill_value,
+            "chunks": chunks,
+            "shards": shards,
+            "compressors": compressors,
+        }
+        asked: StorageOptions = {**stored, "dtype": dtype}
+        options = HeadOptions(**asked)
         if on_band is not None and not callable(on_band):
             raise OptionError(f"on_band is {on_band!r}: it is called with a slice and the values of a band")
         n_rows = as_grid(index.locs, None, output_shape, origin).shape[0]
@@ -178,8 +193,8 @@ class Stitcher(Collector[StitchedMap]):
             raise ResultExistsError(
                 errno.EEXIST, "something is there already, and maps are not resumed", str(store)
             )
-        # A band whose writing was interrupted is written again; its dtype is that of the map already.
-        canvas = open_canvas(map_rows, budget, "last", attrs.evolve(options, dtype=None), store=path)
+        # A band whose writing was interrupted is written again; it has the dtype asked for already.
+        canvas = open_canvas(map_rows, budget, "last", HeadOptions(**stored), store=path)
         self.__attrs_init__(
             index,
             canvas,
@@ -309,7 +324,7 @@ class Stitcher(Collector[StitchedMap]):
 
     def _start(self, heads: Heads[NDArray[Any]], kind: type[_SomeBands]) -> tuple[Delivery, _SomeBands]:
         """Fix the heads; nothing has changed if this raises."""
-        specs = as_specs(heads, StorageOptions())
+        specs = as_specs(heads, HeadOptions())
         self._options.check_heads(specs.keys)
         n_spatial = count_axes(self._index.locs.shape[1])
         grid = as_grid(self._index.locs, patch_of(specs, n_spatial), self._output_shape, self._origin)

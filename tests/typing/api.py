@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, assert_type
+from typing import TYPE_CHECKING, Any, Unpack, assert_type
 
 import numpy as np
 import numpy.typing as npt
+from zarr.codecs import ZstdCodec
 
 from accumulator import (
     FullBatch,
@@ -20,6 +21,8 @@ from accumulator.exceptions import AccumulatorError, UnknownLocationError
 
 if TYPE_CHECKING:
     import zarr  # noqa: F401  named in a type below
+
+    from accumulator.typing import StitchOptions, StorageOptions
 
 locs = np.zeros((4, 4), dtype=np.int64)
 patches = np.zeros((4, 8, 8, 3), dtype=np.float32)
@@ -46,7 +49,22 @@ FullBatchAccumulator(
     checkpoint_interval=60.0,
     on_duplicate="first",
 )
+FullBatchAccumulator(
+    locs,
+    dtype={"a": np.float16, "b": "u1"},
+    fill_value={0: np.nan, 1: 255},
+    chunks={"a": 4, "b": (4, 8, 8, 3)},
+    shards=16,
+    compressors={"a": ZstdCodec(level=1), "b": [{"name": "crc32c"}], "c": "auto", "d": None},
+)
+FullBatchAccumulator(locs, dtype="f2", fill_value=np.float32(1), chunks=(4, 8, 8, 3), compressors=ZstdCodec())
 FullBatchAccumulator(locs, on_duplicate="never")  # type: ignore[arg-type]
+by_name = {"a": 4}
+FullBatchAccumulator(locs, chunks=by_name, dtype={"a": np.float16})
+FullBatchAccumulator(locs, chunks="many")  # type: ignore[arg-type]
+FullBatchAccumulator(locs, chunks={"a": "many"})  # type: ignore[dict-item]
+FullBatchAccumulator(locs, compressors="zstd")  # type: ignore[arg-type]
+FullBatchAccumulator(locs, fill_value="nothing")  # type: ignore[arg-type]
 FullBatchAccumulator(locs, "spill")  # type: ignore[call-arg]
 
 batch = accumulator.finalize()
@@ -84,3 +102,16 @@ with Stitcher(locs, blend="hann", output_shape=(8, 8), origin=[0, 0], on_band=on
 assert_type(stitcher.finalize(), StitchedMap)
 assert_type(stitch(accumulator.finalize(), blend=np.ones((8, 8)), heads=["a"]), StitchedMap)
 assert_type(stitcher.finalize().coverage(), npt.NDArray[np.uint32])
+stitch(batch, fill_value={"a": np.nan}, chunks=(512, 512, 3), output_shape=(8, 8), save_path=Path("spill"))
+stitch(batch, blnd="hann")  # type: ignore[call-arg]
+
+
+def collect(**storage: Unpack[StorageOptions]) -> FullBatchAccumulator:
+    """Pass storage options on."""
+    return FullBatchAccumulator(locs, **storage)
+
+
+collect(dtype=np.float16, chunks=8)
+collect(chunk=8)  # type: ignore[call-arg]
+options: StitchOptions = {"blend": "hann", "dtype": {"a": "f4"}, "on_band": on_band}
+assert_type(stitch(batch, **options), StitchedMap)

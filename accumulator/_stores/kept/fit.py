@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from accumulator._inputs.options import StorageOptions
+    from accumulator._inputs.options import HeadOptions
     from accumulator._inputs.validation import HeadSpec
 
 
 def fit_options(
     path: Path,
     n_rows: int,
-    options: StorageOptions,
+    options: HeadOptions,
     stored: Heads[HeadSpec],
 ) -> Heads[HeadSpec]:
     """Return the heads of a store as a run with these options takes them.
@@ -36,7 +36,7 @@ def fit_options(
         The store, to be named.
     n_rows : int
         N.
-    options : StorageOptions
+    options : HeadOptions
         What is given now.
     stored : Heads of HeadSpec
         What the store has.
