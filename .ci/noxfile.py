@@ -106,15 +106,16 @@ def smoke(session: nox.Session) -> None:
     session.run("python", "-m", "benchmarks", "--smoke")
 
 
-def quick_tests(session: nox.Session, version: str, *options: str) -> None:
+def quick_tests(session: nox.Session, version: str, *how: str) -> None:
     """Run the tests that are not slow."""
     if PYTHONS[version] is None:
         session.skip(f"NOT TESTED: no Python {version} that runs was found on PATH, nor by pyenv or uv")
-    install(session, *LIBRARY, "--group", "test", *options)
+    install(session, *LIBRARY, "--group", "test", *how)
     # What they run is measured once, where that costs nothing: before Python 3.12 it is half as much again.
-    coverage = ["--cov"] if session.name == (f"quick-{OTHERS[-1]}" if OTHERS else "lowest") else []
-    tests = ["-m", "not slow", *coverage, *session.posargs]
-    session.run("python", "-m", "pytest", "-q", "-n", "auto", *tests, env={"COVERAGE_CORE": "sysmon"})
+    is_measured = session.name == (f"quick-{OTHERS[-1]}" if OTHERS else "lowest") and not session.posargs
+    options = session.posargs or (["--cov=accumulator"] if is_measured else [])
+    command = ["python", "-m", "pytest", "-q", "-n", "auto", "-m", "not slow", *options]
+    session.run(*command, env={"COVERAGE_CORE": "sysmon"})
 
 
 def on(version: str) -> dict[str, Any]:
