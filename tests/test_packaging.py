@@ -41,3 +41,13 @@ def test_neighbour_in_the_same_folder_is_told_at_import(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "UserWarning: the distribution `accumulator`, which is another one" in done.stderr
+
+
+def test_contributors_find_every_file_that_is_named():
+    """What CONTRIBUTING says of the house is there, by the end of its path."""
+    page = (ROOT / ".github" / "CONTRIBUTING.md").read_text()
+    named = set(re.findall(r"`([\w/]+(?:\.py|/))`", page)) - {"accumulator/", "tests/"}
+    paths = [path for folder in ("accumulator", "tests", "docs") for path in (ROOT / folder).rglob("*")]
+    there = [f"{path}{'/' * path.is_dir()}" for path in paths]
+    assert len(named) > 20
+    assert [name for name in sorted(named) if not any(path.endswith(f"/{name}") for path in there)] == []
