@@ -153,11 +153,8 @@ class FolderStore(LocalStore):
                     raise SizeError(errno.EFBIG, f"{key} has {size} bytes: no file of this store is as long")
         return await super().get(key, prototype, byte_range)
 
-    async def _set(self, key: str, value: Buffer, exclusive: bool = False) -> None:  # noqa: FBT001, FBT002  zarr's signature
+    async def set(self, key: str, value: Buffer) -> None:
         """Write a file as a whole: zarr calls this for every key."""
-        if exclusive:
-            await super()._set(key, value, exclusive=True)
-            return
         await asyncio.to_thread(self.set_sync, key, value)
 
     def set_sync(self, key: str, value: Buffer) -> None:
