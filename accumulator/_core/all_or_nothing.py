@@ -19,28 +19,15 @@ if TYPE_CHECKING:
 
 
 class AllOrNothing:
-    """Puts batches into a store. What an interrupted put has left there is dealt with before the next.
+    """Puts batches into a store, and keeps account of the rows that count.
 
-    Parameters
-    ----------
-    store : RowStore
-        Where; another one with the same rows may take its place.
-    specs : iterable of HeadSpec
-        The heads.
-    written : (N,) bool array
-        Which rows count; changed as they come.
-
-    Attributes
-    ----------
-    n_written, n_consumed : int
-        How many rows count, and how many are consumed.
-    row_nbytes : int
-        Bytes of a row of all heads.
+    What an interrupted put has left is dealt with before the next. Another store with the same rows may take
+    the place of `store`; `written` is changed as rows come.
     """
 
     def __init__(self, store: RowStore, specs: Iterable[HeadSpec], written: NDArray[np.bool_]) -> None:
         self.store, self.written, self._specs = store, written, list(specs)
-        self.row_nbytes = sum(spec.row_nbytes for spec in self._specs)
+        self.row_nbytes = sum(spec.row_nbytes for spec in self._specs)  # of all heads
         self.n_written = int(np.count_nonzero(written))
         self.n_consumed = int(np.flatnonzero(written)[-1]) + 1 if self.n_written else 0
         self._is_committed = True  # whether the store counts all that is written
@@ -54,19 +41,7 @@ class AllOrNothing:
         seen: NDArray[np.bool_] | None,
         n_consumed: int,
     ) -> None:
-        """Put values into their rows, after `settle`.
-
-        Parameters
-        ----------
-        rows : slice or int array
-            Where they go, no row twice.
-        values : sequence of arrays
-            Of each head, one for each row.
-        seen : bool array, optional
-            Which of the rows hold something already, which a failure puts back.
-        n_consumed : int
-            How many rows are consumed then.
-        """
+        """Put values into their rows, after `settle`; if it fails, those ``seen`` hold what they held."""
         new, again, held = rows, None, []
         if seen is not None:
             new, again = as_numbers(rows)[~seen], as_numbers(rows)[seen]

@@ -39,43 +39,17 @@ _log: Final = logging.getLogger("accumulator")
 
 @attrs.define(eq=False)
 class Canvas:
-    """N rows a head, the record of which are written, and the policy for those that come twice.
-
-    Parameters
-    ----------
-    n_rows : int
-        N.
-    budget : Budget
-        What decides between RAM and disk.
-    on_duplicate : {"error", "first", "last"}
-        What a row put twice does.
-    options : HeadOptions
-        How heads are stored.
-    n_expected : int
-        How many rows will come at least.
-    run : KeptRun, optional
-        The store that rows are kept in; they are on disk then, whatever the budget. See also `resume`.
-    checkpoint_interval : float
-        Seconds after which a run that is kept records what has come. It takes longer where recording takes
-        more than a twentieth of the time.
-
-    Attributes
-    ----------
-    written : (N,) bool array
-        Which rows are real.
-    specs : Heads of HeadSpec
-        What every row of each head looks like; none before the first batch.
-    """
+    """N rows a head, the record of which are written, and the policy for those that come twice."""
 
     n_rows: int
     budget: Budget
     on_duplicate: OnDuplicate = "error"
     options: HeadOptions = attrs.field(factory=HeadOptions)
-    n_expected: int = 0
-    run: KeptRun | None = None
-    checkpoint_interval: float = math.inf
+    n_expected: int = 0  # rows that will come at least
+    run: KeptRun | None = None  # which keeps them, on disk whatever the budget; see `resume`
+    checkpoint_interval: float = math.inf  # seconds between two records of a run that is kept, or longer
     written: NDArray[np.bool_] = attrs.field(init=False)
-    specs: Heads[HeadSpec] = attrs.field(init=False, factory=Heads)
+    specs: Heads[HeadSpec] = attrs.field(init=False, factory=Heads)  # none before the first batch
     _rows: AllOrNothing | None = attrs.field(init=False, default=None)  # None before the first batch
     _place: RamOrDisk | None = attrs.field(init=False, default=None)  # None in a run that is kept
     _is_confirmed: bool = attrs.field(init=False, default=True)  # whether a resumed store fits what is pushed
@@ -99,17 +73,7 @@ class Canvas:
         n_expected: int,
         checkpoint_interval: float,
     ) -> Self:
-        """Return the canvas of a run that is kept, with the rows that it has recorded, if any.
-
-        Raises
-        ------
-        ResumeError
-            Its store was made with other options.
-        ResultFormatError
-            Its store is damaged beyond its rows.
-        StorageError
-            The disk refused.
-        """
+        """Return the canvas of a run that is kept, with the rows that it has recorded, if any."""
         n_rows, store, specs = len(run.recorded), None, Heads[HeadSpec]()
         if run.is_resumed:
             fit = partial(fit_options, run.root, n_rows, options)
@@ -123,12 +87,10 @@ class Canvas:
 
     @property
     def store(self) -> RowStore | None:
-        """Where the rows are; None before the first batch."""
         return None if self._rows is None else self._rows.store
 
     @property
     def zarr_store(self) -> FolderStore | None:
-        """Where its files are; None in RAM."""
         return None if self._rows is None else self._rows.store.zarr_store
 
     @property
@@ -142,17 +104,14 @@ class Canvas:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all rows of all heads, written or not."""
         return 0 if self._rows is None else self.n_rows * self._rows.row_nbytes
 
     @property
     def n_written(self) -> int:
-        """How many rows hold a prediction, without counting them."""
         return 0 if self._rows is None else self._rows.n_written
 
     @property
     def n_consumed(self) -> int:
-        """How many rows are consumed: those up to the last that came."""
         return 0 if self._rows is None else self._rows.n_consumed
 
     @property
@@ -170,7 +129,6 @@ class Canvas:
         return 0 if self.run is None else int(np.count_nonzero(self.written & ~self.run.recorded))
 
     def empty_batch(self) -> list[NDArray[Any]] | dict[str, NDArray[Any]]:
-        """Return a batch without rows, with heads like those of the first batch."""
         return self.specs.like(np.empty((0, *spec.patch_shape), spec.dtype) for spec in self.specs).as_given()
 
     def plan(self, heads: Heads[NDArray[Any]] | None = None) -> Plan:
@@ -197,9 +155,7 @@ class Canvas:
         Parameters
         ----------
         heads : Heads
-            One row for each of ``rows``.
-        rows : slice or int array
-            Where they go, no row twice.
+            One prediction for each of ``rows``, of which none comes twice.
         n_consumed : int
             How many rows are consumed once these are placed.
         locs : (N, K) array
@@ -279,8 +235,7 @@ class Canvas:
             rows.store.remove()
 
     def _retry_checkpoint(self) -> None:
-        """Have the last checkpoint succeed, if it failed, before anything else is taken."""
-        if self._next_checkpoint == -math.inf:
+        if self._next_checkpoint == -math.inf:  # the last one failed
             self.flush()
 
     def _checkpoint_if_due(self) -> None:
@@ -319,7 +274,6 @@ class Canvas:
         )
 
     def _open(self, specs: Heads[HeadSpec], first: tuple[NDArray[Any], ...], n_first: int) -> AllOrNothing:
-        """Make the store, now that the heads are known."""
         self.specs = specs
         check_options(self.n_rows, specs.values)
         if self.run is None:

@@ -37,23 +37,14 @@ _UNLIMITED_V1: Final = 2**60  # cgroup v1 writes "no limit" as a huge number
 
 
 def fits_in_memory(needed: int, held: int, threshold: float, limit: int | None = None) -> bool:
-    """Whether RAM holds ``needed`` bytes beside the ``held`` ones: one verdict for all heads.
+    """Whether ``needed`` and ``held`` bytes together are within their share of the available memory.
 
-    Parameters
-    ----------
-    needed, held : int
-        Bytes about to be allocated, and bytes already accumulated that count against the same share.
-    threshold : float
-        Per cent of the available memory that may be used.
-    limit : int, optional
-        Bytes that may be used, whatever is available.
+    That is ``threshold`` per cent of it, and ``limit`` bytes at most.
     """
     if needed == 0:
         return True
-    budget = int(available_memory() * threshold / 100)
-    if limit is not None:
-        budget = min(budget, limit)
-    return needed + held <= budget
+    allowed = int(available_memory() * threshold / 100)
+    return needed + held <= (allowed if limit is None else min(allowed, limit))
 
 
 class Watch:
@@ -62,11 +53,6 @@ class Watch:
     Asking takes a fraction of a millisecond, and pushes may take microseconds: so it is done as often as
     its own cost allows, not more than a hundred times a second, and besides whenever half of what was left
     has been used up.
-
-    Parameters
-    ----------
-    threshold : float
-        Per cent of the available memory, what is held counting as available, that may be held.
     """
 
     def __init__(self, threshold: float) -> None:
@@ -79,7 +65,7 @@ class Watch:
         self._ask_after = 0.0
 
     def is_tight(self, held: int) -> bool:
-        """Whether ``held`` bytes are more than may be held; mostly without asking."""
+        """Whether ``held`` bytes, which count as available, are too many; mostly without asking."""
         self._credit += PUSH_SECONDS
         now = time.monotonic()
         if held < self._ask_at and (self._credit < self._cost or now < self._ask_after):
@@ -87,9 +73,7 @@ class Watch:
         self._ask_after = now + tuning.now.memory_pause_seconds
         if self._n_asked % ASKS == 0:  # limits may be changed from outside
             self._groups = limited_groups()
-            available_memory(
-                groups=self._groups
-            )  # the first time takes longer, and tells nothing of the cost
+            available_memory(groups=self._groups)  # the first time takes longer, and does not count
         start = time.perf_counter()
         left = int((available_memory(groups=self._groups) + held) * self._threshold / 100) - held
         self._cost = min(self._cost, time.perf_counter() - start)
@@ -111,12 +95,7 @@ def buffer_nbytes(most: int, limit: int | None = None) -> int:
 def available_memory(root: Path = ROOT, *, groups: list[Group] | None = None) -> int:
     """Return the bytes this process can still use: of the machine, its containers and its own limits.
 
-    Parameters
-    ----------
-    root : Path
-        Where ``proc`` and ``sys`` are; tests put other files there.
-    groups : list, optional
-        What `limited_groups` returned before.
+    ``groups`` are what `limited_groups` returned before.
     """
     left = [_machine_left(root), *_address_space_left()]
     for group, left_in in limited_groups(root) if groups is None else groups:
@@ -126,7 +105,7 @@ def available_memory(root: Path = ROOT, *, groups: list[Group] | None = None) ->
 
 
 def _machine_left(root: Path) -> int:
-    """Return what the machine has; psutil reads the same file, all of it, and takes three times as long."""
+    # psutil reads all of the same file, and takes three times as long.
     try:
         file = os.open(f"{root}/proc/meminfo", os.O_RDONLY)
     except OSError:
@@ -142,7 +121,6 @@ def _machine_left(root: Path) -> int:
 
 
 def _address_space_left() -> Iterator[int]:
-    """Yield what RLIMIT_AS (``ulimit -v``) leaves, if there is one."""
     if resource is not None:
         soft, _ = resource.getrlimit(resource.RLIMIT_AS)
         if soft != resource.RLIM_INFINITY:
@@ -150,15 +128,11 @@ def _address_space_left() -> Iterator[int]:
 
 
 def limited_groups(root: Path = ROOT) -> list[Group]:
-    """Return the memory cgroups above this process that have a limit, and how to read what they leave.
-
-    Looking for them takes longer than asking them.
-    """
+    """Return the memory cgroups above this process that have a limit, and how to read what they leave."""
     return [(group, left_in) for group, left_in in _groups(root) if left_in(group) is not None]
 
 
 def _groups(root: Path) -> Iterator[Group]:
-    """Yield each memory cgroup above this process; nothing where there is none."""
     try:
         memberships = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -173,10 +147,7 @@ def _groups(root: Path) -> Iterator[Group]:
 
 
 def _along(mount: Path, path: str, left_in: Callable[[Path], int | None]) -> Iterator[Group]:
-    """Yield a group and every one above it, up to the mount.
-
-    In a container the path may be the host's, and not there: the mount itself is then the group.
-    """
+    """Yield a group and every one above it, up to the mount: in a container only that may be there."""
     group = mount / path.lstrip("/")
     while True:
         yield group, left_in
@@ -214,7 +185,7 @@ def _number(path: Path) -> int | None:
 
 
 def _stat(group: Path, key: str) -> int:
-    """Return a field of memory.stat: file pages not in use count as used, but the kernel gives them back."""
+    """Return file pages that count as used, but that the kernel gives back."""
     try:
         lines = (group / "memory.stat").read_text().splitlines()
     except OSError:

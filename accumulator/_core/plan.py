@@ -173,11 +173,7 @@ def make_plan(  # noqa: PLR0913  what it depends on
     n_written: int,
     recorded: NDArray[np.bool_] | None,
 ) -> Plan:
-    """Return the plan for heads of N rows.
-
-    ``store`` is where they are, None while that is open; ``recorded`` are the rows that a run which is kept
-    has on disk.
-    """
+    """Return the plan for N rows, in a store if there is one yet; some may be ``recorded`` in a kept run."""
     row_nbytes = sum(spec.row_nbytes for spec in specs)
     nbytes = n_rows * row_nbytes
     is_kept, n_files, buffer_nbytes = recorded is not None, 0, 0

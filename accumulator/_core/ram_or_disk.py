@@ -26,17 +26,7 @@ _log: Final = logging.getLogger("accumulator")
 
 
 class RamOrDisk:
-    """Decides where the rows of a result are.
-
-    Parameters
-    ----------
-    n_rows : int
-        N, the same for all heads.
-    budget : Budget
-        What decides.
-    specs : sequence of HeadSpec
-        The heads.
-    """
+    """Decides where the rows of a result are, and makes their stores."""
 
     def __init__(self, n_rows: int, budget: Budget, specs: Sequence[HeadSpec]) -> None:
         self._n_rows, self._budget, self._specs = n_rows, budget, specs

@@ -659,7 +659,7 @@ def test_many_heads_share_the_buffers():
     with FullBatchAccumulator(locs, memory_limit="1 MiB") as accumulator:
         for row in np.random.default_rng(0).permutation(64):
             accumulator.push([head[:1] for head in heads], locs[[row]])
-            stores = accumulator._canvas.store._heads
+            stores = accumulator._canvas.store.heads
             with accumulator._canvas.store._writer.lock:
                 held = sum(b.pages.nbytes for s in stores for b in s._open.values())
                 held += sum(b.nbytes for s in stores for b in s._handed.values())

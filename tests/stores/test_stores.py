@@ -196,7 +196,7 @@ def test_few_chunks_are_in_memory(backends, writes, kind):
     order = np.random.default_rng(1).permutation(400)
     for row in order:
         put(store, np.array([row]), distinct(1, (4,), first=row))
-        assert len(store._heads[0]._open) <= _layout.OPEN_CHUNKS
+        assert len(store.heads[0]._open) <= _layout.OPEN_CHUNKS
     store.flush()
     assert sum(rows for _, rows in writes) == 400
     np.testing.assert_array_equal(store.arrays[0][:][:, 0], np.arange(400))

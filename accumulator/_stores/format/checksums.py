@@ -47,7 +47,6 @@ def row_checksums(rows: NDArray[Any]) -> NDArray[np.uint64]:
 
 
 def _add(sums: NDArray[np.uint64], words: NDArray[np.uint64], piece: int) -> None:
-    """Add what a piece of each row makes of its sum."""
     n, width = words.shape
     multipliers, factor = _multipliers(1)[:width], _multipliers(2)[piece % _PIECE]
     step = max(1, _BUFFER // width)

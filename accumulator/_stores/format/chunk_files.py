@@ -25,21 +25,7 @@ if TYPE_CHECKING:
 
 
 class ChunkFiles:
-    """The files of one head's chunks.
-
-    Parameters
-    ----------
-    path_of : callable
-        From a chunk's number to its file.
-    chunk_shape : tuple of int
-        Of a whole chunk: ``(rows, *patch_shape)``.
-    dtype : dtype
-        As it is in the files.
-    fill_value : scalar
-        What rows hold that are not written.
-    unsynced : Unsynced, optional
-        Takes note of what has to be synced.
-    """
+    """The files of one head's chunks, ``(rows, *patch_shape)``; ``unsynced`` notes what has to be synced."""
 
     def __init__(
         self,
@@ -79,12 +65,7 @@ class ChunkFiles:
         memory : memoryview, optional
             The same bytes in whole, aligned pages.
         is_there : bool
-            Whether the chunk has a file already.
-
-        Raises
-        ------
-        OSError
-            The operating system refused. A new file is removed.
+            Whether the chunk has a file already; a new one is removed if the system refuses something.
         """
         path = self.path_of(chunk)
         if self._unsynced is not None:

@@ -39,18 +39,15 @@ class Layout:
 
     @property
     def unit_nbytes(self) -> int:
-        """Bytes that are written at once."""
         return min(self.unit_rows, self.n_rows) * self.spec.row_nbytes
 
     @property
     def n_files(self) -> int:
-        """Files of all rows."""
         inner = self.chunks if self.shards is None else self.shards
         pieces = (-(-length // size) for length, size in zip(self.spec.patch_shape, inner[1:], strict=True))
         return -(-self.n_rows // self.unit_rows) * math.prod(pieces)
 
     def buffer_nbytes(self, open_chunks: int) -> int:
-        """Bytes of memory its chunks may take."""
         return (open_chunks + HANDED_CHUNKS) * self.unit_nbytes
 
     @property
@@ -60,13 +57,6 @@ class Layout:
         return is_plain and self.chunks[1:] == _whole(self.spec)
 
     def create(self, group: zarr.Group, name: str) -> zarr.Array[Any]:
-        """Create the array.
-
-        Raises
-        ------
-        OptionError
-            zarr refuses the options.
-        """
         storage = self.spec.storage
         try:
             return group.create_array(
@@ -91,16 +81,7 @@ class Layout:
 
 
 def layout(n_rows: int, specs: Sequence[HeadSpec], buffer_nbytes: int) -> tuple[list[Layout], int]:
-    """Lay out all heads; return also how many chunks of each may be open.
-
-    Parameters
-    ----------
-    n_rows : int
-        N.
-    specs : sequence of HeadSpec
-        The heads.
-    buffer_nbytes : int
-        What the chunks in memory may take together.
+    """Lay out all heads with so many bytes of chunks in memory; return also how many of each may be open.
 
     Raises
     ------
@@ -137,13 +118,7 @@ def layout_as_stored(n_rows: int, specs: Sequence[HeadSpec], buffer_nbytes: int)
 
 
 def check_options(n_rows: int, specs: Sequence[HeadSpec]) -> None:
-    """Refuse storage options that zarr or the buffers would refuse, even if the rows may never go to zarr.
-
-    Raises
-    ------
-    OptionError
-        They do.
-    """
+    """Refuse storage options that zarr or the buffers would refuse, even if the rows may never go to zarr."""
     if any(spec.storage.is_chosen for spec in specs):
         layout(n_rows, [spec for spec in specs if spec.storage.is_chosen], BUFFER_NBYTES)
     for head, spec in enumerate(specs):

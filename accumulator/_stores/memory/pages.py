@@ -24,27 +24,12 @@ _HUGE_NBYTES: Final = 4 * 2**20  # what NumPy asks huge pages for, too
 class Pages:
     """A number of bytes, all zero, that take memory page by page as they are written.
 
-    Parameters
-    ----------
-    nbytes : int
-        How many.
-    is_huge : bool
-        Ask for huge pages, which are quicker to get, but come 2 MiB at a time.
-
-    Attributes
-    ----------
-    is_used : bool
-        Whether they have been written to before, for whoever keeps them to know.
-
-    Raises
-    ------
-    MemoryError
-        The operating system refuses.
+    Huge pages are quicker to get, but come 2 MiB at a time. Raises MemoryError where the system refuses.
     """
 
     def __init__(self, nbytes: int, *, is_huge: bool = False) -> None:
         self.nbytes = padded(max(1, nbytes))
-        self.is_used = False
+        self.is_used = False  # for whoever keeps them to say
         try:
             if sys.platform == "win32":
                 self._map = mmap.mmap(-1, self.nbytes)

@@ -23,22 +23,10 @@ _ALIGNMENT: Final = 16  # what NumPy aligns to, and every dtype asks for
 
 
 class RamRows:
-    """All rows of all heads in NumPy arrays that hold the fill value.
+    """A `RowStore` of NumPy arrays; raises MemoryError where the system refuses them.
 
-    Parameters
-    ----------
-    n_rows : int
-        N, the same for all heads.
-    specs : sequence of HeadSpec
-        The heads.
-    first : sequence of arrays
-        What will be put first. Memory is copied up to half as fast again where source and target lie alike
-        in their pages, and all batches of a model lie alike.
-
-    Raises
-    ------
-    MemoryError
-        The operating system refuses the memory.
+    ``first`` is what will be put first: memory is copied up to half as fast again where source and target lie
+    alike in their pages, and all batches of a model lie alike.
     """
 
     zarr_store = None
@@ -76,7 +64,7 @@ class RamRows:
         return [array[start:stop] for array in self.held]
 
     def make_room(self, nbytes: int) -> None:
-        """Do nothing: there is room for all rows."""
+        del nbytes  # there is room for all rows
 
     def put(self, rows: Rows, values: Sequence[NDArray[Any]]) -> None:
         """Copy each head's values to their rows, unless they are those rows."""
@@ -90,10 +78,10 @@ class RamRows:
         )
 
     def commit(self) -> None:
-        """Do nothing: what was put counts."""
+        """Do nothing: what was put counts, until whoever put it puts other values over it."""
 
     def discard(self) -> None:
-        """Do nothing: whoever put rows that shall not count puts others over them."""
+        """Do nothing, as `commit`."""
 
     def get(self, rows: Rows) -> list[NDArray[Any]]:
         return [np.array(array[rows]) for array in self.held]

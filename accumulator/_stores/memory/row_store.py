@@ -14,21 +14,15 @@ if TYPE_CHECKING:
 
 
 class RowStore(Protocol):
-    """All rows of all heads, of which those that were never put hold the fill value and take no room.
-
-    Attributes
-    ----------
-    zarr_store : FolderStore, or None
-        Where its files are; None in RAM.
-    part_nbytes : int
-        How many bytes may be put at a time.
-    """
+    """All rows of all heads, of which those that were never put hold the fill value and take no room."""
 
     @property
-    def zarr_store(self) -> FolderStore | None: ...
+    def zarr_store(self) -> FolderStore | None:
+        """Where its files are; None in RAM."""
 
     @property
-    def part_nbytes(self) -> int: ...
+    def part_nbytes(self) -> int:
+        """How many bytes may be put at a time."""
 
     @property
     def buffer_nbytes(self) -> int:

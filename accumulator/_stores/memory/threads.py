@@ -17,15 +17,7 @@ T = TypeVar("T")
 
 
 class Pool:
-    """The caller and its helping threads, which start when they are needed first and end by `close`.
-
-    Parameters
-    ----------
-    n : int
-        How many work at the same time, the caller being one of them.
-    name : str
-        What the threads are called.
-    """
+    """The caller and ``n - 1`` threads, which start when they are needed first, and end by `close`."""
 
     def __init__(self, n: int, name: str) -> None:
         self.n, self._name = n, name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -50,13 +51,7 @@ class Findings(NamedTuple):
 
 
 class RowChecker:
-    """Compares rows of a saved result with their checksums, a unit at a time; threads may share it.
-
-    Parameters
-    ----------
-    saved : SavedResult
-        What is checked.
-    """
+    """Compares rows of a saved result with their checksums, a unit at a time; threads may share it."""
 
     def __init__(self, saved: SavedResult) -> None:
         self.saved = saved
@@ -86,25 +81,11 @@ class RowChecker:
                 yield self._unit(head, number)
 
     def look(self, unit: Unit) -> Findings:
-        """Read a unit, and say which rows are damaged.
-
-        Raises
-        ------
-        StorageError
-            There is not enough memory: nothing is known of the rows.
-        """
-        try:
-            try:
-                values = self._values(unit)
-            except MemoryError:
-                raise
-            except Exception as cause:  # whatever a codec raises for bytes that are none of its own
-                if is_refusal(cause):
-                    raise storage_error(cause, f"{self._label(unit)} cannot be read") from cause
-                values = None
-            return self._compare(unit, values)
-        except MemoryError as cause:
-            raise self._no_memory(unit) from cause
+        """Read a unit, and say which rows are damaged; a StorageError says nothing of them."""
+        values = None
+        with self._reading(unit):
+            values = self._values(unit)
+        return self._compare(unit, values)
 
     def look_at_all(self, use: Callable[[Unit, Findings], None] | None = None) -> list[NDArray[np.bool_]]:
         """Check every unit, on all cores, and return for each head which rows are damaged.
@@ -127,11 +108,6 @@ class RowChecker:
 
         It runs on zarr's event loop and waits for nothing else there: zarr's own threads may all be taken by
         readers that wait for this.
-
-        Raises
-        ------
-        DamagedError
-            It does.
         """
         unit = self._unit_of(key)
         if unit is None or unit[:2] in self._right:
@@ -179,18 +155,21 @@ class RowChecker:
     async def _check(self, unit: Unit) -> Findings:
         if self._files[unit.head] is not None:
             return await asyncio.to_thread(self.look, unit)
-        try:
+        values = None
+        with self._reading(unit):
             values = np.asarray(await self._readers[unit.head].getitem(unit.rows))
+        return await asyncio.to_thread(self._compare, unit, values)
+
+    @contextlib.contextmanager
+    def _reading(self, unit: Unit) -> Iterator[None]:
+        """Raise what says nothing of the rows; whatever else a codec raises is damage."""
+        try:
+            yield
         except MemoryError as cause:
             raise self._no_memory(unit) from cause
-        except Exception as cause:  # as in `look`
+        except Exception as cause:
             if is_refusal(cause):
                 raise storage_error(cause, f"{self._label(unit)} cannot be read") from cause
-            return self._compare(unit, None)
-        try:
-            return await asyncio.to_thread(self._compare, unit, values)
-        except MemoryError as cause:
-            raise self._no_memory(unit) from cause
 
     def _no_memory(self, unit: Unit) -> StorageError:
         rows = f"rows {unit.rows.start} to {unit.rows.stop - 1} of {self._label(unit)}"
@@ -200,7 +179,10 @@ class RowChecker:
         written = self.saved.written[unit.rows]
         if values is None:
             return Findings(None, written.copy(), ~written)
-        sums = row_checksums(values)
+        try:
+            sums = row_checksums(values)
+        except MemoryError as cause:
+            raise self._no_memory(unit) from cause
         differ = sums != self.saved.checksums[unit.rows, unit.head]
         dirty = ~written & (sums != self._blanks[unit.head])
         if self._is_complete:  # else a crash may have left the checksum of a row that is not recorded
@@ -234,20 +216,21 @@ class RowChecker:
 
 def make_checksums(arrays: Sequence[Any]) -> list[NDArray[np.uint64]]:
     """Read all rows that have a file, on all cores, and return the checksums of all."""
-    made = [np.full(array.shape[0], _blank(array), dtype=np.uint64) for array in arrays]
+    sums = [np.full(array.shape[0], _blank(array), dtype=np.uint64) for array in arrays]
 
-    def fill(head: int, start: int, stop: int) -> None:
-        made[head][start:stop] = row_checksums(np.asarray(arrays[head][start:stop]))
+    def parts() -> Iterator[tuple[int, slice]]:
+        for head, array in enumerate(arrays):
+            made = layout_of(array)
+            for number, start in enumerate(range(0, array.shape[0] if array.size else 0, made.unit_rows)):
+                if not made.is_raw or chunk_path(array, number).exists():
+                    yield head, slice(start, start + made.unit_rows)
 
-    parts = []
-    for head, array in enumerate(arrays):
-        rows = layout_of(array).unit_rows
-        is_raw = layout_of(array).is_raw
-        for number, start in enumerate(range(0, array.shape[0], rows)):
-            if array.size and not (is_raw and not chunk_path(array, number).exists()):
-                parts.append((head, start, min(start + rows, array.shape[0])))
-    run_all(lambda part: fill(*part), parts)
-    return made
+    def fill(part: tuple[int, slice]) -> None:
+        head, rows = part
+        sums[head][rows] = row_checksums(np.asarray(arrays[head][rows]))
+
+    run_all(fill, parts())
+    return sums
 
 
 def _blank(array: zarr.Array[Any]) -> np.uint64:

@@ -21,17 +21,7 @@ if TYPE_CHECKING:
 
 
 class EncodedChunks:
-    """One head's chunks, written through zarr; the same face as `ChunkFiles`.
-
-    Parameters
-    ----------
-    array : zarr.Array
-        The head.
-    unit_rows : int
-        Rows of a chunk, or of a shard where there are shards.
-    scratch : Path
-        The folder for scratch files, made when it is needed.
-    """
+    """One head's chunks, or its shards if it has any, written through zarr."""
 
     def __init__(self, array: zarr.Array[Any], unit_rows: int, scratch: Path) -> None:
         self._array, self._unit_rows, self._folder = array, unit_rows, scratch

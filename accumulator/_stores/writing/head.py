@@ -33,29 +33,9 @@ if TYPE_CHECKING:
 
 
 class Head:
-    """All rows of one head.
+    """All rows of one head; ``encoded`` are its chunks where zarr encodes them.
 
     `rows_in_memory`, `next_lent`, `move_out` and `written` are called under the writer's lock.
-
-    Parameters
-    ----------
-    array : zarr.Array
-        What is written, and read by others.
-    chunks : Chunks
-        Its chunks on disk.
-    chunk_rows : int
-        Rows that are written at once.
-    open_chunks : int
-        How many blocks may be open between two pushes.
-    writer : Writer
-        Who writes; shared by all heads.
-    encoded : EncodedChunks, optional
-        The chunks, where zarr encodes them.
-
-    Attributes
-    ----------
-    checksums : (N,) uint64 array, or None
-        Of each row as it was written last, or of the fill value; None in a store that is not kept.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917  what it needs to know
@@ -69,7 +49,8 @@ class Head:
         *,
         has_checksums: bool,
     ) -> None:
-        self.array, self.chunks, self.chunk_rows, self._encoded = array, chunks, chunk_rows, encoded
+        self.array, self.chunks, self._encoded = array, chunks, encoded
+        self.chunk_rows = chunk_rows  # that are written at once
         self.name = array.basename
         self.on_disk: dict[int, NDArray[np.bool_] | None] = {}  # chunks, and which rows; None for all
         self.lent: OrderedDict[int, Block] = OrderedDict()
@@ -78,12 +59,12 @@ class Head:
         self._fill = np.asarray(array.fill_value, self.dtype)
         self._n_rows, self._patch_shape = array.shape[0], array.shape[1:]
         self.row_nbytes = array.dtype.itemsize * int(np.prod(self._patch_shape, dtype=np.int64))
-        self.checksums: NDArray[np.uint64] | None = None
+        self.checksums: NDArray[np.uint64] | None = None  # of each row as it was written last
         if has_checksums:
             self.checksums = np.zeros(self._n_rows, dtype=np.uint64)
             if blank := row_checksums(np.broadcast_to(self._fill, (1, *self._patch_shape)))[0]:
                 self.checksums[:] = blank
-        self._writer, self._most_open = writer, open_chunks
+        self._writer, self._most_open = writer, open_chunks  # between two pushes
         self._open: OrderedDict[int, Block] = OrderedDict()
         self._handed: dict[int, Block] = {}
         self._pending: deque[tuple[Block, Rows]] = deque()

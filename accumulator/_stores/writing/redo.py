@@ -22,21 +22,7 @@ if TYPE_CHECKING:
 
 
 class RedoChunks:
-    """One head's chunks in a store that is kept; the same face as `ChunkFiles`.
-
-    Parameters
-    ----------
-    inner : ChunkFiles or EncodedChunks
-        Where all other rows are written.
-    folder : Path
-        The folder for redo files, made when it is needed.
-    chunk_shape, dtype
-        Of a whole chunk.
-    recorded : (N,) bool array
-        Which rows the record has, as it changes.
-    unsynced : Unsynced
-        Takes note of what has to be synced.
-    """
+    """One head's chunks in a store that is kept; rows that are not recorded go to ``inner`` at once."""
 
     def __init__(  # noqa: PLR0913, PLR0917  what it needs to know
         self,

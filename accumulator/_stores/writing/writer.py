@@ -1,10 +1,9 @@
 """Writing behind the caller's back: threads that take blocks of rows to disk, and not too many at once.
 
-It knows nothing of files or chunks: a job knows how to write itself. What fails is kept, told once,
-and tried again before anything else happens.
+What fails is kept, told once, and tried again before anything else happens.
 
-The threads are its own, not a pool of the standard library: they run before there is a job, so that a system
-that refuses threads is met before any row is taken; and a job that waits can be taken back for certain.
+The threads are no `Pool`: they run before there is a job, so that a system that refuses threads is met
+before any row is taken; and a job that waits can be taken back for certain.
 """
 
 from __future__ import annotations
@@ -28,22 +27,19 @@ _EXIT_SECONDS: Final = 10  # how long the end of the interpreter waits for a wri
 
 
 class Job(Protocol):
-    """Rows that are to be written."""
+    """Rows that are to be written, and how to call their head."""
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of memory they take."""
+    def nbytes(self) -> int: ...
 
     @property
-    def rows(self) -> NDArray[np.intp]:
-        """Which rows of the result they are."""
+    def rows(self) -> NDArray[np.intp]: ...
 
     @property
-    def label(self) -> str:
-        """How to call the head they belong to."""
+    def label(self) -> str: ...
 
     def write(self) -> None:
-        """Write them; runs on a thread of its own, and may be called again after it failed."""
+        """Write them, on a thread of its own; called again after it failed."""
 
     def done(self) -> None:
         """Take note that they are written, under the writer's lock."""
@@ -52,32 +48,17 @@ class Job(Protocol):
 class Writer:
     """Threads that write jobs, in the order they come, while at most so many bytes wait.
 
-    After a failed write its rows stay in memory. The next call of `make_room` or `drain` raises, and
-    every later one tries to write them first.
-
-    Parameters
-    ----------
-    n_threads : int
-        How many jobs are written at the same time. Where the system refuses any thread, `submit` writes.
-    limit_nbytes : int
-        How many bytes may be under way; one job may always be.
-
-    Attributes
-    ----------
-    lock : threading.Condition
-        Held while a job's fate changes.
-    after : callable
-        Called under the lock when a job has ended.
-    in_memory : callable
-        Returns which rows are not on disk, for errors to name.
+    After a failed write its rows stay in memory. The next call of `make_room` or `drain` raises a
+    StorageError, and every later one tries to write them first. Where the system refuses any thread, `submit`
+    writes.
     """
 
-    after: Callable[[], None]
-    in_memory: Callable[[], NDArray[np.intp]]
+    after: Callable[[], None]  # called under the lock when a job has ended
+    in_memory: Callable[[], NDArray[np.intp]]  # tells which rows are not on disk, for errors to name
 
     def __init__(self, n_threads: int, limit_nbytes: int) -> None:
-        self.lock = threading.Condition()
-        self.limit_nbytes = limit_nbytes
+        self.lock = threading.Condition()  # held while a job's fate changes
+        self.limit_nbytes = limit_nbytes  # that may be under way; one job may always be
         self.after, self.in_memory = _nothing, _no_rows
         self._waiting: deque[Job] = deque()
         self._running: list[Job] = []
@@ -96,13 +77,7 @@ class Writer:
         self._finalizer = weakref.finalize(self, _end, weakref.ref(self))
 
     def submit(self, job: Job) -> None:
-        """Have a job written; this does not wait, unless there are no threads.
-
-        Raises
-        ------
-        ClosedError
-            The threads have ended, and with them the interpreter perhaps.
-        """
+        """Have a job written; this does not wait, unless there are no threads."""
         with self.lock:
             if self._is_closed:
                 raise ClosedError("nothing is written any more: finalize() before the interpreter ends")
@@ -112,13 +87,7 @@ class Writer:
             self._write_next()
 
     def make_room(self, nbytes: int) -> None:
-        """Wait until so many bytes more may be under way.
-
-        Raises
-        ------
-        StorageError
-            Something could not be written.
-        """
+        """Wait until so many bytes more may be under way."""
         self._try_again()
         with self.lock:
             self.lock.wait_for(lambda: self._failed or self._has_room(nbytes))
@@ -127,13 +96,7 @@ class Writer:
                 self._raise_failed()
 
     def drain(self) -> None:
-        """Wait until nothing is under way.
-
-        Raises
-        ------
-        StorageError
-            Something could not be written.
-        """
+        """Wait until nothing is under way."""
         self._try_again()
         with self.lock:
             self._wait()
@@ -153,13 +116,12 @@ class Writer:
             return id(job) in self._failed
 
     def forget(self, job: Job) -> None:
-        """Drop a job that waits, wait for one that is being written, and do not try it again."""
+        """Take a job back, and do not try it again."""
         with self.lock:
             self.take_back(job)
             self._failed.pop(id(job), None)
 
     def has_failed(self, job: Job) -> bool:
-        """Whether a job waits to be tried again."""
         return id(job) in self._failed
 
     def knows(self, job: Job) -> bool:
@@ -216,7 +178,7 @@ class Writer:
         return True
 
     def _try_again(self) -> None:
-        """Submit what failed and was told; wait for it."""
+        """Write again what failed and was told, and wait for it."""
         with self.lock:
             if not self._failed or not self._is_told:
                 return

@@ -44,16 +44,12 @@ KEPT_THREADS: Final = 6  # some of which make checksums
 
 
 class ZarrRows:
-    """All rows of all heads in zarr arrays of which only what was written takes space.
+    """A `RowStore` of zarr arrays, of which only what was written takes space.
 
     Parameters
     ----------
     zarr_store : FolderStore
         Where; a group ``outputs`` is made in it with one array a head, ``0``, ``1`` and so on.
-    n_rows : int
-        N, the same for all heads.
-    specs : sequence of HeadSpec
-        The heads.
     buffer_nbytes : int
         What may be in memory. With little of it blocks are few, and then small; one row at least. Stored
         chunks are as large as they are: without room for them none is held between two pushes, and one at a
@@ -98,8 +94,8 @@ class ZarrRows:
         self._writer = Writer(n_threads, 2 * self.part_nbytes)
         self._writer.in_memory = self._rows_in_memory
         self._copier = Copier()
-        self._heads: list[Head] = []
-        self._redo: list[RedoChunks] = []
+        self.heads: list[Head] = []
+        self.redo: list[RedoChunks] = []  # what waits for the record, a head, in a store that is kept
         self.zarr_store, self._recorded, self._has_checksums = zarr_store, recorded, has_checksums
         self._moves_out = False
         self._moving: Block | None = None
@@ -113,7 +109,7 @@ class ZarrRows:
             for number, each in enumerate(layouts):
                 made: Any = outputs[str(number)] if is_there else each.create(outputs, str(number))
                 array = write_all(made) if is_there else made
-                self._heads.append(self._make_head(array, each, open_chunks))
+                self.heads.append(self._make_head(array, each, open_chunks))
         except BaseException as cause:
             self.close()
             if isinstance(cause, OSError):
@@ -136,22 +132,12 @@ class ZarrRows:
 
     @property
     def zarr_arrays(self) -> list[zarr.Array[Any]]:
-        return [head.array for head in self._heads]
+        return [head.array for head in self.heads]
 
     @property
     def checksums(self) -> list[NDArray[np.uint64]]:
-        """Of each head's rows as they were written last, where they are made; see `row_checksums`."""
-        return [head.checksums for head in self._heads if head.checksums is not None]
-
-    @property
-    def heads(self) -> list[Head]:
-        """The heads, for whoever restores an earlier run's."""
-        return self._heads
-
-    @property
-    def redo(self) -> list[RedoChunks]:
-        """What waits for the record, a head; empty in a store that is not kept."""
-        return self._redo
+        """Of each head's rows as they were written last, where they are made."""
+        return [head.checksums for head in self.heads if head.checksums is not None]
 
     def views(self, start: int, stop: int) -> None:
         del start, stop
@@ -164,25 +150,25 @@ class ZarrRows:
         self._copier.copy(
             [
                 piece
-                for head, array in zip(self._heads, values, strict=True)
+                for head, array in zip(self.heads, values, strict=True)
                 if array is not None
                 for piece in head.pieces(rows, array)
             ]
         )
 
     def commit(self) -> None:
-        for head in self._heads:
+        for head in self.heads:
             head.commit()
         if self._moves_out:
             self._move_out()
 
     def discard(self) -> None:
-        for head in self._heads:
+        for head in self.heads:
             head.discard()
 
     def get(self, rows: Rows) -> list[NDArray[Any]]:
         try:
-            return [head.get(rows) for head in self._heads]
+            return [head.get(rows) for head in self.heads]
         except StorageError:
             raise
         except OSError as cause:
@@ -190,15 +176,15 @@ class ZarrRows:
 
     def flush(self) -> None:
         self._writer.make_room(0)
-        for head in self._heads:
+        for head in self.heads:
             head.hand_over_all()
         self._writer.drain()
-        for head in self._heads:
+        for head in self.heads:
             for job in head.unfinished():
                 self._writer.make_room(job.nbytes)
                 self._writer.submit(job)
         self._wait_for_all()
-        for head in self._heads:
+        for head in self.heads:
             head.free()
 
     def _wait_for_all(self) -> None:
@@ -207,7 +193,7 @@ class ZarrRows:
     def close(self) -> None:
         self._writer.close()
         self._copier.close()
-        for head in self._heads:
+        for head in self.heads:
             head.drop()
 
     def remove(self) -> None:
@@ -220,12 +206,12 @@ class ZarrRows:
         Unless somebody looks at it: a view must not turn to zeros.
         """
         gives_back = not ram.is_looked_at
-        for head, array, pages, start in zip(self._heads, ram.held, ram.pages, ram.starts, strict=True):
+        for head, array, pages, start in zip(self.heads, ram.held, ram.pages, ram.starts, strict=True):
             head.lend(array, pages, start, written, gives_back=gives_back)
         self._writer.after, self._moves_out = self._move_out, True
 
     def _rows_in_memory(self) -> NDArray[np.intp]:
-        rows = [rows for head in self._heads for rows in head.rows_in_memory()]
+        rows = [rows for head in self.heads for rows in head.rows_in_memory()]
         return np.concatenate(rows) if rows else np.empty(0, dtype=np.intp)
 
     def _make_head(self, array: zarr.Array[Any], made: Layout, open_chunks: int) -> Head:
@@ -241,7 +227,7 @@ class ZarrRows:
         if self._recorded is not None and self.zarr_store.unsynced is not None:
             shape = (made.unit_rows, *array.shape[1:])
             redo = RedoChunks(chunks, folder / REDO, shape, dtype, self._recorded, self.zarr_store.unsynced)
-            self._redo.append(redo)
+            self.redo.append(redo)
             kept = redo
         return Head(
             array,
@@ -258,7 +244,7 @@ class ZarrRows:
         with self._writer.lock:
             if self._moving is not None and self._moving.head.has_handed_over(self._moving):
                 return
-            waiting = [block for head in self._heads if (block := head.next_lent()) is not None]
+            waiting = [block for head in self.heads if (block := head.next_lent()) is not None]
             self._moving = min(waiting, key=lambda block: int(block.rows[0]), default=None)
             if self._moving is not None:
                 self._moving.head.move_out(self._moving)
