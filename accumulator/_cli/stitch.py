@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
+import attrs
 import numpy as np
 
+from accumulator import FullBatch, StitchedMap, stitch
+from accumulator._cli.shared import add_command, show
 from accumulator._export import check_ome_tiff, check_ome_zarr
+from accumulator._export.map import UNITS
 from accumulator._inputs.heads import Heads
-from accumulator._inputs.text import encodable, printable
+from accumulator._inputs.text import printable, shape_text
 from accumulator.exceptions import OptionError
 from accumulator.typing import Blend
 
 if TYPE_CHECKING:
-    from accumulator._core.full_batch import FullBatch
-    from accumulator._stitching import StitchedMap
+    from collections.abc import Callable, Iterator
 
 _DESCRIPTION: Final = """\
 Stitches the patches of a store into one map a head, and writes the maps to a file that others open.
@@ -44,36 +46,26 @@ exit codes: 0 done, 1 no store, one that cannot be stitched or read, or an outpu
 2 wrong arguments
 OME files need more packages: pip install 'full-batch-accumulator[ome]'
 """
-_UNITS: Final = ("nanometer", "micrometer", "millimeter", "centimeter", "meter")
 _KINDS: Final = {".ome.zarr": "OME-Zarr", ".ome.tif": "OME-TIFF", ".ome.tiff": "OME-TIFF", ".zarr": "zarr"}
 
 
-def add_stitch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_stitch(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command to the others."""
-    parser = commands.add_parser(
-        "stitch",
-        help="blend the patches of a store into maps, and write them as OME-Zarr, OME-TIFF or zarr",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=_stitch)
+    short = "blend the patches of a store into maps, and write them as OME-Zarr, OME-TIFF or zarr"
+    parser = add_command(add, "stitch", _stitch, short, _DESCRIPTION, _EXAMPLES)
     parser.add_argument("path", type=Path, metavar="PATH", help="the store's folder")
     parser.add_argument(
         "-o", "--output", type=_output, required=True, metavar="FILE", help="the file, not there yet"
     )
     parser.add_argument(
-        "--head",
-        action="append",
-        metavar="NAME",
-        help="a head, by name or number; repeatable (default: all)",
+        "--head", action="append", metavar="NAME", help="a head, by name or number; repeatable (default: all)"
     )
     parser.add_argument(
         "--blend",
         choices=get_args(Blend),
         default="average",
-        help="what overlapping patches make: a mean, plain or with more weight in their middle (gaussian, "
-        "hann), the largest value, or the last in the list (default: average)",
+        help="how overlapping patches are blended: their mean, plain or with more weight in the middle "
+        "(gaussian, hann), the largest value, or the last in the list (default: average)",
     )
     parser.add_argument(
         "--shape",
@@ -91,7 +83,7 @@ def add_stitch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--pixel-size", type=_size, nargs="+", metavar="SIZE", help="one number, or x and y, in --unit"
     )
-    parser.add_argument("--unit", choices=_UNITS, default="micrometer", help="(default: micrometer)")
+    parser.add_argument("--unit", choices=tuple(UNITS), default="micrometer", help="(default: micrometer)")
     parser.add_argument(
         "--channel", action="append", metavar="NAME", help="a channel's name; repeat it for each in turn"
     )
@@ -99,11 +91,39 @@ def add_stitch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
 
 
-def _stitch(arguments: argparse.Namespace) -> int:
-    # What stitching needs takes a moment to import, and the other commands do not need it.
-    from accumulator._core.full_batch import FullBatch  # noqa: PLC0415
-    from accumulator._stitching import stitch  # noqa: PLC0415
+@attrs.frozen
+class _Stitched:
+    """What was made."""
 
+    maps: StitchedMap
+    output: Path
+    kind: str
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "path": str(self.output),
+            "kind": self.kind,
+            "origin": list(self.maps.origin),
+            "n_patches": len(self.maps.written),
+            "n_written": int(self.maps.written.sum()),
+            "n_stitched": self.maps.n_stitched,
+            "heads": [
+                {"name": name, "shape": list(array.shape), "dtype": str(array.dtype)}
+                for name, array in Heads.of(self.maps.outputs).by_name().items()
+            ],
+        }
+
+    def lines(self) -> Iterator[str]:
+        facts, output = self.as_json(), printable(str(self.output))
+        for head in facts["heads"]:
+            yield f"map {printable(head['name'])}: {shape_text(head['shape'])} {head['dtype']}"
+        patches = f"{facts['n_stitched']} of {facts['n_patches']} patches ({facts['n_written']} written)"
+        yield f"{patches}; {self.kind} in {output}"
+        if self.kind == "OME-Zarr" and len(facts["heads"]) > 1:
+            yield from (f"a viewer opens {output}/{printable(head['name'])}" for head in facts["heads"])
+
+
+def _stitch(arguments: argparse.Namespace) -> int:
     output: Path = arguments.output
     kind = _kind(output)
     if output.exists() or output.is_symlink():
@@ -114,9 +134,15 @@ def _stitch(arguments: argparse.Namespace) -> int:
     heads = arguments.head
     if heads is not None and isinstance(batch.outputs, list):
         heads = [int(head) if head.isascii() and head.isdigit() else head for head in heads]
-    if kind == "zarr" and (arguments.pixel_size is not None or arguments.channel is not None):
+    sizes = arguments.pixel_size
+    options: dict[str, Any] = {
+        "pixel_size": sizes[0] if sizes is not None and len(sizes) == 1 else sizes,
+        "channel_names": arguments.channel,
+    }
+    if kind == "zarr" and any(option is not None for option in options.values()):
         raise OptionError("--pixel-size and --channel are for OME files, not for plain zarr")
-    _check(batch, heads, kind, arguments)
+    options["unit"] = arguments.unit
+    _check(batch, heads, kind, options)
     with stitch(
         batch,
         heads=heads,
@@ -128,83 +154,34 @@ def _stitch(arguments: argparse.Namespace) -> int:
         save_path=output.absolute().parent,
         progress=sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None,
     ) as maps:
-        _save(maps, output, kind, arguments)
-        _show(maps, output, kind, is_json=arguments.json)
+        if kind == "zarr":
+            maps.save(output)
+        elif kind == "OME-Zarr":
+            maps.save_ome_zarr(output, **options)
+        else:
+            maps.save_ome_tiff(output, **options)
+        show(_Stitched(maps, output, kind), is_json=arguments.json)
     return 0
 
 
-def _check(batch: FullBatch, heads: list[Any] | None, kind: str, arguments: argparse.Namespace) -> None:
+def _check(batch: FullBatch, heads: list[Any] | None, kind: str, options: dict[str, Any]) -> None:
     """Refuse now what the file would refuse when the maps are made."""
     given = Heads.of(batch.outputs)
     outputs = dict(zip(given.keys, given, strict=True))
-    chosen = {head: outputs[head] for head in heads or outputs if head in outputs}
-    n_spatial = batch.output_locs.shape[1] // 2
     if kind == "OME-TIFF" and len(heads or outputs) != 1:
         raise OptionError(f"an OME-TIFF holds one head: choose with --head one of {list(outputs)}")
+    n_spatial = batch.output_locs.shape[1] // 2
+    chosen = {str(head): outputs[head] for head in heads or outputs if head in outputs}
     if kind == "zarr" or any(array.ndim - 1 not in {n_spatial, n_spatial + 1} for array in chosen.values()):
         return  # stitching says what is wrong with such heads
     small: dict[str, Any] = {
-        str(head): np.broadcast_to(np.zeros((), array.dtype), (1,) * n_spatial + array.shape[1 + n_spatial :])
-        for head, array in chosen.items()
-    }
-    options = {
-        "pixel_size": _pixel_size(arguments),
-        "unit": arguments.unit,
-        "channel_names": arguments.channel,
+        name: np.broadcast_to(np.zeros((), array.dtype), (1,) * n_spatial + array.shape[1 + n_spatial :])
+        for name, array in chosen.items()
     }
     if kind == "OME-Zarr" and small:
         check_ome_zarr(small, n_spatial=n_spatial, **options)
     for name, array in small.items() if kind == "OME-TIFF" else ():
         check_ome_tiff(array, n_spatial=n_spatial, name=name, **options)
-
-
-def _pixel_size(arguments: argparse.Namespace) -> Any:
-    sizes = arguments.pixel_size
-    return sizes[0] if sizes is not None and len(sizes) == 1 else sizes
-
-
-def _save(maps: StitchedMap, output: Path, kind: str, arguments: argparse.Namespace) -> None:
-    size = _pixel_size(arguments)
-    if kind == "zarr":
-        maps.save(output)
-    elif kind == "OME-Zarr":
-        maps.save_ome_zarr(output, pixel_size=size, unit=arguments.unit, channel_names=arguments.channel)
-    else:
-        maps.save_ome_tiff(output, pixel_size=size, unit=arguments.unit, channel_names=arguments.channel)
-
-
-def _show(maps: StitchedMap, output: Path, kind: str, *, is_json: bool) -> None:
-    named = Heads.of(maps.outputs).by_name()
-    n_patches, n_written = len(maps.written), int(maps.written.sum())
-    if is_json:
-        heads = [
-            {"name": name, "shape": list(array.shape), "dtype": str(array.dtype)}
-            for name, array in named.items()
-        ]
-        facts = {
-            "path": str(output),
-            "kind": kind,
-            "origin": list(maps.origin),
-            "n_patches": n_patches,
-            "n_written": n_written,
-            "n_stitched": maps.n_stitched,
-            "heads": heads,
-        }
-        lines = [json.dumps(facts)]
-    else:
-        lines = [
-            f"map {printable(name)}: {' x '.join(map(str, array.shape))} {array.dtype}"
-            for name, array in named.items()
-        ]
-        lines.append(
-            f"{maps.n_stitched} of {n_patches} patches ({n_written} written); "
-            f"{kind} in {printable(str(output))}"
-        )
-        if kind == "OME-Zarr" and len(named) > 1:
-            lines += [f"a viewer opens {printable(str(output / name))}" for name in named]
-    for line in lines:
-        print(encodable(line, sys.stdout))
-    sys.stdout.flush()  # while errors are still caught
 
 
 def _kind(output: Path) -> str:

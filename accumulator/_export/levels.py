@@ -1,7 +1,7 @@
 """The pyramid of a map: how large its levels are, and their pixels, block by block.
 
-A block is all that is ever held of a map. Which one is read together follows from how the source is chunked:
-a stripe of a whole slide is decoded once, and not once for every tile of it.
+A block is all that is ever held of a map. What is read together follows from how the source is chunked: a
+stripe of a whole slide is decoded once, and not once for every tile of it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from accumulator._export.map import Map
 
 TILE: Final = 512
-_HALVED_AXES: Final = 2  # y and x, which are the last
 
 
 def level_shapes(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
@@ -38,13 +37,12 @@ def level_shapes(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
 def level_factors(shapes: Sequence[tuple[int, ...]]) -> list[list[int]]:
     """Return how many pixels of the map a pixel of each level stands for, along each axis.
 
-    An axis of one pixel cannot be halved. The last pixel of a level may stand for fewer, where a length is
-    odd: the factor is that of all others, so that they lie where they are.
+    An axis of one pixel is not halved. The last pixel of a level may stand for fewer, where a length is odd.
     """
     factors = [[1] * len(shapes[0])]
-    for finer in shapes[:-1]:
-        halved = [False] * (len(finer) - _HALVED_AXES) + [length > 1 for length in finer[-2:]]
-        factors.append([2 * f if half else f for f, half in zip(factors[-1], halved, strict=True)])
+    for finer, level in pairwise(shapes):
+        halved = [2 if length != half else 1 for length, half in zip(finer, level, strict=True)]
+        factors.append([f * h for f, h in zip(factors[-1], halved, strict=True)])
     return factors
 
 
@@ -54,14 +52,16 @@ def chunks_of(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def fill(source: Map, levels: Sequence[zarr.Array[Any]]) -> list[tuple[float, float]]:
-    """Write all levels of a map; return the least and the greatest finite value of each channel."""
-    limits = _Limits(source)
+    """Write all levels of a map; return the least and greatest finite value of each channel, or 0 and 1."""
+    limits: list[list[float]] = [[] for _ in source.channels]
     first = levels[0]
     step = _block(source.shape, first.chunks, source.chunks, source.dtype.itemsize, tuning.now.level_nbytes)
     for region in _regions(source.shape, step):
         block = source.read(region)
-        limits.add(region, block)
         first[region] = block
+        channels = zip(limits[region[0]], block, strict=True) if source.has_channels else [(limits[0], block)]
+        for found, values in channels:
+            found[:] = _limits(values, found)
     halve = mean_halved if source.dtype.kind == "f" else nearest_halved
     for finer, level in pairwise(levels):
         nbytes = 4 * source.dtype.itemsize  # are read for each pixel
@@ -69,7 +69,7 @@ def fill(source: Map, levels: Sequence[zarr.Array[Any]]) -> list[tuple[float, fl
         for region in _regions(level.shape, step):
             wide = tuple(slice(2 * s.start, 2 * s.stop) for s in region[-2:])
             level[region] = halve(np.asarray(finer[(*region[:-2], *wide)]))
-    return limits.all
+    return [(found[0], found[1]) if found else (0, 1) for found in limits]
 
 
 def nearest_halved(fine: NDArray[Any]) -> NDArray[Any]:
@@ -93,30 +93,14 @@ def mean_halved(fine: NDArray[Any]) -> NDArray[Any]:
         return (total * (4 / count)).astype(fine.dtype)
 
 
-class _Limits:
-    """The least and the greatest finite value of each channel."""
-
-    def __init__(self, source: Map) -> None:
-        self._has_channels = source.has_channels
-        self._found: list[list[Any]] = [[] for _ in range(source.n_channels)]
-
-    def add(self, region: tuple[slice, ...], block: NDArray[Any]) -> None:
-        """Look at a block."""
-        channels = range(region[0].start, region[0].stop) if self._has_channels else [0]
-        for channel, values in zip(channels, block if self._has_channels else [block], strict=True):
-            low, high = values.min().item(), values.max().item()
-            if not (math.isfinite(low) and math.isfinite(high)):
-                finite = values[np.isfinite(values)]
-                if not finite.size:
-                    continue
-                low, high = finite.min().item(), finite.max().item()
-            found = [low, high, *self._found[channel]]
-            self._found[channel] = [min(found), max(found)]
-
-    @property
-    def all(self) -> list[tuple[float, float]]:
-        """They, as Python's numbers; 0 and 1 where no value is finite."""
-        return [(found[0], found[1]) if found else (0, 1) for found in self._found]
+def _limits(values: NDArray[Any], found: list[float]) -> list[float]:
+    """Return the least and the greatest finite value, those that were found before among them."""
+    ends = [values.min().item(), values.max().item()]
+    if not all(map(math.isfinite, ends)):
+        finite = values[np.isfinite(values)]
+        ends = [finite.min().item(), finite.max().item()] if finite.size else []
+    ends += found
+    return [min(ends), max(ends)] if ends else []
 
 
 def _block(

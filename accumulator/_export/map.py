@@ -1,11 +1,11 @@
-"""Arguments become checked here: maps with named axes, pixel sizes and channel names."""
+"""Arguments are checked here: maps with named axes, the size of their pixels, and the names of channels."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from numbers import Real
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 import attrs
 import numpy as np
@@ -18,6 +18,17 @@ if TYPE_CHECKING:
 
     from accumulator.typing import RowArray
 
+UNITS: Final = {  # and their symbols
+    "nanometer": "nm",
+    "micrometer": "µm",
+    "millimeter": "mm",
+    "centimeter": "cm",
+    "meter": "m",
+}
+_ALIASES: Final = {symbol: name for name, symbol in UNITS.items()} | {
+    "um": "micrometer",
+    "\u03bcm": "micrometer",  # the Greek letter, for the sign
+}
 _AXES: Final = {2: "yx", 3: "zyx"}
 # What viewers do not show is written as what they do, which holds every value of it.
 _WIDENED: Final[dict[np.dtype[Any], np.dtype[Any]]] = {
@@ -25,6 +36,28 @@ _WIDENED: Final[dict[np.dtype[Any], np.dtype[Any]]] = {
     np.dtype(np.float16): np.dtype(np.float32),
 }
 _WRITABLE: Final = "buif"
+
+
+class ImageOptions(TypedDict, total=False):
+    """What may be said of maps, whatever the format.
+
+    Attributes
+    ----------
+    n_spatial : int
+        2 or 3 spatial axes; 2 by default.
+    pixel_size : float or sequence of float
+        How large a pixel is: for all axes, or in the order x, y(, z) of locations. Without it, a pixel has
+        size 1 and no unit.
+    unit : str
+        The unit of ``pixel_size``: "micrometer" (the default) or "µm", "nanometer" and so on.
+    channel_names : sequence of str, or dict of them by head
+        One name a channel; a map without channels has one. By default their numbers, or the head's name.
+    """
+
+    n_spatial: int
+    pixel_size: float | Sequence[float] | None
+    unit: str
+    channel_names: Sequence[str] | Mapping[str, Sequence[str]] | None
 
 
 @attrs.frozen(eq=False)
@@ -35,6 +68,9 @@ class Map:
     array: RowArray
     n_spatial: int
     dtype: np.dtype[Any]  # as it is written
+    sizes: dict[str, float] | None = None  # of a pixel, by axis
+    unit: str = ""
+    channels: Sequence[str] = ()  # their names, one where there is no axis for them
 
     @property
     def has_channels(self) -> bool:
@@ -50,11 +86,6 @@ class Map:
     def shape(self) -> tuple[int, ...]:
         """The lengths of the axes."""
         return self._ordered(self.array.shape)
-
-    @property
-    def n_channels(self) -> int:
-        """How many channels there are, one where there is no axis for them."""
-        return self.shape[0] if self.has_channels else 1
 
     @property
     def chunks(self) -> tuple[int, ...]:
@@ -75,8 +106,31 @@ class Map:
         return (lengths[-1], *lengths[:-1]) if self.has_channels else lengths
 
 
-def as_map(name: str, array: RowArray, n_spatial: int) -> Map:
-    """Return a head's array as a map."""
+def as_maps(
+    arrays: Mapping[str, RowArray],
+    *,
+    n_spatial: int = 2,
+    pixel_size: float | Sequence[float] | None = None,
+    unit: str = "micrometer",
+    channel_names: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+) -> list[Map]:
+    """Return arrays as maps; options are those of `ImageOptions`."""
+    maps = [_as_map(name, array, n_spatial) for name, array in arrays.items()]
+    sizes, unit = _as_sizes(pixel_size, n_spatial), _ALIASES.get(unit, unit)
+    if isinstance(channel_names, Mapping):
+        unknown = [name for name in channel_names if name not in arrays]
+        if unknown:
+            raise OptionError(f"channel_names has {unknown}: there is no such head")
+        by_head: Mapping[str, Any] = channel_names
+    else:
+        by_head = dict.fromkeys(arrays, channel_names)
+    return [
+        attrs.evolve(each, sizes=sizes, unit=unit, channels=_as_names(by_head.get(each.name), each))
+        for each in maps
+    ]
+
+
+def _as_map(name: str, array: RowArray, n_spatial: int) -> Map:
     if n_spatial not in _AXES:
         raise OptionError(f"n_spatial is {n_spatial!r}: a map has 2 spatial axes (y, x) or 3 (z, y, x)")
     if not isinstance(name, str) or not name.isprintable() or not name:
@@ -99,8 +153,8 @@ def as_map(name: str, array: RowArray, n_spatial: int) -> Map:
     return Map(name, array, int(n_spatial), _WIDENED.get(dtype, dtype.newbyteorder("=")))
 
 
-def as_pixel_size(raw: float | Sequence[float] | None, n_spatial: int) -> dict[str, float] | None:
-    """Return the size of a pixel by axis; it comes for all axes, or in the order x, y(, z) of locations."""
+def _as_sizes(raw: float | Sequence[float] | None, n_spatial: int) -> dict[str, float] | None:
+    """Return the size of a pixel by axis."""
     if raw is None:
         return None
     names = _AXES[n_spatial][::-1]
@@ -114,32 +168,21 @@ def as_pixel_size(raw: float | Sequence[float] | None, n_spatial: int) -> dict[s
     return {axis: float(size) for axis, size in zip(names, sizes, strict=True)}
 
 
-def as_channel_names(
-    raw: Sequence[str] | Mapping[str, Sequence[str]] | None, maps: Sequence[Map]
-) -> list[list[str]]:
-    """Return the names of the channels of each map; they come for all maps, or in a dict by head."""
-    if isinstance(raw, Mapping):
-        unknown = [name for name in raw if name not in {each.name for each in maps}]
-        if unknown:
-            raise OptionError(f"channel_names has {unknown}: there is no such head")
-        return [_names_of(each, raw.get(each.name)) for each in maps]
-    return [_names_of(each, raw) for each in maps]
-
-
-def _names_of(each: Map, raw: Any) -> list[str]:
+def _as_names(raw: Any, head: Map) -> Sequence[str]:
+    n_channels = head.shape[0] if head.has_channels else 1
     if raw is None:
-        return [str(c) for c in range(each.n_channels)] if each.has_channels else [each.name]
+        return [str(c) for c in range(n_channels)] if head.has_channels else [head.name]
     if isinstance(raw, str) or not isinstance(raw, Sequence):
         raise OptionError(f"channel_names is {raw!r}: give a list of names, or a dict of such lists by head")
-    if len(raw) != each.n_channels:
+    if len(raw) != n_channels:
         raise OptionError(
-            f"channel_names has {len(raw)} names but head {each.name!r} has {each.n_channels} channels: "
+            f"channel_names has {len(raw)} names but head {head.name!r} has {n_channels} channels: "
             "give one a channel, in a dict by head where heads differ"
         )
     wrong = [name for name in raw if not isinstance(name, str) or not name.isprintable()]
     if wrong:
         raise OptionError(f"channel_names has {wrong!r}: give text that can be printed")
-    return list(raw)
+    return raw
 
 
 def _is_size(raw: Any) -> bool:

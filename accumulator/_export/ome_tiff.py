@@ -3,53 +3,34 @@
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
 import numpy as np
 import zarr
 
 from accumulator._export.levels import TILE, chunks_of, fill, level_factors, level_shapes
-from accumulator._export.map import as_channel_names, as_map, as_pixel_size
+from accumulator._export.map import UNITS, as_maps
 from accumulator._inputs import tuning
 from accumulator._inputs.extras import need
 from accumulator._stores.files.target import writing
 from accumulator.exceptions import HeadDtypeError, OptionError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from accumulator._export.map import Map
+    from accumulator._export.map import ImageOptions, Map
     from accumulator.typing import RowArray, StrPath
 
-# What OME-XML calls them, and how many of them are a centimetre, in which TIFF counts.
-_UNITS: Final = {"nm": 1e7, "µm": 1e4, "mm": 10.0, "cm": 1.0, "m": 0.01}
-_SYMBOLS: Final = {
-    "nanometer": "nm",
-    "micrometer": "µm",
-    "\u03bcm": "µm",  # the Greek letter, for the sign that OME-XML has
-    "um": "µm",
-    "millimeter": "mm",
-    "centimeter": "cm",
-    "meter": "m",
-}
+_PER_CENTIMETRE: Final = {"nm": 1e7, "µm": 1e4, "mm": 10.0, "cm": 1.0, "m": 0.01}  # in which TIFF counts
 _NO_OME: Final = {np.dtype(np.int64), np.dtype(np.uint64)}
 _LEAST_RESOLUTION: Final = 1e-6
 _MOST_RESOLUTION: Final = 2.0**31
 
 
-def write_ome_tiff(  # noqa: PLR0913  one a property of an image
-    path: StrPath,
-    array: RowArray,
-    *,
-    n_spatial: int = 2,
-    name: str,
-    pixel_size: float | Sequence[float] | None = None,
-    unit: str = "µm",
-    channel_names: Sequence[str] | None = None,
-) -> None:
+def write_ome_tiff(path: StrPath, array: RowArray, *, name: str, **options: Unpack[ImageOptions]) -> None:
     """Write one map as a pyramidal OME-TIFF, in tiles of 512 pixels that zlib compressed.
 
     Each channel is a plane of its own. The levels of the pyramid are SubIFDs, as Bio-Formats and QuPath read
@@ -58,42 +39,60 @@ def write_ome_tiff(  # noqa: PLR0913  one a property of an image
 
     Memory is bounded, whatever the size, as in `write_ome_zarr`. For that the pyramid is first laid out on
     disk, beside ``path``, where it takes about the room of the file until that is written.
+    <<<<<<< HEAD
+    =======
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        Where nothing is yet; viewers expect a name that ends in ``.ome.tif`` or ``.ome.tiff``.
+    array : numpy.ndarray or zarr.Array
+        (y, x) or (y, x, c), for ``n_spatial=3`` (z, y, x) or (z, y, x, c). bool is written as uint8 0 and 1,
+        float16 as float32.
+    name : str
+        What the image is called.
+    **options
+        See `ImageOptions`; units are nm, µm, mm, cm and m.
+
+    Raises
+    ------
+    MissingExtraError
+        the extra ``ome`` is not installed; an ImportError.
+    ResultExistsError
+        Something is at ``path`` already; a FileExistsError.
+    StorageError
+        The disk refused; an OSError. Nothing is left at ``path``.
+    HeadError
+        ``array`` is no map; a ValueError.
+    HeadDtypeError
+        ``array`` is of complex numbers, long doubles or integers of 64 bits, which OME-TIFF does not have; a
+        TypeError.
+    OptionError
+        A pixel size, unit or channel names that cannot be; a ValueError.
+    >>>>>>> 7eeca0d (Commands are added and show what they found in one way; options of images stand once)
     """
-    head, sizes, symbol, channels = check_ome_tiff(
-        array, n_spatial=n_spatial, name=name, pixel_size=pixel_size, unit=unit, channel_names=channel_names
-    )
+    head = check_ome_tiff(array, name=name, **options)
     with writing(path) as target:
         levels = _lay_out(target.with_name(f"{target.name}.levels"), head)
         factors = level_factors([level.shape for level in levels])
-        tags = [{"subfiletype": 1, "metadata": None} | _resolution(head, sizes, symbol, f) for f in factors]
+        tags = [{"subfiletype": 1, "metadata": None} | _resolution(head, each) for each in factors]
         tags[0] |= {"subfiletype": 0, "subifds": len(levels) - 1}  # the others are reduced images
-        tags[0]["metadata"] = _metadata(head, sizes, symbol, channels)
+        tags[0]["metadata"] = _metadata(head)
         _write(target, levels, tags)
 
 
-def check_ome_tiff(  # noqa: PLR0913  one a property of an image
-    array: RowArray,
-    *,
-    n_spatial: int = 2,
-    name: str,
-    pixel_size: float | Sequence[float] | None = None,
-    unit: str = "µm",
-    channel_names: Sequence[str] | None = None,
-) -> tuple[Map, dict[str, float] | None, str, list[str]]:
+def check_ome_tiff(array: RowArray, *, name: str, **options: Unpack[ImageOptions]) -> Map:
     """Refuse what `write_ome_tiff` would refuse, and return what it needs; no pixel is read."""
     need("tifffile", "ome")
-    head = as_map(name, array, n_spatial)
+    (head,) = as_maps({name: array}, **options)
     if head.dtype in _NO_OME:
         raise HeadDtypeError(
-            f"head {name!r} has dtype {head.dtype}, which OME-TIFF has not: cast it to int32 or write "
+            f"head {name!r} has dtype {head.dtype}, which OME-TIFF does not have: cast it to int32 or write "
             "OME-Zarr"
         )
-    sizes = as_pixel_size(pixel_size, n_spatial)
-    symbol = _SYMBOLS.get(unit, unit)
-    if symbol not in _UNITS:
-        raise OptionError(f"unit is {unit!r}: give one of {', '.join(_UNITS)}")
-    (channels,) = as_channel_names(channel_names, [head])
-    return head, sizes, symbol, channels
+    if head.unit not in UNITS:
+        raise OptionError(f"unit is {head.unit!r}: give one of {', '.join(UNITS.values())}")
+    return head
 
 
 def _lay_out(folder: Path, head: Map) -> list[zarr.Array[Any]]:
@@ -119,30 +118,31 @@ def _write(target: Path, levels: list[zarr.Array[Any]], tags: list[dict[str, Any
                 tile=(TILE, TILE),
                 photometric="minisblack",
                 compression="zlib",
-                compressionargs={"level": 1},  # of floats, more takes longer, and hardly less room
+                compressionargs={"level": 1},  # more takes longer, and makes floats hardly smaller
                 buffersize=tuning.now.tiles_nbytes,
                 **own,
             )
 
 
-def _metadata(head: Map, sizes: dict[str, float] | None, unit: str, channels: list[str]) -> dict[str, Any]:
+def _metadata(head: Map) -> dict[str, Any]:
     """Return what OME-XML says of the image."""
     metadata: dict[str, Any] = {
         "axes": head.axes.upper(),
         "Name": head.name,
         "UUID": str(uuid.uuid4()),  # tifffile's own would tell the machine and the time
-        "Channel": {"Name": channels},
+        "Channel": {"Name": list(head.channels)},
     }
-    for axis, size in (sizes or {}).items():
-        metadata |= {f"PhysicalSize{axis.upper()}": size, f"PhysicalSize{axis.upper()}Unit": unit}
+    for axis, size in (head.sizes or {}).items():
+        metadata |= {f"PhysicalSize{axis.upper()}": size, f"PhysicalSize{axis.upper()}Unit": UNITS[head.unit]}
     return metadata
 
 
-def _resolution(head: Map, sizes: dict[str, float] | None, unit: str, factors: list[int]) -> dict[str, Any]:
+def _resolution(head: Map, factors: list[int]) -> dict[str, Any]:
     """Return the size of a level's pixels as TIFF has it, for readers that know no OME-XML."""
-    if sizes is None:
+    if head.sizes is None:
         return {}
-    each = [_UNITS[unit] / (sizes[axis] * factors[head.axes.index(axis)]) for axis in "xy"]
+    per_centimetre = _PER_CENTIMETRE[UNITS[head.unit]]
+    each = [per_centimetre / (head.sizes[axis] * factors[head.axes.index(axis)]) for axis in "xy"]
     if not all(_LEAST_RESOLUTION < value < _MOST_RESOLUTION for value in each):
         return {}  # a TIFF has fractions of 32 bits
     return {"resolution": tuple(each), "resolutionunit": "CENTIMETER"}

@@ -6,7 +6,7 @@ Nothing here reads rows, or writes any: it is given locations and which of them 
 from __future__ import annotations
 
 from accumulator._pictures.coverage import Coverage, coverage
-from accumulator._pictures.html import as_html, memory_text, shown_text
+from accumulator._pictures.html import as_html, memory_text
 from accumulator._pictures.plot import plot_coverage, plot_map
 from accumulator._pictures.svg import as_svg, describe
 
@@ -19,5 +19,4 @@ __all__ = [
     "memory_text",
     "plot_coverage",
     "plot_map",
-    "shown_text",
 ]

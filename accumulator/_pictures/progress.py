@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from accumulator._inputs import tuning
 from accumulator._inputs.extras import need
-from accumulator._inputs.text import as_text
+from accumulator._pictures.html import memory_text
 from accumulator.exceptions import OptionError
 
 if TYPE_CHECKING:
@@ -52,10 +52,10 @@ class Progress:
 
     def close(self) -> None:
         """Draw it for the last time, and leave it there."""
-        if self._bar is not None:
-            self._draw()
-        bar, self._bar = self._bar, None
+        bar = self._bar
         if bar is not None:
+            self._draw()
+            self._bar = None
             bar.close()
 
     def _draw(self) -> None:
@@ -73,4 +73,4 @@ class Progress:
 def memory_state(held_nbytes: int, available_nbytes: int, *, is_in_ram: bool) -> str:
     """Return where a result is, and how much memory it and others take."""
     place = "RAM" if is_in_ram else "zarr"
-    return f"{place}, {as_text(held_nbytes)} held, {as_text(available_nbytes)} available"
+    return f"{place}, {memory_text(held_nbytes, available_nbytes)}"
