@@ -39,24 +39,12 @@ _WRITABLE: Final = "buif"
 
 
 class ImageOptions(TypedDict, total=False):
-    """What may be said of maps, whatever the format.
+    """What may be said of maps, whatever the format."""
 
-    Attributes
-    ----------
-    n_spatial : int
-        2 or 3 spatial axes; 2 by default.
-    pixel_size : float or sequence of float
-        How large a pixel is: for all axes, or in the order x, y(, z) of locations. Without it, a pixel has
-        size 1 and no unit.
-    unit : str
-        The unit of ``pixel_size``: "micrometer" (the default) or "µm", "nanometer" and so on.
-    channel_names : sequence of str, or dict of them by head
-        One name a channel; a map without channels has one. By default their numbers, or the head's name.
-    """
-
-    n_spatial: int
-    pixel_size: float | Sequence[float] | None
-    unit: str
+    n_spatial: int  # 2 or 3 spatial axes; 2 by default
+    pixel_size: float | Sequence[float] | None  # for all axes, or x, y(, z); without it 1, and no unit
+    unit: str  # of `pixel_size`: "micrometer" (the default) or "µm", "nanometer" and so on
+    # One name a channel, for all heads or by head; by default their numbers, or the head's name.
     channel_names: Sequence[str] | Mapping[str, Sequence[str]] | None
 
 

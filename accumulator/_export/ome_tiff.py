@@ -39,37 +39,6 @@ def write_ome_tiff(path: StrPath, array: RowArray, *, name: str, **options: Unpa
 
     Memory is bounded, whatever the size, as in `write_ome_zarr`. For that the pyramid is first laid out on
     disk, beside ``path``, where it takes about the room of the file until that is written.
-    <<<<<<< HEAD
-    =======
-
-    Parameters
-    ----------
-    path : str or pathlib.Path
-        Where nothing is yet; viewers expect a name that ends in ``.ome.tif`` or ``.ome.tiff``.
-    array : numpy.ndarray or zarr.Array
-        (y, x) or (y, x, c), for ``n_spatial=3`` (z, y, x) or (z, y, x, c). bool is written as uint8 0 and 1,
-        float16 as float32.
-    name : str
-        What the image is called.
-    **options
-        See `ImageOptions`; units are nm, µm, mm, cm and m.
-
-    Raises
-    ------
-    MissingExtraError
-        the extra ``ome`` is not installed; an ImportError.
-    ResultExistsError
-        Something is at ``path`` already; a FileExistsError.
-    StorageError
-        The disk refused; an OSError. Nothing is left at ``path``.
-    HeadError
-        ``array`` is no map; a ValueError.
-    HeadDtypeError
-        ``array`` is of complex numbers, long doubles or integers of 64 bits, which OME-TIFF does not have; a
-        TypeError.
-    OptionError
-        A pixel size, unit or channel names that cannot be; a ValueError.
-    >>>>>>> 7eeca0d (Commands are added and show what they found in one way; options of images stand once)
     """
     head = check_ome_tiff(array, name=name, **options)
     with writing(path) as target:

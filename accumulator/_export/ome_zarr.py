@@ -49,38 +49,6 @@ def write_ome_zarr(
     (z,) y, x. Each has a pyramid whose y and x are halved until 512 pixels hold them; z is not.
 
     Memory is bounded, whatever the size: some 256 MiB of pixels are held, and the chunks being read.
-    <<<<<<< HEAD
-    =======
-
-    Parameters
-    ----------
-    path : str or pathlib.Path
-        Where nothing is yet.
-    maps : dict of numpy.ndarray or zarr.Array
-        By head name: (y, x) or (y, x, c), for ``n_spatial=3`` (z, y, x) or (z, y, x, c). The mean of the
-        values that are not NaN goes into the pyramid of floats, every second pixel into that of integers,
-        which may be labels. What viewers do not show is widened, losing nothing: bool is written as
-        uint8 0 and 1, float16 as float32.
-    origin : sequence of int, optional
-        Where the first pixel lies, in pixels and in the order x, y(, z); viewers shift the map by it.
-    **options
-        See `ImageOptions`.
-
-    Raises
-    ------
-    MissingExtraError
-        The extra ``ome`` is not installed; an ImportError.
-    ResultExistsError
-        Something is at ``path`` already; a FileExistsError.
-    StorageError
-        The disk refused; an OSError. Nothing is left at ``path``.
-    HeadError
-        A head is no map (a 1-d one), or its name cannot be that of a group; a ValueError.
-    HeadDtypeError
-        A map of complex numbers or long doubles; a TypeError.
-    OptionError
-        A pixel size, unit or channel names that cannot be; a ValueError.
-    >>>>>>> 7eeca0d (Commands are added and show what they found in one way; options of images stand once)
     """
     heads = check_ome_zarr(maps, **options)
     start = dict(zip("xyz", origin, strict=False))

@@ -144,7 +144,7 @@ def _draw_raster(ax: Axes, shown: Coverage) -> None:
 
 
 def _decimated(array: RowArray, channel: int | None) -> tuple[NDArray[Any], int]:
-    """Return every so manieth pixel of the channels that are asked for, and how manieth."""
+    """Return every n-th pixel of the channels that are asked for, and n."""
     if array.ndim not in {2, 3} or 0 in array.shape or np.dtype(array.dtype).kind not in "biufc":
         raise OptionError(f"a map is (H, W) or (H, W, C) numbers, not {tuple(array.shape)} {array.dtype}")
     n_channels = array.shape[2] if array.ndim == 3 else 1
