@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -17,19 +16,17 @@ from accumulator._pictures import plot_coverage
 from accumulator._stores import (
     FolderStore,
     RowChecker,
-    TemporaryFolder,
     ZarrRows,
     complete_result,
     copy_rows,
     make_checksums,
-    make_parents,
     open_result,
+    reaching,
     read_only,
-    remove_empty,
-    storage_error,
+    staged,
     storage_of,
 )
-from accumulator.exceptions import AccumulatorError, ClosedError, OptionError, ResultExistsError, StorageError
+from accumulator.exceptions import ClosedError, OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -113,19 +110,9 @@ class FullBatch(Result):
             raise ClosedError("the result was closed, and its files removed: save() it before close()")
         if store is not None and store.folder is not None and target.is_relative_to(store.folder.path):
             raise OptionError(f"path {target} is in the temporary folder of this result: save elsewhere")
-        try:
-            if os.path.lexists(target):
-                raise _exists(target)
-            make_parents(target.parent)
-            if store is None or not self._move(store, target):
-                self._copy(target)
-        except OSError as cause:
-            remove_empty(target.parent)
-            if isinstance(cause, AccumulatorError) and not isinstance(cause, StorageError):
-                raise
-            if os.path.lexists(target):  # since we looked
-                raise _exists(target) from cause
-            raise storage_error(cause, f"the result cannot be saved to {target}") from cause
+        if store is None or store.folder is None or not self._move(store, target):
+            with staged(target) as place:
+                self._copy(place)
 
     @classmethod
     def load(cls, path: StrPath, *, partial: bool = False) -> Self:
@@ -190,40 +177,32 @@ class FullBatch(Result):
         complete_result(store, self._heads, self.output_locs, self.written, checksums)
 
     def _move(self, store: FolderStore, target: Path) -> bool:
-        """Move a spilled result; return False where it has to be copied."""
-        if store.folder is None:
-            return False  # it was saved before
-        self._complete(store, make_checksums(self._heads.values))
-        try:
-            store.move_to(target)
-        except OSError as cause:
-            if cause.errno == errno.EXDEV:
-                return False
-            raise
+        """Move a spilled result that was not saved before; return False where it has to be copied."""
+        with reaching(target):
+            self._complete(store, make_checksums(self._heads.values))
+            try:
+                store.move_to(target)
+            except OSError as cause:
+                if cause.errno == errno.EXDEV:
+                    return False
+                raise
         return True
 
-    def _copy(self, target: Path) -> None:
-        """Write all rows that hold anything to a folder beside the target, then rename it."""
-        folder = TemporaryFolder(str(target.parent))
+    def _copy(self, place: Path) -> None:
+        """Write all rows that hold anything to a new folder."""
+        store = FolderStore(place)
+        in_zarr = [storage_of(array) for array in self._heads]
+        storage = in_zarr if self._store is not None else self._storage or in_zarr
+        specs = [
+            HeadSpec(array.shape[1:], array.dtype, each)
+            for array, each in zip(self._heads, storage, strict=True)
+        ]
+        rows = ZarrRows(store, len(self.written), specs, has_checksums=True)
         try:
-            root = folder.path / target.name
-            root.mkdir()
-            store = FolderStore(root)
-            in_zarr = [storage_of(array) for array in self._heads]
-            storage = in_zarr if self._store is not None else self._storage or in_zarr
-            specs = [
-                HeadSpec(array.shape[1:], array.dtype, each)
-                for array, each in zip(self._heads, storage, strict=True)
-            ]
-            rows = ZarrRows(store, len(self.written), specs, has_checksums=True)
-            try:
-                copy_rows(self._heads.values, rows, self.written if self._is_partial else None)
-            finally:
-                rows.close()
-            self._complete(store, rows.checksums)
-            store.move_to(target)
+            copy_rows(self._heads.values, rows, self.written if self._is_partial else None)
         finally:
-            folder.remove()
+            rows.close()
+        self._complete(store, rows.checksums)
 
 
 def hand_over(canvas: Canvas, locs: NDArray[Any]) -> FullBatch:
@@ -252,9 +231,3 @@ def as_read_only(array: RowArray) -> RowArray:
     array = array.view()
     array.flags.writeable = False
     return array
-
-
-def _exists(target: Path) -> ResultExistsError:
-    return ResultExistsError(
-        errno.EEXIST, "something is there already: save elsewhere or remove it first", str(target)
-    )

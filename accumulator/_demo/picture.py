@@ -14,6 +14,7 @@ from PIL import Image
 
 from accumulator._demo.maps import head_of
 from accumulator._demo.tiles import STRIDE, TILE
+from accumulator._stores import write_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,8 +54,9 @@ def draw(path: Path, rgb: NDArray[np.uint8], result: FullBatch, maps: Maps) -> N
     thin = np.array([to_rgb(color) for color in (_WRITTEN, _MISSING, _OUTLINE)]) * 255
     strip = np.tile(thin.round().astype(np.uint8).repeat(_WIDTH // len(thin), axis=0), (120, 1, 1))
     few = Image.fromarray(np.vstack([pixels, strip])).quantize(_COLOURS)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    few.crop((0, 0, _WIDTH, len(pixels))).save(path, format="PNG", optimize=True)
+    content = io.BytesIO()
+    few.crop((0, 0, _WIDTH, len(pixels))).save(content, format="PNG", optimize=True)
+    write_file(path, content.getvalue(), replaces=True)
 
 
 def make_figure(rgb: NDArray[np.uint8], result: FullBatch, maps: Maps) -> Figure:

@@ -18,6 +18,7 @@ from accumulator._demo.outputs import claim, write_outputs
 from accumulator._demo.picture import draw
 from accumulator._demo.slide import read_slide, separate_stains, tissue_mask
 from accumulator._demo.tiles import cut_tiles, pad_to_grid, tile_locations, tissue_share
+from accumulator._stores import TemporaryFolder, make_parents
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -48,7 +49,7 @@ def run_demo(  # noqa: PLR0913  the options of the command
     """
     folder = None if output.suffix.lower() == ".png" else output
     picture = output if folder is None else folder / PICTURE
-    picture.parent.mkdir(parents=True, exist_ok=True)  # says now, not at the end, if it cannot be
+    make_parents(picture.parent)  # says now, not at the end, if it cannot be
     if folder is not None:
         claim(folder)
     files = fetch(cache or default_cache())
@@ -67,7 +68,7 @@ def run_demo(  # noqa: PLR0913  the options of the command
 
     thresholds = (80, 0) if compare else (memory_threshold,)
     digests, places = [], []
-    with tempfile.TemporaryDirectory(prefix="accumulator-demo-") as temporary:
+    with TemporaryFolder(tempfile.gettempdir()) as temporary:
         for threshold in thresholds:
             options: dict[str, Any] = {"save_path": save_path or temporary, "memory_threshold": threshold}
             result, facts = accumulate(FullBatchAccumulator(locs, **options), batches, model)

@@ -12,7 +12,7 @@ from accumulator._export.levels import TILE, chunks_of, fill, level_factors, lev
 from accumulator._export.map import UNITS, as_maps
 from accumulator._inputs import tuning
 from accumulator._inputs.extras import need
-from accumulator._stores.files.target import writing
+from accumulator._stores.files.target import staged
 from accumulator.exceptions import HeadDtypeError, OptionError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def write_ome_tiff(path: StrPath, array: RowArray, *, name: str, **options: Unpa
     disk, beside ``path``, where it takes about the room of the file until that is written.
     """
     head = check_ome_tiff(array, name=name, **options)
-    with writing(path) as target:
+    with staged(path) as target:
         levels = _lay_out(target.with_name(f"{target.name}.levels"), head)
         factors = level_factors([level.shape for level in levels])
         tags = [{"subfiletype": 1, "metadata": None} | _resolution(head, each) for each in factors]

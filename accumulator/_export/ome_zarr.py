@@ -14,7 +14,7 @@ import zarr
 from accumulator._export.levels import chunks_of, fill, level_factors, level_shapes
 from accumulator._export.map import as_maps
 from accumulator._inputs.extras import need
-from accumulator._stores.files.target import writing
+from accumulator._stores.files.target import staged
 from accumulator.exceptions import HeadError, OptionError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def write_ome_zarr(
     """
     heads = check_ome_zarr(maps, **options)
     start = dict(zip("xyz", origin, strict=False))
-    with writing(path) as folder:
+    with staged(path) as folder:
         root = zarr.create_group(folder, zarr_format=3)
         for head in heads:
             _write_image(root if len(heads) == 1 else root.create_group(head.name), head, start)

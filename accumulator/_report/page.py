@@ -7,10 +7,8 @@ nothing be fetched. All text is escaped besides, cut and made visible, as names 
 from __future__ import annotations
 
 import base64
-import contextlib
 import errno
 import hashlib
-import os
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
@@ -23,8 +21,8 @@ from accumulator._inputs.text import as_text, few, shape_text, visible
 from accumulator._pictures import as_svg, describe
 from accumulator._report.content import gather
 from accumulator._report.images import MASKS, RAMP
-from accumulator._stores import storage_error
-from accumulator.exceptions import OptionError, ResultExistsError
+from accumulator._stores import check_free, write_file
+from accumulator.exceptions import OptionError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,24 +36,13 @@ _COVERAGE_PX: Final = 380
 def write_report(store: Path, target: Path) -> int:
     """Write the report of a store to a file that is not there yet, and return its bytes."""
     need("jinja2", "report")  # before much is read
-    if os.path.lexists(target):
-        raise _exists(target)
+    check_free(target)
     if target.resolve().is_relative_to(store.resolve()):
         raise OptionError(f"{target} is in the store: write the report elsewhere")
+    if not target.parent.is_dir():
+        raise StorageError(errno.ENOENT, "there is no such folder to write the report to", str(target.parent))
     page = render(gather(store)).encode("utf-8")
-    try:
-        with target.open("xb") as file:
-            try:
-                file.write(page)
-                file.flush()
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    target.unlink()
-                raise
-    except FileExistsError as cause:
-        raise _exists(target) from cause
-    except OSError as cause:
-        raise storage_error(cause, f"the report cannot be written to {target}") from cause
+    write_file(target, page)
     return len(page)
 
 
@@ -113,9 +100,3 @@ def _bars(histogram: Histogram) -> Iterator[tuple[float | int | str, ...]]:
 
 def _date(seconds: float | None) -> str:
     return "unknown" if seconds is None else f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}"
-
-
-def _exists(target: Path) -> ResultExistsError:
-    return ResultExistsError(
-        errno.EEXIST, "something is there already: write the report elsewhere or remove it first", str(target)
-    )

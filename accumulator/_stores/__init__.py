@@ -6,8 +6,9 @@ The only room that knows zarr. It does not decide which of the two is used, nor 
 from __future__ import annotations
 
 from accumulator._stores.files.errors import storage_error
-from accumulator._stores.files.lock import is_locked
-from accumulator._stores.files.temporary import TemporaryFolder, make_parents, remove_empty
+from accumulator._stores.files.ownership import is_locked
+from accumulator._stores.files.target import check_free, reaching, staged, write_file
+from accumulator._stores.files.temporary import TemporaryFolder, make_parents
 from accumulator._stores.format.arrays import read_only, storage_of, stored_layout
 from accumulator._stores.format.layout import BUFFER_NBYTES, Layout, check_options, layout
 from accumulator._stores.format.mark import CREATING
@@ -37,6 +38,7 @@ __all__ = [
     "TemporaryFolder",
     "ZarrRows",
     "as_numbers",
+    "check_free",
     "check_options",
     "complete_result",
     "copy_rows",
@@ -50,9 +52,11 @@ __all__ = [
     "make_parents",
     "open_mark",
     "open_result",
+    "reaching",
     "read_only",
-    "remove_empty",
+    "staged",
     "storage_error",
     "storage_of",
     "stored_layout",
+    "write_file",
 ]

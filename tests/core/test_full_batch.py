@@ -20,6 +20,7 @@ from helpers.oracle import distinct, grid
 from helpers.tuned import tune
 
 from accumulator import FullBatch, FullBatchAccumulator
+from accumulator._stores.files import system
 from accumulator.exceptions import (
     ClosedError,
     OptionError,
@@ -249,14 +250,14 @@ def test_saving_a_spilled_result_moves_it():
 def test_saving_across_file_systems_copies(monkeypatch):
     """Where a rename is impossible the rows are copied, gaps staying gaps."""
     result = make(0)
-    real = Path.rename
+    real = system.rename
 
-    def rename(self, target):
-        if self == result.path:
+    def rename(source, target):
+        if source == result.path:
             raise OSError(errno.EXDEV, "Invalid cross-device link")
-        return real(self, target)
+        return real(source, target)
 
-    monkeypatch.setattr(Path, "rename", rename)
+    monkeypatch.setattr(system, "rename", rename)
     result.save("kept")
     check(FullBatch.load("kept"))
     check(result)
@@ -372,7 +373,7 @@ def test_save_that_fails_leaves_nothing(where, monkeypatch):
         with pytest.raises(StorageError, match="cannot be completed"):
             result.save("kept")
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "rename", _no_space)
+        patched.setattr(system, "rename", _no_space)
         with pytest.raises(StorageError, match="kept"):
             result.save("new/kept")
     assert not Path("kept").exists()

@@ -15,7 +15,7 @@ CREATE, WRITE, SIZE, SYNC_FILE, SYNC_FOLDER, RENAME, REMOVE, FOLDER, NOTE = rang
 
 
 class Log:
-    """Stands for the module ``os``, below one folder, and remembers every change."""
+    """Stands for the modules ``os`` and ``shutil``, below one folder, and remembers every change."""
 
     def __init__(self, base):
         self.base, self.entries = Path(base), []
@@ -91,6 +91,13 @@ class Log:
             os.rmdir(path)
             self.entries.append((REMOVE, self._name(path)))
 
+    def rmtree(self, path):
+        """Remove a folder and all that is in it, one after the other."""
+        with self._lock:
+            for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
+                (self.rmtree if entry.is_dir(follow_symlinks=False) else self.unlink)(entry.path)
+            self.rmdir(path)
+
     def mkdir(self, path, mode=0o777):
         """Make a folder."""
         with self._lock:
@@ -98,15 +105,18 @@ class Log:
             self.entries.append((FOLDER, self._name(path)))
 
 
-def crash(entries, root, keeps_bytes, keeps_name):
+def everything(n=True):  # noqa: FBT002
+    """Keep all bytes of a write, and a change of names: what `crash` has then is what is there."""
+    return n
+
+
+def crash(entries, keeps_bytes, keeps_name):
     """Return what a crash behind these entries leaves: names with bytes, None for a folder.
 
     Parameters
     ----------
     entries : list
         Of a log, up to the crash.
-    root : str
-        The folder that was there before.
     keeps_bytes : callable
         From a write that was not synced to how many of its bytes are there; None for no sign of it.
     keeps_name : callable
@@ -118,7 +128,7 @@ def crash(entries, root, keeps_bytes, keeps_name):
             synced_files[what] = number
         elif kind == SYNC_FOLDER:
             synced_folders[what] = number
-    files, names = {}, {root: None}  # bytes of each file, and which file has a name
+    files, names = {}, {}  # bytes of each file, and which file has a name
     for number, (kind, what, *more) in enumerate(entries):
         if kind in {WRITE, SIZE}:
             _change(

@@ -164,7 +164,7 @@ def check(accumulator, name, acknowledged):
 def check_complete(store, name, wanted=None):
     """Check all values of a complete run, that nothing else is there, and return the SHA-256 of its files."""
     from accumulator import FullBatch  # noqa: PLC0415  as in `start`
-    from accumulator._stores.files.lock import is_locked  # noqa: PLC0415  the same
+    from accumulator._stores.files.ownership import is_locked  # noqa: PLC0415  the same
 
     versions, store = last_versions(name), Path(store)
     with FullBatch.load(store) as result:

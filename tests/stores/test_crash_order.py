@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import itertools
 import os
@@ -19,11 +20,14 @@ from helpers.tuned import tune
 from zarr.codecs import ZstdCodec
 
 from accumulator import FullBatch, FullBatchAccumulator
+from accumulator._stores.files import ownership as _ownership
 from accumulator._stores.files import system as _system
+from accumulator._stores.files import unsynced as _unsynced
 from accumulator._stores.format import chunk_files as _files
 from accumulator._stores.kept import run as _run
 from accumulator._stores.writing import redo as _redo
-from accumulator.exceptions import UnfinishedError
+from accumulator._stores.writing.zarr_rows import ZarrRows
+from accumulator.exceptions import StorageError, UnfinishedError
 
 N = 12
 LOCS = np.arange(N * 4).reshape(N, 4)
@@ -55,12 +59,20 @@ def push(accumulator, rows, version):
     accumulator.push({name: np.stack([head[name] for head in heads]) for name in SHAPES}, LOCS[rows])
 
 
-# Each session: pushes of (rows, version), None for a flush; each ends by finalize.
+# Each session: pushes of (rows, version), None for a flush, REFUSED for a push that the disk refuses.
+# It ends by finalize, or by DIES as a process that is killed: what it has written is there, not recorded.
+REFUSED, DIES = "refused", "dies"
 WORKLOADS = {
     "in order": [[(range(5), 0), None, (range(5, 12), 0), None]],
     "late, sparse": [[([7, 2], 0), None, ([6], 0), ([0, 11], 0), None, ([3], 0)]],
     "again": [[(range(6), 0), None, ([1, 2, 4], 1), None, ([1, 4, 8], 2), None, ([1], 3)]],
     "gaps filled after the end": [[([0, 5], 0)], [([1, 5, 9], 1), None, ([0], 2)]],
+    "first push refused": [[REFUSED, (range(3), 0)], [REFUSED, ([7], 0)]],
+    "resumed in the middle": [
+        [([0, 1, 2, 6], 0), None, ([2, 3], 1), ([9], 1), DIES],
+        [([4, 9], 2), None, ([0, 4], 3), DIES],
+        [([5], 4)],
+    ],
 }
 
 
@@ -69,12 +81,26 @@ def record(workload, folder, monkeypatch):
     log = crashes.Log(folder)
     with monkeypatch.context() as patched:
         patched.setattr(_system, "os", log)
+        patched.setattr(_system, "shutil", log)
         tune(patched, direct_flag=0)  # whole pages that are cut again are a matter of speed alone
         patched.chdir(folder)
         for session in WORKLOADS[workload]:
             accumulator = FullBatchAccumulator(LOCS, **OPTIONS)
             pushed = {}
             for step in session:
+                if step == DIES:
+                    accumulator._canvas._show_rows()
+                    with monkeypatch.context() as killed:
+                        killed.setattr(type(accumulator._canvas), "flush", lambda _: None)
+                        accumulator.close()
+                    break
+                if step == REFUSED:
+                    log.note(("pushed", {}))
+                    with monkeypatch.context() as full:
+                        full.setattr(ZarrRows, "put", _refuse)
+                        with pytest.raises(StorageError):
+                            push(accumulator, [0, 11], 0)
+                    continue
                 if step is None:
                     accumulator.flush()
                     log.note(("kept", dict(pushed)))
@@ -83,10 +109,15 @@ def record(workload, folder, monkeypatch):
                 log.note(("pushed", dict.fromkeys(rows, version)))
                 push(accumulator, list(rows), version)
                 pushed.update(dict.fromkeys(rows, version))
-            accumulator.finalize()
-            log.note(("kept", dict(pushed)))
-            log.note(("complete", dict(pushed)))
+            else:
+                accumulator.finalize()
+                log.note(("kept", dict(pushed)))
+                log.note(("complete", dict(pushed)))
     return log.entries
+
+
+def _refuse(*_):
+    raise StorageError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def facts(entries):
@@ -176,7 +207,7 @@ def replay(entries, folder, seed, step, seen):
     rng = random.Random(seed)  # noqa: S311  a crash is no secret
     for turn, stop in enumerate(range(seed % step, len(entries) + 1, step)):
         for name, (keeps_bytes, keeps_name) in policies(rng).items():
-            tree = crashes.crash(entries[:stop], "run.zarr", keeps_bytes, keeps_name)
+            tree = crashes.crash(entries[:stop], keeps_bytes, keeps_name)
             state = frozenset(tree.items()), repr(facts(entries[:stop]))
             if state in seen:
                 continue
@@ -190,6 +221,19 @@ def replay(entries, folder, seed, step, seen):
                 raise
             finally:
                 shutil.rmtree(here)
+
+
+@pytest.mark.parametrize("workload", WORKLOADS)
+def test_log_has_every_change(workload, tmp_path, monkeypatch):
+    """Nothing changes files but by what the log sees: all that it has is all that is there."""
+    folder = tmp_path / "log"
+    folder.mkdir()
+    entries = record(workload, folder, monkeypatch)
+    there = {
+        str(path.relative_to(folder)): None if path.is_dir() else path.read_bytes()
+        for path in folder.rglob("*")
+    }
+    assert crashes.crash(entries, crashes.everything, crashes.everything) == there
 
 
 @pytest.mark.slow
@@ -213,7 +257,7 @@ def mutate(monkeypatch, owner, name, old, new):
     monkeypatch.setattr(owner, name, made[name])
 
 
-RUN, REDO, FILES, UNSYNCED = _run.KeptRun, _redo.RedoChunks, _files.ChunkFiles, _system.Unsynced
+RUN, REDO, FILES, UNSYNCED = _run.KeptRun, _redo.RedoChunks, _files.ChunkFiles, _unsynced.Unsynced
 _CHECKSUMS = 'self._write_record("checksums", rows.checksums, changed, self.recorded | new)'
 _WRITTEN = 'self._write_record("written", [written], np.flatnonzero(new))'
 STEPS = {
@@ -260,6 +304,8 @@ STEPS = {
     ),
     "marks are synced": (RUN, "_set_state", "self._unsynced.sync()", "pass"),
     "a complete store is marked before it changes": (RUN, "begin", "self._set_state(RUNNING)", "pass"),
+    "the name of the store is synced": (_ownership, "_make", "system.sync(folder.parent)", "pass"),
+    "what is emptied goes before its mark": (RUN, "_empty", "system.sync(self.root)", "pass"),
 }
 
 
@@ -276,13 +322,14 @@ def test_no_step_can_be_left_out(step, tmp_path, monkeypatch):
         )
     found = None
     logs = []
-    for number, workload in enumerate(("again", "gaps filled after the end", "late, sparse")):
+    names = ("again", "gaps filled after the end", "late, sparse")
+    for number, workload in enumerate(("first push refused",) if "emptied" in step else names):
         folder = tmp_path / str(number)
         folder.mkdir()
         logs.append((folder, record(workload, folder, monkeypatch), set()))
     monkeypatch.undo()
     monkeypatch.setattr(os, "fsync", lambda _: None)
-    for seed, (folder, entries, seen) in itertools.product((7, 19, 1, 13, *range(24)), logs):
+    for seed, (folder, entries, seen) in itertools.product((7, 19, 1, 14, 13, *range(24)), logs):
         try:
             replay(entries, folder, seed, step=24, seen=seen)
         except Exception as failure:  # noqa: BLE001  whatever it breaks
@@ -294,6 +341,8 @@ def test_no_step_can_be_left_out(step, tmp_path, monkeypatch):
 def test_the_model_of_a_crash_forgets():
     """Bytes that were not synced and names that were not synced can be lost, synced ones cannot."""
     entries = [
+        (crashes.FOLDER, "a"),
+        (crashes.SYNC_FOLDER, "."),
         (crashes.CREATE, "a/x", 1),
         (crashes.WRITE, 1, 0, b"old"),
         (crashes.SYNC_FILE, 1),
@@ -302,8 +351,8 @@ def test_the_model_of_a_crash_forgets():
         (crashes.CREATE, "a/y", 2),
         (crashes.RENAME, "a/y", "a/x", 2),
     ]
-    assert crashes.crash(entries, "a", lambda _: 0, lambda: False) == {"a": None, "a/x": b"old"}
-    assert crashes.crash(entries, "a", lambda n: n, lambda: False) == {"a": None, "a/x": b"onew"}
-    assert crashes.crash(entries, "a", lambda _: 1, lambda: False) == {"a": None, "a/x": b"ond"}
-    assert crashes.crash(entries, "a", lambda _: 0, lambda: True) == {"a": None, "a/x": b""}
+    assert crashes.crash(entries, lambda _: 0, lambda: False) == {"a": None, "a/x": b"old"}
+    assert crashes.crash(entries, lambda n: n, lambda: False) == {"a": None, "a/x": b"onew"}
+    assert crashes.crash(entries, lambda _: 1, lambda: False) == {"a": None, "a/x": b"ond"}
+    assert crashes.crash(entries, lambda _: 0, lambda: True) == {"a": None, "a/x": b""}
     assert Path("a").name == "a"

@@ -8,6 +8,7 @@ import shutil
 import pytest
 
 from accumulator import _stores
+from accumulator._stores.files import system
 from accumulator.exceptions import StorageError
 
 
@@ -24,7 +25,7 @@ def test_forked_child_removes_nothing(tmp_path):
 
 def test_folder_survives_a_parent_that_vanishes(tmp_path, monkeypatch):
     """When another process removes save_path between two steps, it is made again."""
-    real, calls = _stores.files.temporary.tempfile.mkdtemp, []
+    real, calls = system.tempfile.mkdtemp, []
 
     def vanish_once(**kwargs):
         calls.append(1)
@@ -32,7 +33,7 @@ def test_folder_survives_a_parent_that_vanishes(tmp_path, monkeypatch):
             (tmp_path / "parent").rmdir()
         return real(**kwargs)
 
-    monkeypatch.setattr(_stores.files.temporary.tempfile, "mkdtemp", vanish_once)
+    monkeypatch.setattr(system.tempfile, "mkdtemp", vanish_once)
     folder = _stores.TemporaryFolder(str(tmp_path / "parent"))
     assert folder.path.is_dir()
     folder.remove()
@@ -67,7 +68,7 @@ def test_parent_that_never_stays_is_an_error(tmp_path, monkeypatch):
         (tmp_path / "parent").rmdir()
         raise FileNotFoundError(2, "No such file or directory")
 
-    monkeypatch.setattr(_stores.files.temporary.tempfile, "mkdtemp", vanish)
+    monkeypatch.setattr(system.tempfile, "mkdtemp", vanish)
     with pytest.raises(StorageError, match="no folder can be made"):
         _stores.TemporaryFolder(str(tmp_path / "parent"))
 
@@ -84,7 +85,7 @@ def test_folder_that_cannot_be_removed_is_tried_again(tmp_path, monkeypatch):
     """A refusal of the system is a typed error, and the folder is still looked after."""
     folder = _stores.TemporaryFolder(str(tmp_path / "parent"))
     with monkeypatch.context() as patched:
-        patched.setattr(_stores.files.temporary.shutil, "rmtree", _not_permitted)
+        patched.setattr(system.shutil, "rmtree", _not_permitted)
         with pytest.raises(StorageError, match="cannot be removed"):
             folder.remove()
     folder.remove()

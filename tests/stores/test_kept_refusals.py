@@ -19,8 +19,7 @@ from zarr.codecs import GzipCodec, ZstdCodec
 from zarr.registry import register_codec
 
 from accumulator import FullBatch, FullBatchAccumulator
-from accumulator._stores.files import claim as _claim
-from accumulator._stores.files import lock as _lock
+from accumulator._stores.files import ownership as _ownership
 from accumulator._stores.files import system as _system
 from accumulator._stores.memory import threads as _threads
 from accumulator._stores.writing import redo as _redo
@@ -196,15 +195,15 @@ def test_file_that_somebody_removes_is_missed():
 
 def test_lock_of_a_folder_that_was_removed_is_none(monkeypatch):
     """Who opened the folder before it was removed and made anew gets the new one's lock, or is refused."""
-    first, real, others = start("w-"), _lock.StoreLock._take, []
+    first, real, others = start("w-"), _ownership._take, []
 
-    def take(lock, descriptor):
-        monkeypatch.setattr(_lock.StoreLock, "_take", real)
+    def take(descriptor):
+        monkeypatch.setattr(_ownership, "_take", real)
         first.close()
         others.append(start("w-"))
-        real(lock, descriptor)
+        real(descriptor)
 
-    monkeypatch.setattr(_lock.StoreLock, "_take", take)
+    monkeypatch.setattr(_ownership, "_take", take)
     with pytest.raises(LockedError):
         start()
     push(others[0], [1])
@@ -428,7 +427,7 @@ def test_claim_that_fails_leaves_nothing(monkeypatch):
     def refuse(_):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(_claim.system, "sync", refuse)
+    monkeypatch.setattr(_ownership.system, "sync", refuse)
     with pytest.raises(StorageError):
         start(store="new/folder/run.zarr")
     assert not Path("new").exists()

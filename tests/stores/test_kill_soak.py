@@ -16,7 +16,7 @@ import pytest
 from helpers import mortal
 from helpers.processes import ENVIRONMENT
 
-from accumulator._stores.files.lock import is_locked
+from accumulator._stores.files.ownership import is_locked
 
 KILLS = int(os.environ.get("ACCUMULATOR_KILLS", "100"))
 TIMEOUT = 300  # seconds; only what hangs takes them

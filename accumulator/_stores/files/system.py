@@ -1,7 +1,7 @@
-"""The only place where files of a store are changed: each function is one or two calls of the system.
+"""The one module that changes the file system: each function is a call or two of the system.
 
-What has to reach the disk in some order goes through here, so that a test can replay every order in which
-a crash may keep or lose it. Nothing follows a symbolic link at the end of a path.
+All others go through it, so that a test can see every change, replay each order in which a crash may keep or
+lose them, and let any call fail. Nothing follows a symbolic link at the end of a path.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ import contextlib
 import errno
 import os
 import re
-import threading
+import shutil
+import tempfile
 import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from accumulator._stores.files.errors import SizeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 _FLAGS: Final = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
 NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
@@ -120,72 +121,36 @@ def remove(path: Path) -> None:
         os.unlink(path)
 
 
-def make_folder(path: Path) -> None:
-    """Make a folder that may be there already."""
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(path)
+def remove_tree(folder: Path) -> None:
+    """Remove a folder and all that is in it; links are removed, not followed."""
+    shutil.rmtree(folder)
 
 
-def remove_folder(path: Path) -> None:
-    """Remove a folder, if it is there and nothing is in it."""
-    with contextlib.suppress(OSError):
+def remove_folder(path: Path) -> bool:
+    """Remove a folder unless something is in it, and return whether it is gone."""
+    try:
         os.rmdir(path)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
-class Unsynced:
-    """Files and folders that were changed since they were synced last; threads may add to it.
+def make_folder(path: Path, *, may_exist: bool = True) -> None:
+    """Make a folder, which may be there already unless that is forbidden."""
+    try:
+        os.mkdir(path)
+    except FileExistsError:
+        if not may_exist:
+            raise
 
-    Attributes
-    ----------
-    doubtful : set of Path
-        Files whose sync failed once. The system then takes what it has of them in memory for written, and may
-        drop it: they were written once more, and have to be compared with what they should hold.
-    """
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._files: dict[Path, None] = {}
-        self._folders: dict[Path, None] = {}
-        self.doubtful: set[Path] = set()
+def make_unique_folder(parent: Path, prefix: str) -> Path:
+    """Make a folder that nobody else has, and only its owner may enter."""
+    return Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
 
-    def add(self, path: Path, *, is_new: bool) -> None:
-        """Take note of a changed file, and of its name where that is new."""
-        with self._lock:
-            self._files[path] = None
-            if is_new:
-                self._folders[path.parent] = None
 
-    def add_folder(self, path: Path) -> None:
-        """Take note of changed names in a folder."""
-        with self._lock:
-            self._folders[path] = None
-
-    def clear(self) -> None:
-        """Take note that everything was removed."""
-        with self._lock:
-            self._files.clear()
-            self._folders.clear()
-            self.doubtful.clear()
-
-    def forget(self, path: Path) -> None:
-        """Take note that a file was removed, by us: else a file that is gone is an error."""
-        with self._lock:
-            self._files.pop(path, None)
-            self.doubtful.discard(path)
-
-    def sync(self) -> None:
-        """Sync all files, and then their names; what fails is tried again by the next call."""
-        for noted in (self._files, self._folders):
-            for path in list(noted):
-                with self._lock:
-                    noted.pop(path, None)  # whoever changes it from now on notes it again
-                try:
-                    if path in self.doubtful:
-                        rewrite(path)
-                    sync(path)
-                except BaseException:
-                    with self._lock:
-                        noted[path] = None
-                        if noted is self._files:
-                            self.doubtful.add(path)
-                    raise
+def rename(source: Path, target: Path) -> None:
+    """Give a file or a folder another name on the same file system."""
+    os.rename(source, target)

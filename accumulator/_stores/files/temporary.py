@@ -5,19 +5,18 @@ from __future__ import annotations
 import contextlib
 import multiprocessing.util
 import os
-import shutil
-import tempfile
 import threading
 import weakref
 from pathlib import Path
 from typing import Final
 
+from accumulator._stores.files import system
 from accumulator._stores.files.errors import storage_error
 
 _PREFIX: Final = "full_batch_"
 _ATTEMPTS: Final = 10
 _LOCK: Final = threading.RLock()  # a folder's last user may go in any thread
-_MADE: Final[dict[Path, tuple[int, int]]] = {}  # parents this process made: device and inode of each
+_MADE: Final[dict[Path, tuple[int, int] | None]] = {}  # parents this process made: device and inode of each
 
 
 class TemporaryFolder:
@@ -64,6 +63,14 @@ class TemporaryFolder:
                 raise storage_error(cause, f"the folder {self.path} cannot be removed") from cause
             self._finalizer.detach()
 
+    def __enter__(self) -> Path:
+        """Return its path."""
+        return self.path
+
+    def __exit__(self, *_: object) -> None:
+        """Remove it."""
+        self.remove()
+
     def keep(self) -> None:
         """Leave the folder to the caller from now on."""
         self._finalizer.detach()
@@ -73,7 +80,7 @@ def make_parents(folder: Path) -> None:
     """Make a folder and those above it, remembering which, for `remove_empty`."""
     for missing in reversed([p for p in (folder, *folder.parents) if not p.exists()]):
         with contextlib.suppress(FileExistsError):  # another process was faster
-            missing.mkdir()
+            system.make_folder(missing, may_exist=False)
             _MADE[missing] = _identity(missing)
 
 
@@ -83,12 +90,7 @@ def remove_empty(folder: Path) -> None:
         for made in (folder, *folder.parents):
             if made not in _MADE:
                 return
-            try:
-                if _identity(made) == _MADE[made]:
-                    made.rmdir()
-            except FileNotFoundError:
-                pass
-            except OSError:
+            if _identity(made) == _MADE[made] and not system.remove_folder(made):
                 return  # in use
             _MADE.pop(made, None)
 
@@ -98,18 +100,21 @@ def _make(parent: Path) -> Path:
     for _ in range(_ATTEMPTS):
         with contextlib.suppress(FileNotFoundError), _LOCK:
             make_parents(parent)
-            return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-    return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+            return system.make_unique_folder(parent, _PREFIX)
+    return system.make_unique_folder(parent, _PREFIX)
 
 
 def _remove(path: Path, owner: int) -> None:
     if os.getpid() == owner:
         while path.exists():
             with contextlib.suppress(FileNotFoundError):  # somebody else removes it too
-                shutil.rmtree(path)
+                system.remove_tree(path)
         remove_empty(path.parent)
 
 
-def _identity(folder: Path) -> tuple[int, int]:
-    status = folder.stat()
-    return status.st_dev, status.st_ino
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """Return what tells a folder from another of its name; None where it is gone."""
+    with contextlib.suppress(OSError):
+        status = folder.stat()
+        return status.st_dev, status.st_ino
+    return None

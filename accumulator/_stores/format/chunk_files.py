@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from accumulator._stores.files.unsynced import Unsynced
+
 
 class ChunkFiles:
     """The files of one head's chunks, ``(rows, *patch_shape)``; ``unsynced`` notes what has to be synced."""
@@ -33,7 +35,7 @@ class ChunkFiles:
         chunk_shape: tuple[int, ...],
         dtype: np.dtype[Any],
         fill_value: Any = 0,
-        unsynced: system.Unsynced | None = None,
+        unsynced: Unsynced | None = None,
     ) -> None:
         self.path_of, self._unsynced = path_of, unsynced
         self._patch_shape, self._dtype = chunk_shape[1:], dtype

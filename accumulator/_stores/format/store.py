@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from zarr.core.buffer import Buffer, BufferPrototype
 
     from accumulator._stores.files.temporary import TemporaryFolder
+    from accumulator._stores.files.unsynced import Unsynced
 
 
 @attrs.define(eq=False)
@@ -52,19 +53,22 @@ class FolderStore(LocalStore):
         For a store that survives crashes: files are synced before they get their name, and folders noted.
     """
 
+    # By these zarr 3.4 could read past the guard, and write past `files`: None says that there are none.
+    get_sync: Any = None
+    set_sync: Any = None
+    delete_sync: Any = None
+
     def __init__(
         self,
         root: Path,
         *,
         read_only: bool = False,
         folder: TemporaryFolder | None = None,
-        unsynced: system.Unsynced | None = None,
+        unsynced: Unsynced | None = None,
     ) -> None:
         self.folder, self.unsynced = folder, unsynced
-        self._place = _Place(root)
-        super().__init__(
-            root.absolute(), read_only=read_only
-        )  # wherever the process goes; a URL is made of it
+        self._place = _Place(root.absolute())  # wherever the process goes; a URL is made of it
+        super().__init__(self._place.root, read_only=read_only)
 
     @property
     def root(self) -> Path:  # LocalStore asks it before whatever it does
@@ -106,7 +110,7 @@ class FolderStore(LocalStore):
             The operating system cannot rename it, for one because it is another file system; nothing
             has changed then.
         """
-        self.root.rename(root)
+        system.rename(self.root, root)
         self.root = root
         folder, self.folder = self.folder, None
         if folder is not None:
@@ -138,8 +142,6 @@ class FolderStore(LocalStore):
         """Have every key looked at before it is read, by a function that raises where it is damaged."""
         self._place.guard = guard
 
-    get_sync: Any = None  # of zarr 3.4, which could read by it, past the guard: so it cannot
-
     async def get(
         self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
@@ -155,11 +157,26 @@ class FolderStore(LocalStore):
 
     async def set(self, key: str, value: Buffer) -> None:
         """Write a file as a whole: zarr calls this for every key."""
-        await asyncio.to_thread(self.set_sync, key, value)
-
-    def set_sync(self, key: str, value: Buffer) -> None:
-        """Write a file as a whole."""
         self._check_writable()
+        await asyncio.to_thread(self._write, key, value)
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        """Write a file that is not there: nobody else makes one meanwhile."""
+        if not (self.root / key).exists():
+            await self.set(key, value)
+
+    async def delete(self, key: str) -> None:
+        """Remove a file."""
+        self._check_writable()
+        await asyncio.to_thread(system.remove, self.root / key)
+
+    async def delete_dir(self, prefix: str) -> None:
+        """Remove a folder, if it is there, and all that is in it."""
+        self._check_writable()
+        if (self.root / prefix).is_dir():
+            await asyncio.to_thread(system.remove_tree, self.root / prefix)
+
+    def _write(self, key: str, value: Buffer) -> None:
         path = self.root / key
         for folder in reversed(path.relative_to(self.root).parents[:-1]):
             self._make_folder(self.root / folder)

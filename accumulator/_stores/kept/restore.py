@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import shutil
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,14 +16,17 @@ from accumulator._stores.format.names import OUTPUTS, REDO, SCRATCH
 from accumulator._stores.format.record import RECORD_ROWS
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
+    from accumulator._stores.files.unsynced import Unsynced
     from accumulator._stores.reading.check import Findings, RowChecker, Unit
     from accumulator._stores.writing.zarr_rows import ZarrRows
 
 
 def restore(
-    checker: RowChecker, rows: ZarrRows, recorded: NDArray[np.bool_], unsynced: system.Unsynced
+    checker: RowChecker, rows: ZarrRows, recorded: NDArray[np.bool_], unsynced: Unsynced
 ) -> NDArray[np.bool_]:
     """Check every recorded row; blank those that are damaged, and whatever else a crash has left.
 
@@ -70,7 +72,7 @@ def restore(
     _blank(rows, np.flatnonzero(saved.written & ~recorded))
     unsynced.sync()
     for head in rows.heads:
-        shutil.rmtree(Path(root, head.array.path, REDO), ignore_errors=True)
+        _remove_tree(root / head.array.path / REDO)
     return lost
 
 
@@ -81,9 +83,15 @@ def remove_partial(folder: Path) -> None:
             system.remove(path)
 
 
+def _remove_tree(folder: Path) -> None:
+    """Remove what is of no use any more; another resume tries again what cannot be removed."""
+    with contextlib.suppress(OSError):
+        system.remove_tree(folder)
+
+
 def _tidy(folder: Path, unit_rows: int, recorded: NDArray[np.bool_]) -> None:
     """Remove files of rows that are not recorded, and those that never became whole."""
-    shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+    _remove_tree(folder / SCRATCH)
     remove_partial(folder)
     known = set(np.unique(np.flatnonzero(recorded) // unit_rows).tolist())
     for path in list(folder.iterdir()):
@@ -93,7 +101,7 @@ def _tidy(folder: Path, unit_rows: int, recorded: NDArray[np.bool_]) -> None:
             system.remove(path)
 
 
-def _mend(unit: Unit, checker: RowChecker, rows: ZarrRows, unsynced: system.Unsynced) -> NDArray[np.bool_]:
+def _mend(unit: Unit, checker: RowChecker, rows: ZarrRows, unsynced: Unsynced) -> NDArray[np.bool_]:
     """Take damaged rows from those that wait to be redone, blank the unrecorded; return the lost."""
     saved, redo, head = checker.saved, rows.redo[unit.head], rows.heads[unit.head]
     files = redo.inner if isinstance(redo.inner, ChunkFiles) else None

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,8 +18,9 @@ import zarr
 
 from accumulator._inputs.warn import warn
 from accumulator._stores.files import system
-from accumulator._stores.files.claim import ClaimedFolder
 from accumulator._stores.files.errors import storage_error
+from accumulator._stores.files.ownership import ClaimedFolder, content_of
+from accumulator._stores.files.unsynced import Unsynced
 from accumulator._stores.format.arrays import layout_of
 from accumulator._stores.format.checksums import row_checksums, spoil
 from accumulator._stores.format.mark import (
@@ -100,10 +100,10 @@ class KeptRun:
         self.recorded = np.zeros(len(locs), dtype=bool)
         self.is_resumed = False
         self._rows: ZarrRows | None = None
-        self._unsynced = system.Unsynced()
+        self._unsynced = Unsynced()
         self._is_marked = True  # whether the disk certainly says what the mark does
         self._broken: tuple[str, NDArray[np.intp]] | None = None
-        self._folder = ClaimedFolder(self.root, mode)
+        self._folder = ClaimedFolder.claim(self.root, mode)
         try:
             self._look(mode)
         except BaseException:
@@ -278,7 +278,7 @@ class KeptRun:
 
     def _look(self, mode: str) -> None:
         """Find out whose store it is, now that nobody else can change it."""
-        found = [path for path in self._folder.content() if not system.is_partial(path.name)]
+        found = [path for path in content_of(self.root) if not system.is_partial(path.name)]
         if not any(path.name == "zarr.json" for path in found):
             if found:
                 raise ResultExistsError(
@@ -321,7 +321,8 @@ class KeptRun:
             self._set_state(CREATING)  # else what is left by a crash in here would look damaged
         for part in _PARTS:
             if (self.root / part).exists():
-                shutil.rmtree(self.root / part)
+                system.remove_tree(self.root / part)
+        system.sync(self.root)  # parts without a mark would be somebody else's
         system.remove(self.root / "zarr.json")
         remove_partial(self.root)
 

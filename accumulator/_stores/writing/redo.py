@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from accumulator._stores.files.unsynced import Unsynced
+
 
 class RedoChunks:
     """One head's chunks in a store that is kept; rows that are not recorded go to ``inner`` at once."""
@@ -31,7 +33,7 @@ class RedoChunks:
         chunk_shape: tuple[int, ...],
         dtype: np.dtype[Any],
         recorded: NDArray[np.bool_],
-        unsynced: system.Unsynced,
+        unsynced: Unsynced,
     ) -> None:
         self.inner, self._folder, self._recorded, self._unsynced = inner, folder, recorded, unsynced
         self._chunk_rows = chunk_shape[0]
