@@ -89,7 +89,7 @@ def record(workload, folder, monkeypatch):
             pushed = {}
             for step in session:
                 if step == DIES:
-                    accumulator._canvas._show_rows()
+                    accumulator._canvas._rows.show()
                     with monkeypatch.context() as killed:
                         killed.setattr(type(accumulator._canvas), "flush", lambda _: None)
                         accumulator.close()
