@@ -44,21 +44,7 @@ class AccumulatorError(Exception):
     """Base class of every error raised by this library."""
 
 
-class LocationError(AccumulatorError, ValueError):
-    """Locations that are not a 2-d array of whole numbers, or have the wrong number of columns."""
-
-
-class UnknownLocationError(AccumulatorError, KeyError):
-    """Rows of ``batch_locs`` that are not in ``full_output_locs``.
-
-    Attributes
-    ----------
-    rows : (n,) int array
-        Which rows of the batch are unknown.
-    locations : (n, K) int array
-        What those rows say.
-    """
-
+class _NamesLocations(AccumulatorError):  # noqa: N818  part of those below
     def __init__(self, message: str, rows: NDArray[Any], locations: NDArray[Any]) -> None:
         super().__init__(message, rows, locations)
         self.rows = rows
@@ -69,7 +55,29 @@ class UnknownLocationError(AccumulatorError, KeyError):
         return str(self.args[0])
 
 
-class DuplicateLocationError(AccumulatorError, ValueError):
+class _NamesRows(AccumulatorError):  # noqa: N818  part of those below
+    def __init__(self, *args: Any, rows: NDArray[Any] | None = None) -> None:
+        super().__init__(*args)
+        self.rows = np.empty(0, dtype=np.intp) if rows is None else rows
+
+
+class LocationError(AccumulatorError, ValueError):
+    """Locations that are not a 2-d array of whole numbers, or have the wrong number of columns."""
+
+
+class UnknownLocationError(_NamesLocations, KeyError):
+    """Rows of ``batch_locs`` that are not in ``full_output_locs``.
+
+    Attributes
+    ----------
+    rows : (n,) int array
+        Which rows of the batch are unknown.
+    locations : (n, K) int array
+        What those rows say.
+    """
+
+
+class DuplicateLocationError(_NamesLocations, ValueError):
     """A location given twice: in the list, in one batch, or in two pushes.
 
     Attributes
@@ -79,15 +87,6 @@ class DuplicateLocationError(AccumulatorError, ValueError):
     locations : (n, K) int array
         What those rows say.
     """
-
-    def __init__(self, message: str, rows: NDArray[Any], locations: NDArray[Any]) -> None:
-        super().__init__(message, rows, locations)
-        self.rows = rows
-        self.locations = locations
-
-    def __str__(self) -> str:
-        """Return the message alone, without the arrays."""
-        return str(self.args[0])
 
 
 class HeadError(AccumulatorError, ValueError):
@@ -122,7 +121,7 @@ class NothingPushedError(AccumulatorError, ValueError):
     """``finalize()`` before any push: the heads, and so the result, are unknown."""
 
 
-class StorageError(AccumulatorError, OSError):
+class StorageError(_NamesRows, OSError):
     """The disk refused: an unusable ``save_path``, no space left, no permission.
 
     ``errno`` and ``filename`` are those of the operating system's error, which is the ``__cause__``.
@@ -133,10 +132,6 @@ class StorageError(AccumulatorError, OSError):
         Canonical rows that were pushed and are not on disk, but in memory; empty where the error is of
         another kind.
     """
-
-    def __init__(self, *args: Any, rows: NDArray[Any] | None = None) -> None:
-        super().__init__(*args)
-        self.rows = np.empty(0, dtype=np.intp) if rows is None else rows
 
 
 class StorageWarning(AccumulatorError, UserWarning):  # noqa: N818  a warning
@@ -159,7 +154,7 @@ class UnfinishedError(ResultFormatError):
     """``FullBatch.load`` from a run that is not complete; ``partial=True`` looks at it all the same."""
 
 
-class DamagedError(AccumulatorError, OSError):
+class DamagedError(_NamesRows, OSError):
     """Rows read from a stored result are not those that were written: bits flipped, or files cut or lost.
 
     Attributes
@@ -167,10 +162,6 @@ class DamagedError(AccumulatorError, OSError):
     rows : (n,) int array
         Canonical rows that are damaged.
     """
-
-    def __init__(self, *args: Any, rows: NDArray[Any] | None = None) -> None:
-        super().__init__(*args)
-        self.rows = np.empty(0, dtype=np.intp) if rows is None else rows
 
 
 class ResumeError(AccumulatorError, ValueError):

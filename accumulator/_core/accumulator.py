@@ -11,11 +11,11 @@ import attrs
 import numpy as np
 
 from accumulator._core.align import prepare_multitask_full_batch
+from accumulator._core.canvas import Canvas
 from accumulator._core.full_batch import FullBatch, as_read_only, hand_over
-from accumulator._core.lifecycle import Collector
+from accumulator._core.lifecycle import Collector, Covered
 from accumulator._core.locations import LocationIndex
 from accumulator._core.memory import available_memory
-from accumulator._core.opening import open_canvas
 from accumulator._core.plan import Budget
 from accumulator._inputs.arguments import (
     as_expected,
@@ -30,15 +30,13 @@ from accumulator._inputs.arguments import (
 )
 from accumulator._inputs.options import HeadOptions
 from accumulator._inputs.validation import as_heads
-from accumulator._pictures import as_html, memory_text, plot_coverage
+from accumulator._pictures import as_html, memory_text
 from accumulator._pictures.progress import Progress, as_progress, memory_state
 from accumulator.exceptions import NothingPushedError, OptionError
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from numpy.typing import DTypeLike, NDArray
 
-    from accumulator._core.canvas import Canvas
     from accumulator._core.plan import Plan
     from accumulator.typing import (
         ArrayLike,
@@ -57,7 +55,7 @@ _log: Final = logging.getLogger("accumulator")
 
 
 @attrs.define(eq=False, repr=False, init=False)
-class FullBatchAccumulator(Collector[FullBatch]):
+class FullBatchAccumulator(Collector[FullBatch], Covered):
     """Collects predictions batch by batch and hands them over complete, in canonical order.
 
     The whole result is planned at the first push, when every head's shape is known: in RAM if it fits,
@@ -199,7 +197,7 @@ class FullBatchAccumulator(Collector[FullBatch]):
             raise OptionError(
                 "mode, resume_token and checkpoint_interval are for a run that is kept: give store= too"
             )
-        canvas = open_canvas(
+        canvas = Canvas.open(
             index.locs,
             budget,
             on_duplicate,
@@ -427,20 +425,9 @@ class FullBatchAccumulator(Collector[FullBatch]):
             facts["stored in"] = str(canvas.zarr_store)
         return as_html("FullBatchAccumulator", heads, facts, self._index.locs, canvas.written)
 
-    def plot_coverage(self, ax: Axes | None = None) -> Axes:
-        """Draw which locations are written and which are missing, by matplotlib; y goes downwards.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes, optional
-            Where; a new figure by default.
-
-        Raises
-        ------
-        MissingExtraError
-            matplotlib is not installed, the extra ``plot``; an ImportError.
-        """
-        return plot_coverage(self._index.locs, self._canvas.written, ax)
+    @property
+    def _coverage(self) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        return self._index.locs, self._written
 
     @property
     def _state(self) -> str:

@@ -9,12 +9,12 @@ import numpy as np
 from accumulator._core.canvas import Canvas
 from accumulator._core.locations import LocationIndex
 from accumulator._core.plan import Budget
+from accumulator._inputs.arguments import as_percent
 from accumulator._inputs.validation import (
     as_canvas_nbytes,
     as_heads,
     as_locations,
     as_path,
-    as_percent,
     check_rows,
 )
 from accumulator._stores import count

@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import attrs
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from accumulator._stores import FolderStore
-    from accumulator.typing import OnDuplicate, RowArray, Rows
+    from accumulator.typing import Mode, OnDuplicate, RowArray, Rows
 
 _log: Final = logging.getLogger("accumulator")
 
@@ -64,26 +65,43 @@ class Canvas:
         return time.monotonic() + self.checkpoint_interval
 
     @classmethod
-    def resume(  # noqa: PLR0913, PLR0917  those of the class
+    def open(  # noqa: PLR0913  those of the class, and of the run
         cls,
-        run: KeptRun,
+        locs: NDArray[Any],
         budget: Budget,
         on_duplicate: OnDuplicate,
         options: HeadOptions,
-        n_expected: int,
-        checkpoint_interval: float,
+        n_expected: int = 0,
+        *,
+        store: str | None = None,
+        mode: Mode = "w-",
+        resume_token: str | None = None,
+        checkpoint_interval: float | None = None,
     ) -> Self:
-        """Return the canvas of a run that is kept, with the rows that it has recorded, if any."""
-        n_rows, store, specs = len(run.recorded), None, Heads[HeadSpec]()
-        if run.is_resumed:
-            fit = partial(fit_options, run.root, n_rows, options)
-            store, specs = run.resume(budget.buffer_nbytes, available_memory(), fit)
-        canvas = cls(n_rows, budget, on_duplicate, options, n_expected, run, checkpoint_interval)
-        if store is not None:
-            canvas.written[:] = run.recorded
-            canvas.specs, canvas._rows = specs, AllOrNothing(store, specs, canvas.written)
-            canvas._is_confirmed = False
+        """Return a canvas of one row a location; with ``store`` it has the rows that are recorded there.
+
+        Errors are those of `KeptRun` and its `resume`; nobody holds the store then.
+        """
+        if store is None:
+            return cls(len(locs), budget, on_duplicate, options, n_expected)
+        run = KeptRun(store, mode, locs, resume_token)
+        budget = attrs.evolve(budget, save_path=str(Path(store).parent))
+        interval = 30 if checkpoint_interval is None else checkpoint_interval
+        try:
+            canvas = cls(len(locs), budget, on_duplicate, options, n_expected, run, interval)
+            if run.is_resumed:
+                canvas._resume(run)
+        except BaseException:
+            run.release()
+            raise
         return canvas
+
+    def _resume(self, run: KeptRun) -> None:
+        fit = partial(fit_options, run.root, self.n_rows, self.options)
+        store, self.specs = run.resume(self.budget.buffer_nbytes, available_memory(), fit)
+        self.written[:] = run.recorded
+        self._rows = AllOrNothing(store, self.specs, self.written)
+        self._is_confirmed = False
 
     @property
     def store(self) -> RowStore | None:

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import attrs
 import numpy as np
 
-from accumulator._core.lifecycle import Result
+from accumulator._core.lifecycle import Covered, Result
 from accumulator._core.memory import available_memory
 from accumulator._inputs.validation import HeadSpec, as_path
-from accumulator._pictures import plot_coverage
 from accumulator._stores import (
     FolderStore,
     RowChecker,
@@ -31,7 +30,6 @@ from accumulator.exceptions import ClosedError, OptionError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
     from accumulator._core.canvas import Canvas
@@ -40,7 +38,7 @@ if TYPE_CHECKING:
 
 
 @attrs.frozen(eq=False, repr=False)
-class FullBatch(Result):
+class FullBatch(Result, Covered):
     """A complete result: every head in canonical order, and which rows are real.
 
     A spilled result lies in a temporary folder that is removed with the last of: this object, its
@@ -149,20 +147,9 @@ class FullBatch(Result):
         is_partial = not saved.mark.is_complete
         return cls(outputs, saved.output_locs, saved.written, store, is_partial=is_partial)
 
-    def plot_coverage(self, ax: Axes | None = None) -> Axes:
-        """Draw which locations are written and which are missing, by matplotlib; y goes downwards.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes, optional
-            Where; a new figure by default.
-
-        Raises
-        ------
-        MissingExtraError
-            matplotlib is not installed, the extra ``plot``; an ImportError.
-        """
-        return plot_coverage(self.output_locs, self.written, ax)
+    @property
+    def _coverage(self) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        return self.output_locs, self.written
 
     @property
     def _files(self) -> FolderStore | None:

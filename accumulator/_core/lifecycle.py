@@ -13,7 +13,7 @@ import attrs
 from accumulator._core.memory import available_memory
 from accumulator._inputs.heads import Heads
 from accumulator._inputs.warn import warn
-from accumulator._pictures import as_html, memory_text
+from accumulator._pictures import as_html, memory_text, plot_coverage
 from accumulator.exceptions import ClosedError, NothingPushedError, ProcessError, StorageWarning
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     import numpy as np
+    from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
     from accumulator._core.canvas import Canvas
@@ -163,6 +164,37 @@ class Collector(Generic[_Result]):
             f"the {self._name} of process {self._process} cannot {action}: what is pushed there would not "
             f"come back; send the {self._pushed} and their locations back, and push them here"
         )
+
+
+class Covered:
+    """Has locations, some of which are written."""
+
+    __slots__ = ()
+
+    def plot_coverage(self, ax: Axes | None = None) -> Axes:
+        """Draw which locations are written and which are missing, by matplotlib; y goes downwards.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where; a new figure by default.
+
+        Returns
+        -------
+        matplotlib Axes
+            Where it is drawn.
+
+        Raises
+        ------
+        MissingExtraError
+            matplotlib is not installed, the extra ``plot``; an ImportError.
+        """
+        return plot_coverage(*self._coverage, ax)
+
+    @property
+    def _coverage(self) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """All locations, and which are written."""
+        raise NotImplementedError
 
 
 def _tell_unrecorded(reference: weakref.ref[Collector[Any]]) -> None:

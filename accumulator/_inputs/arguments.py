@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import errno
+import re
 import stat
+from fractions import Fraction
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Final, get_args
 
-from accumulator._inputs.validation import as_count, as_nbytes, as_path, as_percent
+import numpy as np
+
+from accumulator._inputs.validation import as_path
 from accumulator._inputs.warn import warn
 from accumulator.exceptions import OptionError, StorageError
 from accumulator.typing import Mode, OnDuplicate
 
 if TYPE_CHECKING:
     from accumulator.typing import StrPath
+
+
+_BYTES: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgtp])(i?))?b?\s*", re.IGNORECASE)
 
 
 def as_folder(raw: StrPath) -> str:
@@ -32,6 +39,13 @@ def as_folder(raw: StrPath) -> str:
     return str(path)
 
 
+def as_percent(raw: float) -> float:
+    """Return a percentage from 0 to 100."""
+    if isinstance(raw, bool) or not isinstance(raw, Real) or not 0 <= raw <= 100:
+        raise OptionError(f"memory_threshold is {raw!r}: it is a percentage from 0 to 100")
+    return float(raw)
+
+
 def as_threshold(raw: float) -> float:
     """Return a percentage, warning of one that looks like a fraction."""
     percent = as_percent(raw)
@@ -41,13 +55,25 @@ def as_threshold(raw: float) -> float:
 
 
 def as_limit(raw: float | str | None) -> int | None:
-    """Return a number of bytes, or None."""
-    return None if raw is None else as_nbytes(raw, "memory_limit")
+    """Return a number of bytes, from text such as "8 GiB" or "500 MB" too."""
+    if raw is None:
+        return None
+    if isinstance(raw, str) and (match := _BYTES.fullmatch(raw)):
+        number, prefix, binary = match.groups()
+        power = " kmgtp".index((prefix or " ").lower())
+        return int(Fraction(number) * (1024 if binary else 1000) ** power)
+    if isinstance(raw, Real) and not isinstance(raw, bool) and raw >= 0 and raw == raw // 1:
+        return int(raw)
+    raise OptionError(f'memory_limit is {raw!r}: give bytes as an int, or text such as "8 GiB" or "500 MB"')
 
 
 def as_expected(raw: int | None) -> int:
     """Return how many rows come at least, 0 where that is unknown."""
-    return 0 if raw is None else as_count(raw, "n_expected")
+    if raw is None:
+        return 0
+    if isinstance(raw, bool) or not isinstance(raw, (int, np.integer)) or raw < 0:
+        raise OptionError(f"n_expected is {raw!r}: it is a number of locations")
+    return int(raw)
 
 
 def as_on_duplicate(raw: OnDuplicate) -> OnDuplicate:

@@ -7,10 +7,7 @@ to be, and turns it into a NumPy array without copying wherever NumPy can look a
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
-from numbers import Real
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -33,7 +30,6 @@ if TYPE_CHECKING:
 _INT64: Final = np.dtype(np.int64)
 _INT64_LIMIT: Final = 2**63
 _STORABLE_KINDS: Final = "biufc"
-_BYTES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgtp])(i?))?b?\s*", re.IGNORECASE)
 
 
 @attrs.frozen
@@ -196,31 +192,6 @@ def as_canvas_nbytes(canvas_np: Sequence[Any] | None, n_heads: int) -> int:
             raise HeadError(f"canvas_np[{i}] is {type(entry).__name__}, not an array or None")
         held += 0 if entry is None else int(entry.nbytes)
     return held
-
-
-def as_percent(raw: float) -> float:
-    """Return a percentage from 0 to 100."""
-    if isinstance(raw, bool) or not isinstance(raw, Real) or not 0 <= raw <= 100:
-        raise OptionError(f"memory_threshold is {raw!r}: it is a percentage from 0 to 100")
-    return float(raw)
-
-
-def as_nbytes(raw: float | str, name: str) -> int:
-    """Return a number of bytes from an int or from text such as "8 GiB" or "500 MB"."""
-    if isinstance(raw, str) and (match := _BYTES.fullmatch(raw)):
-        number, prefix, binary = match.groups()
-        power = " kmgtp".index((prefix or " ").lower())
-        return int(Fraction(number) * (1024 if binary else 1000) ** power)
-    if isinstance(raw, Real) and not isinstance(raw, bool) and raw >= 0 and raw == raw // 1:
-        return int(raw)
-    raise OptionError(f'{name} is {raw!r}: give bytes as an int, or text such as "8 GiB" or "500 MB"')
-
-
-def as_count(raw: int, name: str) -> int:
-    """Return a number of things."""
-    if isinstance(raw, bool) or not isinstance(raw, (int, np.integer)) or raw < 0:
-        raise OptionError(f"{name} is {raw!r}: it is a number of locations")
-    return int(raw)
 
 
 def as_path(raw: StrPath, name: str) -> str:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 import attrs
 import numpy as np
 
+from accumulator._core.canvas import Canvas
 from accumulator._core.full_batch import hand_over
 from accumulator._core.lifecycle import Collector
 from accumulator._core.locations import LocationIndex
 from accumulator._core.memory import available_memory, fits_in_memory
-from accumulator._core.opening import open_canvas
 from accumulator._core.plan import Budget
 from accumulator._inputs import tuning
 from accumulator._inputs.arguments import as_folder, as_limit, as_store, as_threshold
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import DTypeLike, NDArray
 
-    from accumulator._core.canvas import Canvas
     from accumulator._inputs.validation import HeadSpec
     from accumulator.typing import (
         ArrayLike,
@@ -194,7 +193,7 @@ class Stitcher(Collector[StitchedMap]):
                 errno.EEXIST, "something is there already, and maps are not resumed", str(store)
             )
         # A band whose writing was interrupted is written again; it has the dtype asked for already.
-        canvas = open_canvas(map_rows, budget, "last", HeadOptions(**stored), store=path)
+        canvas = Canvas.open(map_rows, budget, "last", HeadOptions(**stored), store=path)
         self.__attrs_init__(
             index,
             canvas,

@@ -6,7 +6,7 @@ import psutil
 import pytest
 
 from accumulator._core import memory as _memory
-from accumulator._inputs.validation import as_nbytes
+from accumulator._inputs.arguments import as_limit
 from accumulator.exceptions import OptionError
 
 GIB = 2**30
@@ -222,18 +222,19 @@ def test_what_is_held_counts_as_available(asks, held, tight):
         ("3 TiB", 3 * 2**40),
         ("9007199254740993", 9007199254740993),
         (" 7 B ", 7),
+        (None, None),
     ],
 )
 def test_bytes_are_read(text, nbytes):
-    """Bytes may be given as an int or as text with SI or binary units."""
-    assert as_nbytes(text, "memory_limit") == nbytes
+    """Bytes may be given as an int or as text with SI or binary units; None is no limit."""
+    assert as_limit(text) == nbytes
 
 
-@pytest.mark.parametrize("text", [-1, 1.5, True, None, "", "much", "8 XB", "5 ib", "-3 GB"])
+@pytest.mark.parametrize("text", [-1, 1.5, True, [], "", "much", "8 XB", "5 ib", "-3 GB"])
 def test_other_bytes_are_refused(text):
     """What is no number of bytes is refused, saying how to give one."""
     with pytest.raises(OptionError, match="8 GiB"):
-        as_nbytes(text, "memory_limit")
+        as_limit(text)
 
 
 def test_quick_pushes_are_not_held_up_by_asking(asks, tuned):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from zarr.codecs import GzipCodec, ZstdCodec
 
 from accumulator import FullBatch, FullBatchAccumulator
-from accumulator._inputs.validation import as_nbytes
+from accumulator._inputs.arguments import as_limit
 from accumulator._stores.format.checksums import _multipliers, row_checksums
 from accumulator.exceptions import (
     DamagedError,
@@ -357,7 +357,7 @@ def test_a_limit_with_room_for_the_chunks_holds_them(limit):
         rows = accumulator._canvas.store
         found.append((rows.part_nbytes, rows._writer.limit_nbytes, len(rows.heads[0]._open)))
         assert rows.open_chunks >= 1
-        assert limit is None or rows.buffer_nbytes <= as_nbytes(limit, "limit")
+        assert limit is None or rows.buffer_nbytes <= as_limit(limit)
         accumulator.close()
     assert found[0] == found[1]
 
