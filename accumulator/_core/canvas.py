@@ -258,7 +258,7 @@ class Canvas:
 
     def _checkpoint_if_due(self) -> None:
         if time.monotonic() >= self._next_checkpoint:
-            # The batch was taken: it is the next call that tries again, and tells.
+            # The batch was taken: the next call tries again, and reports what fails.
             with contextlib.suppress(AccumulatorError, MemoryError):
                 self.flush()
 

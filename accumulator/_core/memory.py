@@ -11,17 +11,14 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 import psutil
 
 from accumulator._inputs import tuning
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from typing import TypeAlias
-
-    Group: TypeAlias = tuple[Path, Callable[[Path], int | None]]
+    from collections.abc import Iterator
 
 try:
     import resource
@@ -33,7 +30,20 @@ PUSH_SECONDS: Final = 18e-6  # what asking again may cost a push, on average
 REST_SECONDS: Final = 10.0
 ASKS: Final = 50  # as often as this, the cgroups are looked for anew
 _AVAILABLE: Final = b"MemAvailable:"
-_UNLIMITED_V1: Final = 2**60  # cgroup v1 writes "no limit" as a huge number
+_UNLIMITED: Final = 2**60  # cgroup v1 writes "no limit" as a huge number
+
+
+class _Files(NamedTuple):
+    """Where a version of cgroups tells limits, what is used, and what of that the kernel would give back."""
+
+    limits: tuple[str, ...]
+    used: str
+    idle: str
+
+
+_V1: Final = _Files(("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file")
+_V2: Final = _Files(("memory.max", "memory.high"), "memory.current", "inactive_file")
+Group: TypeAlias = tuple[Path, _Files]
 
 
 def fits_in_memory(needed: int, held: int, threshold: float, limit: int | None = None) -> bool:
@@ -98,8 +108,8 @@ def available_memory(root: Path = ROOT, *, groups: list[Group] | None = None) ->
     ``groups`` are what `limited_groups` returned before.
     """
     left = [_machine_left(root), *_address_space_left()]
-    for group, left_in in limited_groups(root) if groups is None else groups:
-        in_group = left_in(group)
+    for group, files in limited_groups(root) if groups is None else groups:
+        in_group = _group_left(group, files)
         left += [] if in_group is None else [in_group]
     return max(0, min(left))
 
@@ -128,8 +138,8 @@ def _address_space_left() -> Iterator[int]:
 
 
 def limited_groups(root: Path = ROOT) -> list[Group]:
-    """Return the memory cgroups above this process that have a limit, and how to read what they leave."""
-    return [(group, left_in) for group, left_in in _groups(root) if left_in(group) is not None]
+    """Return the memory cgroups above this process that have a limit."""
+    return [(group, files) for group, files in _groups(root) if _group_left(group, files) is not None]
 
 
 def _groups(root: Path) -> Iterator[Group]:
@@ -141,38 +151,27 @@ def _groups(root: Path) -> Iterator[Group]:
         _, controllers, path = membership.split(":", 2)
         if controllers == "":
             for mount in ("sys/fs/cgroup", "sys/fs/cgroup/unified"):
-                yield from _along(root / mount, path, _left_v2)
+                yield from _along(root / mount, path, _V2)
         elif "memory" in controllers.split(","):
-            yield from _along(root / "sys/fs/cgroup/memory", path, _left_v1)
+            yield from _along(root / "sys/fs/cgroup/memory", path, _V1)
 
 
-def _along(mount: Path, path: str, left_in: Callable[[Path], int | None]) -> Iterator[Group]:
+def _along(mount: Path, path: str, files: _Files) -> Iterator[Group]:
     """Yield a group and every one above it, up to the mount: in a container only that may be there."""
     group = mount / path.lstrip("/")
     while True:
-        yield group, left_in
+        yield group, files
         if group == mount:
             return
         group = group.parent
 
 
-def _left_v2(group: Path) -> int | None:
-    limits = [_number(group / "memory.max"), _number(group / "memory.high")]
-    known = [limit for limit in limits if limit is not None]
-    used = _number(group / "memory.current") if known else None
-    if used is None:
-        return None
-    return min(known) - used + _stat(group, "inactive_file")
-
-
-def _left_v1(group: Path) -> int | None:
-    limit = _number(group / "memory.limit_in_bytes")
-    if limit is None or limit >= _UNLIMITED_V1:
-        return None
-    used = _number(group / "memory.usage_in_bytes")
-    if used is None:
-        return None
-    return limit - used + _stat(group, "total_inactive_file")
+def _group_left(group: Path, files: _Files) -> int | None:
+    """Return what a group leaves; None where it has no limit."""
+    limits = [_number(group / name) for name in files.limits]
+    known = [limit for limit in limits if limit is not None and limit < _UNLIMITED]
+    used = _number(group / files.used) if known else None
+    return None if used is None else min(known) - used + _stat(group, files.idle)
 
 
 def _number(path: Path) -> int | None:

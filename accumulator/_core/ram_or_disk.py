@@ -42,7 +42,7 @@ class RamOrDisk:
             They do not fit in RAM, and ``check_disk`` or the disk refused.
         """
         if self._budget.fits(self._n_rows * sum(spec.row_nbytes for spec in self._specs)):
-            # What was there a moment ago may be refused all the same: then the disk serves.
+            # The system may refuse memory all the same: then the disk is used.
             with contextlib.suppress(MemoryError):
                 self._ram = RamRows(self._n_rows, self._specs, first)
                 return self._ram

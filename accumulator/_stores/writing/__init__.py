@@ -1,1 +1,1 @@
-"""Rows go to disk here, behind the caller's back."""
+"""Rows go to disk here, in the background."""

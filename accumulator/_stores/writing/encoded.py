@@ -1,7 +1,7 @@
 """Chunks that only zarr can write: compressed, sharded, or cut within a patch.
 
-Such a chunk is encoded when all its rows have come, or somebody wants to read. Rows that have to leave
-memory before wait in a scratch file, of which a crash may leave anything: no promise rests on it.
+Such a chunk is encoded when all its rows have come, or before its rows are read. Rows that have to leave
+memory earlier wait in a scratch file, which need not survive a crash.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class EncodedChunks:
         self._encode(chunk, values, np.ones_like(filled))
 
     def finish(self, chunk: int) -> None:
-        """Encode a chunk that waits in a scratch file, with the fill value for what never came."""
+        """Encode a chunk that waits in a scratch file, with the fill value for rows that never came."""
         values = self.read(chunk, 0, len(self.waiting[chunk]))
         self._encode(chunk, values, self.waiting[chunk] | self._encoded.get(chunk, False))
 

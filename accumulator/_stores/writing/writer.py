@@ -1,6 +1,6 @@
-"""Writing behind the caller's back: threads that take blocks of rows to disk, and not too many at once.
+"""Writing in the background: threads that take blocks of rows to disk, and not too many at once.
 
-What fails is kept, told once, and tried again before anything else happens.
+What fails is kept, reported once, and tried again before anything else.
 
 The threads are no `Pool`: they run before there is a job, so that a system that refuses threads is met
 before any row is taken; and a job that waits can be taken back for certain.
@@ -92,7 +92,7 @@ class Writer:
         with self.lock:
             self.lock.wait_for(lambda: self._failed or self._has_room(nbytes))
             if self._failed:
-                self._wait()  # what else fails for the same reason is told with it, not by a later call
+                self._wait()  # what else fails for the same reason is reported with it, not by a later call
                 self._raise_failed()
 
     def drain(self) -> None:
@@ -178,7 +178,7 @@ class Writer:
         return True
 
     def _try_again(self) -> None:
-        """Write again what failed and was told, and wait for it."""
+        """Write again what failed and was reported, and wait for it."""
         with self.lock:
             if not self._failed or not self._is_told:
                 return

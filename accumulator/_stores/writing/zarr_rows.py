@@ -1,4 +1,4 @@
-"""Rows on local disk: ordinary zarr v3 arrays, one a head, filled behind the caller's back.
+"""Rows on local disk: ordinary zarr v3 arrays, one a head, filled in the background.
 
 zarr makes the metadata and reads everything. Chunks without compression are written here, as files that
 hold just the rows one after the other: a fraction of the cost of going through a zarr array. All others
@@ -56,7 +56,7 @@ class ZarrRows:
         time is encoded.
     recorded : (N,) bool array, optional
         For a store that survives crashes: which rows its record has, as it changes. Such rows are not
-        written over before `apply_redo`.
+        written over before `RedoChunks.apply`.
     is_there : bool
         Whether the arrays are there, from an earlier run.
     has_checksums : bool
@@ -128,10 +128,6 @@ class ZarrRows:
 
     @property
     def arrays(self) -> list[RowArray]:
-        return list(self.zarr_arrays)
-
-    @property
-    def zarr_arrays(self) -> list[zarr.Array[Any]]:
         return [head.array for head in self.heads]
 
     @property
@@ -252,10 +248,11 @@ class ZarrRows:
 
 def copy_rows(sources: Sequence[RowArray], target: ZarrRows, known: NDArray[np.bool_] | None = None) -> None:
     """Copy all rows that hold anything, of those that are known, chunk by chunk, so that gaps stay gaps."""
-    for head, (source, copy) in enumerate(zip(sources, target.zarr_arrays, strict=True)):
+    for number, (source, head) in enumerate(zip(sources, target.heads, strict=True)):
+        copy = head.array
         values: list[NDArray[Any] | None] = [None] * len(sources)
         blank = np.full((1, *copy.shape[1:]), copy.fill_value, source.dtype).reshape(1, -1).view(np.uint8)
-        unit = source.shards or source.chunks if isinstance(source, zarr.Array) else _unit(copy)
+        unit = next(each.shards or each.chunks for each in (source, copy) if isinstance(each, zarr.Array))
         is_ours = isinstance(source, zarr.Array) and isinstance(source.store, FolderStore)
         is_plain = is_ours and unit[1:] == source.shape[1:]  # one file for each chunk of rows
         for chunk, start in enumerate(range(0, source.shape[0], unit[0])):
@@ -266,13 +263,8 @@ def copy_rows(sources: Sequence[RowArray], target: ZarrRows, known: NDArray[np.b
             # Not its values: minus zero is something too.
             differs = (block.reshape(len(block), -1).view(np.uint8) != blank).any(axis=1)
             rows = np.flatnonzero(differs & is_known)
-            values[head] = block[rows]
+            values[number] = block[rows]
             target.make_room(block.nbytes)
             target.put(start + rows, values)
             target.commit()
     target.flush()
-
-
-def _unit(array: Any) -> tuple[int, ...]:
-    unit: tuple[int, ...] = array.shards or array.chunks
-    return unit
