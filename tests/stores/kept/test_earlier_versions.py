@@ -12,7 +12,7 @@ from helpers import earlier
 from helpers.files import tree
 from helpers.processes import ENVIRONMENT
 
-STORES = Path(__file__).parents[1] / "data" / "stores-of-0.1.zip"
+STORES = Path(__file__).parents[2] / "data" / "stores-of-0.1.zip"
 # What was not recorded may have come to the disk or not.
 REPEATABLE = [name for name in [*earlier.KINDS, *earlier.MAPS] if "killed" not in name]
 
