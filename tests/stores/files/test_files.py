@@ -61,7 +61,7 @@ def changes(source):
                 yield f"{owner}.{name}"
         elif (
             name in CHANGES
-            or (name == "open" and any(set(str(text)) & set("wax+") for text in texts))
+            or (name == "open" and any(re.fullmatch("[rbt]*[wax+][rwaxbt+]*", str(text)) for text in texts))
             or (name == "replace" and len(node.args) == 1 and not node.keywords)
         ):
             yield name
