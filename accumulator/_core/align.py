@@ -17,7 +17,7 @@ from accumulator._inputs.validation import (
     as_path,
     check_rows,
 )
-from accumulator._stores import count
+from accumulator._stores.memory.row_numbers import count
 from accumulator.exceptions import HeadError, LocationError
 
 if TYPE_CHECKING:

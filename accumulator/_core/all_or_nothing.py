@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from accumulator._stores import as_numbers, count, cut
+from accumulator._stores.memory.row_numbers import as_numbers, count, cut
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from accumulator._inputs.validation import HeadSpec
-    from accumulator._stores import RowStore
+    from accumulator._stores.memory.row_store import RowStore
     from accumulator.typing import Rows
 
 

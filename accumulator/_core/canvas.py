@@ -25,14 +25,17 @@ from accumulator._inputs.heads import Heads
 from accumulator._inputs.options import HeadOptions
 from accumulator._inputs.text import as_text, named
 from accumulator._inputs.validation import HeadSpec, as_specs, as_stored_heads, check_specs
-from accumulator._stores import KeptRun, RowStore, as_numbers, check_options, count
+from accumulator._stores.format.layout import check_options
 from accumulator._stores.kept.fit import check_heads, fit_options
+from accumulator._stores.kept.run import KeptRun
+from accumulator._stores.memory.row_numbers import as_numbers, count
 from accumulator.exceptions import AccumulatorError, DuplicateLocationError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from accumulator._stores import FolderStore
+    from accumulator._stores.format.store import FolderStore
+    from accumulator._stores.memory.row_store import RowStore
     from accumulator.typing import Mode, OnDuplicate, RowArray, Rows
 
 _log: Final = logging.getLogger("accumulator")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from accumulator._core.canvas import Canvas
     from accumulator._core.locations import LocationIndex
     from accumulator._pictures.progress import Progress
-    from accumulator._stores import FolderStore
+    from accumulator._stores.format.store import FolderStore
     from accumulator.typing import RowArray
 
 _Result = TypeVar("_Result")

@@ -12,7 +12,8 @@ import numpy as np
 from accumulator._core import memory
 from accumulator._inputs.text import as_text
 from accumulator._inputs.warn import warn
-from accumulator._stores import BUFFER_NBYTES, layout, storage_error
+from accumulator._stores.files.errors import storage_error
+from accumulator._stores.format.layout import BUFFER_NBYTES, layout
 from accumulator.exceptions import StorageError, StorageWarning
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from accumulator._inputs.heads import Heads
     from accumulator._inputs.validation import HeadSpec
-    from accumulator._stores import RowStore
+    from accumulator._stores.memory.row_store import RowStore
 
 _NO_SPACE = 28  # errno.ENOSPC, which not every platform has
 

@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Any, Final
 from accumulator._core.memory import Watch
 from accumulator._inputs.text import as_text
 from accumulator._inputs.warn import warn
-from accumulator._stores import BUFFER_NBYTES, FolderStore, RamRows, TemporaryFolder, ZarrRows
+from accumulator._stores.files.temporary import TemporaryFolder
+from accumulator._stores.format.layout import BUFFER_NBYTES
+from accumulator._stores.format.store import FolderStore
+from accumulator._stores.memory.ram import RamRows
+from accumulator._stores.writing.zarr_rows import ZarrRows
 from accumulator.exceptions import AccumulatorError, StorageWarning
 
 if TYPE_CHECKING:
@@ -20,7 +24,7 @@ if TYPE_CHECKING:
     from accumulator._core.all_or_nothing import AllOrNothing
     from accumulator._core.plan import Budget
     from accumulator._inputs.validation import HeadSpec
-    from accumulator._stores import RowStore
+    from accumulator._stores.memory.row_store import RowStore
 
 _log: Final = logging.getLogger("accumulator")
 

@@ -18,7 +18,8 @@ from typing import Final
 import attrs
 import platformdirs
 
-from accumulator._stores import TemporaryFolder, make_parents, write_file
+from accumulator._stores.files.target import write_file
+from accumulator._stores.files.temporary import TemporaryFolder, make_parents
 from accumulator.exceptions import AccumulatorError
 
 

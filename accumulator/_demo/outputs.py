@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 from accumulator._inputs.extras import need
 from accumulator._report.page import write_report
-from accumulator._stores import make_parents, staged, write_file
+from accumulator._stores.files.target import staged, write_file
+from accumulator._stores.files.temporary import make_parents
 from accumulator.exceptions import ResultExistsError
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from accumulator._demo.maps import head_of
 from accumulator._demo.tiles import STRIDE, TILE
-from accumulator._stores import write_file
+from accumulator._stores.files.target import write_file
 
 if TYPE_CHECKING:
     from pathlib import Path

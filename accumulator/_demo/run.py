@@ -18,7 +18,7 @@ from accumulator._demo.outputs import claim, write_outputs
 from accumulator._demo.picture import draw
 from accumulator._demo.slide import read_slide, separate_stains, tissue_mask
 from accumulator._demo.tiles import cut_tiles, pad_to_grid, tile_locations, tissue_share
-from accumulator._stores import TemporaryFolder, make_parents
+from accumulator._stores.files.temporary import TemporaryFolder, make_parents
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -18,7 +18,7 @@ from accumulator._report.images import Picture, as_pictures
 from accumulator._report.reading import Reading
 from accumulator._report.thumbnail import MAX_PX, Grid, NoMapError, channel_axis, n_channels, thumbnail
 from accumulator._report.timing import Timing, timing
-from accumulator._stores import disk_nbytes
+from accumulator._stores.reading.look import disk_nbytes
 
 if TYPE_CHECKING:
     from pathlib import Path

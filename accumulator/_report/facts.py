@@ -13,15 +13,10 @@ import numpy as np
 
 from accumulator._core.memory import available_memory
 from accumulator._inputs.text import few, printable, shape_text
-from accumulator._stores import (
-    CREATING,
-    RowChecker,
-    disk_nbytes,
-    head_details,
-    is_locked,
-    open_mark,
-    open_result,
-)
+from accumulator._stores.files.ownership import is_locked
+from accumulator._stores.format.mark import CREATING
+from accumulator._stores.reading.check import RowChecker
+from accumulator._stores.reading.look import disk_nbytes, head_details, open_mark, open_result
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from accumulator._stores import SavedResult
+    from accumulator._stores.reading.saved import SavedResult
 
 _SHOWN: Final = 10  # rows of a head that text lists
 

@@ -21,7 +21,7 @@ from accumulator._inputs.text import as_text, few, shape_text, visible
 from accumulator._pictures import as_svg, describe
 from accumulator._report.content import gather
 from accumulator._report.images import MASKS, RAMP
-from accumulator._stores import check_free, write_file
+from accumulator._stores.files.target import check_free, write_file
 from accumulator.exceptions import OptionError, StorageError
 
 if TYPE_CHECKING:

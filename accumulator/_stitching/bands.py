@@ -20,7 +20,7 @@ from accumulator._stitching.blend import Layer, blend_share, finish, quick
 from accumulator._stitching.numbers import MapSpec, lowest, wider
 from accumulator._stitching.parts import cuts, share_of
 from accumulator._stitching.weights import Summer
-from accumulator._stores import Pages
+from accumulator._stores.memory.pages import Pages
 from accumulator._stores.memory.threads import Pool, n_cores
 from accumulator.exceptions import MemoryLimitError
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from accumulator._core.full_batch import FullBatch
     from accumulator._stitching.grid import Grid
-    from accumulator._stores import FolderStore
+    from accumulator._stores.format.store import FolderStore
     from accumulator.typing import RowArray, StrPath
 
 

@@ -32,7 +32,7 @@ from accumulator._stitching.heads import map_specs, patch_of
 from accumulator._stitching.map import StitchedMap
 from accumulator._stitching.weights import as_blend, as_window
 from accumulator._stitching.whole import WholeBands
-from accumulator._stores import as_numbers
+from accumulator._stores.memory.row_numbers import as_numbers
 from accumulator.exceptions import (
     ClosedError,
     DuplicateLocationError,

@@ -15,8 +15,8 @@ from zarr.codecs import ZstdCodec
 
 from accumulator import FullBatchAccumulator
 from accumulator._core import plan as _plan
-from accumulator._stores import BUFFER_NBYTES
 from accumulator._stores.format import layout as _layout
+from accumulator._stores.format.layout import BUFFER_NBYTES
 from accumulator.exceptions import (
     HeadDtypeError,
     NothingPushedError,

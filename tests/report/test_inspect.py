@@ -16,7 +16,7 @@ from helpers.oracle import distinct, grid
 
 from accumulator import FullBatch, FullBatchAccumulator
 from accumulator._cli.commands import main
-from accumulator._stores import is_locked
+from accumulator._stores.files.ownership import is_locked
 from accumulator.exceptions import LockedError
 
 N = 11
@@ -162,7 +162,7 @@ def test_damage_is_found_in_a_store_that_is_being_written(capsys):
 def test_looking_whether_it_is_locked_disturbs_nobody(running):
     """While another process looks again and again, taking the lock succeeds."""
     script = (
-        "import sys\nfrom pathlib import Path\nfrom accumulator._stores import is_locked\n"
+        "import sys\nfrom pathlib import Path\nfrom accumulator._stores.files.ownership import is_locked\n"
         "print('looking', flush=True)\nwhile True: is_locked(Path(sys.argv[1]))"
     )
     with subprocess.Popen(

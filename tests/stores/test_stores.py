@@ -14,13 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zarr.codecs import BloscCodec, ZstdCodec
 
-from accumulator import _stores
 from accumulator._inputs.options import Storage
 from accumulator._inputs.validation import HeadSpec
 from accumulator._stores.files import system as _system
+from accumulator._stores.files.temporary import TemporaryFolder
 from accumulator._stores.format import layout as _layout
+from accumulator._stores.format.layout import BUFFER_NBYTES
+from accumulator._stores.format.store import FolderStore
 from accumulator._stores.memory import copying as _copying
+from accumulator._stores.memory.ram import RamRows
 from accumulator._stores.writing import head as _head
+from accumulator._stores.writing.encoded import EncodedChunks
+from accumulator._stores.writing.zarr_rows import ZarrRows
 from accumulator.exceptions import ClosedError, HeadDtypeError, OptionError, StorageError
 
 N = 23
@@ -40,16 +45,16 @@ class Backends:
     def __init__(self, folder):
         self.folder, self.count, self.made = folder, 0, []
 
-    def make(self, kind, spec, n_rows=N, storage=None, buffer_nbytes=_stores.BUFFER_NBYTES):
+    def make(self, kind, spec, n_rows=N, storage=None, buffer_nbytes=BUFFER_NBYTES):
         """Return an empty store."""
         spec = HeadSpec(spec.patch_shape, spec.dtype, storage or KINDS[kind])
         if kind == "ram":
-            store = _stores.RamRows(n_rows, [spec], [np.empty(1)])
+            store = RamRows(n_rows, [spec], [np.empty(1)])
         else:
             self.count += 1
             root = self.folder / str(self.count)
             root.mkdir()
-            store = _stores.ZarrRows(_stores.FolderStore(root), n_rows, [spec], buffer_nbytes)
+            store = ZarrRows(FolderStore(root), n_rows, [spec], buffer_nbytes)
         self.made.append(store)
         return store
 
@@ -206,9 +211,9 @@ def test_few_chunks_are_in_memory(backends, writes, kind):
 def test_chunk_that_is_encoded_late_is_encoded_once(backends, monkeypatch):
     """Compressed chunks whose rows come in any order wait in scratch files, and are encoded when complete."""
     encoded = []
-    real = _stores.writing.encoded.EncodedChunks._encode
+    real = EncodedChunks._encode
     monkeypatch.setattr(
-        _stores.writing.encoded.EncodedChunks,
+        EncodedChunks,
         "_encode",
         lambda self, chunk, *rest: (encoded.append(chunk), real(self, chunk, *rest)),
     )
@@ -319,7 +324,7 @@ def test_failed_write_leaves_no_half_chunk(backends, monkeypatch, kind, storage)
     rows = slice(4, 8) if kind == "whole" else slice(3, 4)
     with monkeypatch.context() as patched:
         patched.setattr(_system, "write_at", _no_space)
-        patched.setattr(_stores.writing.encoded.EncodedChunks, "_encode", _no_space)
+        patched.setattr(EncodedChunks, "_encode", _no_space)
         put(store, rows, values[rows])
         for _ in range(2):
             with pytest.raises(
@@ -443,7 +448,7 @@ def test_unwritable_folder_is_a_storage_error(tmp_path):
     """A zarr group cannot be made where a file is in the way."""
     (tmp_path / "outputs").write_text("")
     with pytest.raises(StorageError, match="no zarr group"):
-        _stores.ZarrRows(_stores.FolderStore(tmp_path), 3, [])
+        ZarrRows(FolderStore(tmp_path), 3, [])
 
 
 def test_dtype_that_zarr_lacks_is_named(backends):
@@ -465,9 +470,9 @@ def test_closed_store_refuses_to_be_read(backends):
 
 def test_array_goes_to_another_process(backends):
     """A pickled array opens the same files, without taking over the folder they lie in."""
-    folder = _stores.TemporaryFolder(str(backends.folder))
-    store = _stores.FolderStore(folder.path, folder=folder)
-    rows = _stores.ZarrRows(store, 4, [HeadSpec((2,), np.dtype("f4"))])
+    folder = TemporaryFolder(str(backends.folder))
+    store = FolderStore(folder.path, folder=folder)
+    rows = ZarrRows(store, 4, [HeadSpec((2,), np.dtype("f4"))])
     put(rows, slice(0, 4), distinct(4, (2,)))
     rows.flush()
     rows.close()

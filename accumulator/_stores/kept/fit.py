@@ -9,7 +9,7 @@ import numpy as np
 
 from accumulator._inputs.heads import Heads
 from accumulator._inputs.validation import check_specs
-from accumulator._stores import stored_layout
+from accumulator._stores.format.arrays import stored_layout
 from accumulator.exceptions import HeadDtypeError, OptionError, ResumeError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import pytest
 from zarr.storage import LocalStore
 
 import accumulator
-from accumulator._stores import FolderStore
+from accumulator._stores.format.store import FolderStore
 
 ROOT = Path(accumulator.__file__).parent
 SYSTEM = "_stores/files/system.py"

@@ -7,14 +7,14 @@ import shutil
 
 import pytest
 
-from accumulator import _stores
 from accumulator._stores.files import system
+from accumulator._stores.files.temporary import TemporaryFolder
 from accumulator.exceptions import StorageError
 
 
 def test_forked_child_removes_nothing(tmp_path):
     """A child that inherits a folder by fork leaves it to the parent."""
-    folder = _stores.TemporaryFolder(str(tmp_path))
+    folder = TemporaryFolder(str(tmp_path))
     assert folder.path.parent == tmp_path
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(os, "getpid", lambda: -1)
@@ -34,7 +34,7 @@ def test_folder_survives_a_parent_that_vanishes(tmp_path, monkeypatch):
         return real(**kwargs)
 
     monkeypatch.setattr(system.tempfile, "mkdtemp", vanish_once)
-    folder = _stores.TemporaryFolder(str(tmp_path / "parent"))
+    folder = TemporaryFolder(str(tmp_path / "parent"))
     assert folder.path.is_dir()
     folder.remove()
     assert not (tmp_path / "parent").exists()
@@ -42,8 +42,8 @@ def test_folder_survives_a_parent_that_vanishes(tmp_path, monkeypatch):
 
 def test_shared_parent_stays_while_others_use_it(tmp_path):
     """The parent that one folder made is removed only when it is empty."""
-    first = _stores.TemporaryFolder(str(tmp_path / "parent"))
-    second = _stores.TemporaryFolder(str(tmp_path / "parent"))
+    first = TemporaryFolder(str(tmp_path / "parent"))
+    second = TemporaryFolder(str(tmp_path / "parent"))
     first.remove()
     assert second.path.is_dir()
     second.remove()
@@ -53,7 +53,7 @@ def test_shared_parent_stays_while_others_use_it(tmp_path):
 
 def test_parent_made_anew_by_others_stays(tmp_path):
     """A folder that took the place of one made here is not ours to remove."""
-    folder = _stores.TemporaryFolder(str(tmp_path / "parent"))
+    folder = TemporaryFolder(str(tmp_path / "parent"))
     (tmp_path / "parent").rename(tmp_path / "moved")
     (tmp_path / "parent").mkdir()
     folder.remove()
@@ -70,12 +70,12 @@ def test_parent_that_never_stays_is_an_error(tmp_path, monkeypatch):
 
     monkeypatch.setattr(system.tempfile, "mkdtemp", vanish)
     with pytest.raises(StorageError, match="no folder can be made"):
-        _stores.TemporaryFolder(str(tmp_path / "parent"))
+        TemporaryFolder(str(tmp_path / "parent"))
 
 
 def test_parent_removed_by_others_is_forgotten(tmp_path):
     """When somebody removed save_path and all in it, there is nothing to do."""
-    folder = _stores.TemporaryFolder(str(tmp_path / "parent" / "below"))
+    folder = TemporaryFolder(str(tmp_path / "parent" / "below"))
     shutil.rmtree(tmp_path / "parent")
     folder.remove()
     assert not (tmp_path / "parent").exists()
@@ -83,7 +83,7 @@ def test_parent_removed_by_others_is_forgotten(tmp_path):
 
 def test_folder_that_cannot_be_removed_is_tried_again(tmp_path, monkeypatch):
     """A refusal of the system is a typed error, and the folder is still looked after."""
-    folder = _stores.TemporaryFolder(str(tmp_path / "parent"))
+    folder = TemporaryFolder(str(tmp_path / "parent"))
     with monkeypatch.context() as patched:
         patched.setattr(system.shutil, "rmtree", _not_permitted)
         with pytest.raises(StorageError, match="cannot be removed"):

@@ -19,8 +19,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from zarr.codecs import ZstdCodec
 
 from accumulator import FullBatch, FullBatchAccumulator
-from accumulator._stores import RowChecker
 from accumulator._stores.files import system as _system
+from accumulator._stores.reading.check import RowChecker
 from accumulator._stores.reading.saved import read_result
 from accumulator.exceptions import AccumulatorError, LockedError, ResumeError, StorageWarning, UnfinishedError
 
