@@ -41,7 +41,7 @@ _STORES = ["stores/test_stores.py", *_CORE]
 TESTS = {  # the likely ones first
     LOCATIONS: ["core/test_locations.py", "core/test_align.py", "core/test_accumulator.py"],
     FULL_BATCH: ["core/test_align.py", "core/test_accumulator.py"],
-    CANVAS: [*_CORE, "inputs/test_options.py", "stores/test_stores.py"],
+    "accumulator/_core": [*_CORE, "inputs/test_options.py", "stores/test_stores.py"],
     f"{STORES}/memory": ["stores/memory", *_STORES],
     STORES: _STORES,
     STITCHING: ["stitching/test_stitching.py"],

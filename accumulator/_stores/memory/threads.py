@@ -30,8 +30,10 @@ class Pool:
         """
         left = _Left(items)
         n_helpers = (self.n if isinstance(items, Iterator) else min(self.n, len(items))) - 1
-        helpers = self._call(n_helpers, work, left) if n_helpers > 0 else []
+        helpers: list[Future[None]] = []
         try:
+            if n_helpers > 0:
+                helpers += self._call(n_helpers, work, left)
             _work(work, left)
         finally:
             left.drop()
@@ -50,15 +52,14 @@ class Pool:
         if executor is not None:
             executor.shutdown()
 
-    def _call(self, n: int, work: Callable[[T], object], left: _Left[T]) -> list[Future[None]]:
+    def _call(self, n: int, work: Callable[[T], object], left: _Left[T]) -> Iterator[Future[None]]:
         """Have threads work, too; there may be none, as at the end of the interpreter."""
         if self._executor is None:
             self._executor = start_threads(self.n - 1, self._name)
-        helpers: list[Future[None]] = []
         if self._executor is not None:
             with contextlib.suppress(RuntimeError):
-                helpers += (self._executor.submit(_work, work, left) for _ in range(n))
-        return helpers
+                for _ in range(n):
+                    yield self._executor.submit(_work, work, left)
 
 
 class _Left(Generic[T]):
@@ -93,15 +94,14 @@ def start_threads(n_threads: int, name: str) -> ThreadPoolExecutor | None:
     """
     for n in range(n_threads, 0, -1):
         pool, gate = ThreadPoolExecutor(n, name), threading.Event()
-        try:
-            for _ in range(n):
-                pool.submit(gate.wait)
-        except RuntimeError:
-            gate.set()
-            pool.shutdown()
-        else:
-            gate.set()
-            return pool
+        with contextlib.suppress(RuntimeError):
+            try:
+                for _ in range(n):
+                    pool.submit(gate.wait)
+                return pool
+            finally:
+                gate.set()
+        pool.shutdown()
     return None
 
 

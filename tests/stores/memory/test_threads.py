@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -84,6 +86,30 @@ def test_interrupted_caller_waits(pool, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         pool.run(work, range(50))
     assert (waits, len(ended)) == ([2, 2], 2)
+
+
+def test_interrupt_while_threads_start_leaves_none_behind(pool, monkeypatch):
+    """They would wait for ever to be told to begin, and the interpreter for them."""
+    real, calls = ThreadPoolExecutor.submit, []
+
+    def submit(self, *arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(self, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ThreadPoolExecutor, "submit", submit)
+        with pytest.raises(KeyboardInterrupt):
+            pool.run(print, range(5))
+    deadline = time.monotonic() + 10
+    while names() and time.monotonic() < deadline:
+        gc.collect()
+        time.sleep(0.01)
+    assert names() == []
+    done = []
+    pool.run(done.append, range(5))
+    assert sorted(done) == list(range(5))
 
 
 def test_items_that_cannot_be_had_are_told():
