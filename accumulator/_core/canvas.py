@@ -50,22 +50,18 @@ class Canvas:
     on_duplicate: OnDuplicate = "error"
     options: HeadOptions = attrs.field(factory=HeadOptions)
     n_expected: int = 0  # rows that will come at least
-    run: KeptRun | None = None  # which keeps them, on disk whatever the budget; see `resume`
+    run: KeptRun | None = None  # which keeps them, on disk whatever the budget
     checkpoint_interval: float = math.inf  # seconds between two records of a run that is kept, or longer
     written: NDArray[np.bool_] = attrs.field(init=False)
     specs: Heads[HeadSpec] = attrs.field(init=False, factory=Heads)  # none before the first batch
     _rows: AllOrNothing | None = attrs.field(init=False, default=None)  # None before the first batch
     _place: RamOrDisk | None = attrs.field(init=False, default=None)  # None in a run that is kept
     _is_confirmed: bool = attrs.field(init=False, default=True)  # whether a resumed store fits what is pushed
-    _next_checkpoint: float = attrs.field(init=False)
+    _next_checkpoint: float = attrs.field(init=False, default=math.inf)
 
     @written.default
     def _no_rows(self) -> NDArray[np.bool_]:
         return np.zeros(self.n_rows, dtype=bool)
-
-    @_next_checkpoint.default
-    def _first_checkpoint(self) -> float:
-        return time.monotonic() + self.checkpoint_interval
 
     @classmethod
     def open(  # noqa: PLR0913  those of the class, and of the run
@@ -94,6 +90,7 @@ class Canvas:
             canvas = cls(len(locs), budget, on_duplicate, options, n_expected, run, interval)
             if run.is_resumed:
                 canvas._resume(run)
+            canvas._next_checkpoint = time.monotonic() + interval
         except BaseException:
             run.release()
             raise
