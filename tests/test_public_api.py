@@ -6,9 +6,12 @@ meant.
 
 from __future__ import annotations
 
+import builtins
 import inspect
 import typing
 from pathlib import Path
+
+import pytest
 
 import accumulator
 
@@ -77,6 +80,44 @@ def test_public_names_and_signatures_are_those_recorded():
     now = list(public_names())
     assert [name for name in now if name not in NEW] == RECORDED.read_text().splitlines()
     assert set(now) >= NEW
+
+
+FACE = ["FullBatch", "FullBatchAccumulator", "Plan", "StitchedMap", "Stitcher"]
+FUNCTIONS = ["prepare_multitask_full_batch", "stitch"]
+
+
+def docstrings():
+    """Yield what every public class, method, property and function says, and whether it returns something."""
+    for name in FACE:
+        kind = getattr(accumulator, name)
+        yield name, kind.__doc__, False
+        for member in sorted(name for name in dir(kind) if not name.startswith("_")):
+            value = inspect.getattr_static(kind, member)
+            if isinstance(value, property):
+                yield f"{name}.{member}", value.__doc__, False
+            elif inspect.isroutine(value):
+                returned = inspect.signature(getattr(kind, member)).return_annotation
+                yield f"{name}.{member}", value.__doc__, returned not in {None, "None"}
+    for name in FUNCTIONS:
+        yield name, getattr(accumulator, name).__doc__, True
+
+
+DOCSTRINGS = {name: (text, returns) for name, text, returns in docstrings()}
+
+
+@pytest.mark.parametrize("name", DOCSTRINGS)
+def test_docstrings_say_what_comes_back_and_each_error(name):
+    """Who returns something has Returns; Raises and Warns have one class an entry, one that there is."""
+    text, returns = DOCSTRINGS[name]
+    assert text
+    text = inspect.cleandoc(text)
+    assert returns == ("Returns\n-------\n" in text)
+    for section in ("Raises", "Warns"):
+        _, _, rest = text.partition(f"{section}\n{'-' * len(section)}\n")
+        for line in rest.split("\n\n")[0].splitlines():
+            if not line.startswith(" "):
+                error = getattr(accumulator.exceptions, line, None) or getattr(builtins, line)
+                assert issubclass(error, Exception)
 
 
 if __name__ == "__main__":

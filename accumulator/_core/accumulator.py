@@ -59,13 +59,13 @@ class FullBatchAccumulator(Collector[FullBatch], Covered):
     """Collects predictions batch by batch and hands them over complete, in canonical order.
 
     The whole result is planned at the first push, when every head's shape is known: in RAM if it fits,
-    otherwise in zarr on disk, where threads write it while the caller goes on. Memory is looked at again
-    as the run goes: if it gets short, what is in RAM moves to disk. A push costs what its own rows cost,
-    whatever N is. Batches may be late, shuffled or have gaps.
+    otherwise in zarr on disk, which threads write in the background. Memory is checked again as the run
+    goes on: if it gets short, what is in RAM moves to disk. The cost of a push depends on its own rows, not
+    on N. Batches may be late, shuffled or have gaps.
 
-    As a context manager it finalizes when the block ends normally; when the block ends by an exception
-    it closes and keeps nothing, but with ``store`` all that was pushed. What `finalize` returned outlives the
-    block.
+    As a context manager it finalizes when the block ends normally. When the block ends by an exception it
+    closes: without ``store`` nothing is kept, with it everything that was pushed. The result that `finalize`
+    returned outlives the block.
 
     Parameters
     ----------
@@ -80,63 +80,64 @@ class FullBatchAccumulator(Collector[FullBatch], Covered):
         than one per cent, and warns.
     memory_limit : int or str, optional
         Bytes of memory that the result may take at most, whatever is available: an int, or text such as
-        "8 GiB". On disk it also bounds the buffers, down to one row a head; in a resumed run, whose chunks
-        are as large as they were made, down to one of them a head.
+        "8 GiB". On disk it also bounds the buffers, which need at least one row a head, or in a resumed
+        run, whose chunks have their size already, one chunk a head.
     on_duplicate : {"error", "first", "last"}, default "error"
         What a location pushed twice does: raise, keep the first prediction, or keep the last.
     store : path, optional
-        Where the run is kept: a zarr group, on disk from the first push, that survives whatever ends the
-        process. It stays when the accumulator goes. ``save_path`` and ``memory_threshold`` have no effect
-        then. One accumulator at a time writes it.
+        Where the run is kept: a zarr group, on disk from the first push, that survives the end of the
+        process, however it comes. ``save_path`` and ``memory_threshold`` have no effect then. One
+        accumulator at a time writes it.
     mode : {"w-", "a"}, default "w-"
-        "w-" makes the store, and refuses a path where something is. "a" resumes the run that is there, or
-        makes it: rows that were recorded are `written` from the start, after every byte of them was
-        checked.
+        "w-" makes a new store, and refuses a path where something is already. "a" resumes the run that is
+        there, or starts one: rows that were recorded are `written` from the start, once every byte of them
+        has been checked.
     resume_token : str, optional
-        Whatever else has to be the same when the run is resumed: the version of the model, say.
+        What else has to be the same when the run is resumed: the version of the model, say.
     checkpoint_interval : float, default 30
-        Seconds after which a push does what `flush` does, and no one but a push; less often where that would
-        take more than a twentieth of the time. 0 records every push as far as that allows; inf leaves it to
-        `flush`.
+        With ``store``: after so many seconds the next push also does what `flush` does; later, where that
+        would take more than a twentieth of the time. Nothing but a push and `flush` records rows. 0 means
+        every push, inf only `flush`.
     n_expected : int, optional
-        How many of the locations will come at least, if that is known: the disk must hold those, or the
-        first push is refused. For the others there is a warning.
+        The least number of locations that will come, if that is known. A disk without room for so many
+        refuses the first push; one without room for all of them is warned of.
     dtype : dtype, optional
-        What predictions are stored as, float16 for one; in RAM too. Floats are rounded to it, and a value
-        that it cannot hold is an error. As they come by default.
+        What predictions are stored as, such as float16, in RAM too; by default as they come. Floats are
+        rounded, and a value that the dtype cannot hold is an error.
     fill_value : scalar, default 0
-        What rows hold that never came.
+        The value of rows that nothing was pushed for.
     chunks : int or tuple of int, optional
         Rows of a chunk, or its whole shape; about 16 MiB of rows by default. Chunks, shards and
         compressors are those of zarr, and matter on disk and in what `FullBatch.save` writes.
     shards : int or tuple of int, optional
         Rows of a shard, or its whole shape; chunks are then one row by default. None means no shards.
     compressors : zarr codec or sequence of them, optional
-        None means none: predictions hardly get smaller, and writing them takes many times longer.
-        ``dtype``, ``fill_value``, ``chunks``, ``shards`` and ``compressors`` hold for all heads, or are a
+        None, the default, does not compress: predictions hardly get smaller, and writing takes many times
+        longer. ``dtype``, ``fill_value``, ``chunks``, ``shards`` and ``compressors`` are for all heads, or a
         dict by head name or number.
     progress : bool, default False
-        Show a bar of the rows that have come, out of ``n_expected`` or all: with gaps, memory, and whether
-        they are in RAM or zarr. Needs tqdm, the extra ``progress``.
+        Show a bar of the rows that have come, out of ``n_expected`` or of all, with the gaps, the memory, and
+        whether they are in RAM or in zarr. Needs tqdm, the extra ``progress``.
 
     Raises
     ------
     LocationError
-        The list is not 2-d whole numbers; a ValueError.
+        The list is not a 2-d array of whole numbers; a ValueError.
     DuplicateLocationError
-        The list names a location twice; a ValueError.
+        A location is in the list twice; a ValueError.
     OptionError
-        An option is not what it may be; a ValueError. Storage options that do not fit the heads are
-        found at the first push.
+        An option has a value that it cannot have; a ValueError. Storage options that do not fit the heads
+        are found at the first push.
     StorageError
         ``save_path`` is a file, or cannot be looked at; ``store`` cannot be made or read. An OSError.
     ResultExistsError
-        ``store`` is there and ``mode`` is "w-", or it is something else; a FileExistsError.
+        Something is at ``store``, and ``mode`` is "w-" or it is not the store of a run; a
+        FileExistsError.
     ResumeError
-        ``store`` is of other locations, or its ``resume_token`` or storage options are others; a
-        ValueError. Heads that it was not made for are refused by the first push.
+        ``store`` was made for other locations, with another ``resume_token``, or with other storage options;
+        a ValueError. Heads that it was not made for are refused by the first push.
     ResultFormatError
-        ``store`` is damaged beyond its rows, or was tampered with; a ValueError.
+        More than rows of ``store`` is damaged, or somebody tampered with it; a ValueError.
     LockedError
         Another accumulator is writing ``store``; a BlockingIOError.
     MissingExtraError
@@ -144,8 +145,14 @@ class FullBatchAccumulator(Collector[FullBatch], Covered):
 
     Warns
     -----
+    UserWarning
+        ``memory_threshold`` looks like a fraction.
     StorageWarning
         Rows of a resumed store were damaged, and are missing again.
+
+    Notes
+    -----
+    An error here leaves everything as it was, and no lock on ``store``.
 
     Examples
     --------
@@ -215,20 +222,26 @@ class FullBatchAccumulator(Collector[FullBatch], Covered):
 
     @property
     def full_output_locs(self) -> NDArray[Any]:
-        """What is still outstanding, behind the last row consumed: ``(N - M, K)``, read-only."""
+        """The locations behind the last that came, which are still outstanding: ``(N - M, K)``, read-only."""
         return self._index.locs[self._canvas.n_consumed :]
 
     @property
     def output_locs(self) -> NDArray[Any]:
-        """What has been consumed, in canonical order, gaps included: ``(M, K)``, read-only."""
+        """The locations up to the last that came, gaps included: ``(M, K)``, read-only."""
         return self._index.locs[: self._canvas.n_consumed]
 
     @property
     def canvas(self) -> list[RowArray]:
-        """A list of one array a head, ``(N, *patch_shape)``: all N rows, the fill value where none has come.
+        """A list of one read-only array a head, ``(N, *patch_shape)``, empty before the first push.
 
-        Empty before the first push. All are for reading alone. On disk, asking writes what is still in
-        memory first, which may raise StorageError.
+        Rows that have not come hold the fill value. On disk, what is still in memory is written first.
+
+        Raises
+        ------
+        StorageError
+            The disk refused it; an OSError. Nothing is lost: make room and ask again.
+        ProcessError
+            This is another process than the accumulator's, and the result is on disk; a RuntimeError.
         """
         if not self._is_ours and self._canvas.zarr_store is not None:
             raise self._elsewhere(f"be looked at in process {os.getpid()}")
@@ -237,21 +250,30 @@ class FullBatchAccumulator(Collector[FullBatch], Covered):
             return [as_read_only(array) for array in self._canvas.arrays]
 
     def missing_rows(self, locs: ArrayLike | None = None) -> NDArray[np.intp]:
-        """Return the positions in a list of locations that still have to be predicted.
+        """Return which of some locations still have to be predicted.
 
-        One line lets anything skip what is done: ``Subset(dataset, accumulator.missing_rows(locs))`` or
-        ``DataLoader(dataset, sampler=accumulator.missing_rows(locs))`` where the items of ``dataset`` lie at
-        ``locs``, and ``locs[accumulator.missing_rows(locs)]`` for the locations themselves.
+        So a loader skips what is done: ``Subset(dataset, accumulator.missing_rows(locs))`` or
+        ``DataLoader(dataset, sampler=accumulator.missing_rows(locs))``, where the items of ``dataset`` lie at
+        ``locs``; ``locs[accumulator.missing_rows(locs)]`` are the locations themselves.
 
         Parameters
         ----------
         locs : (n, K) array-like of whole numbers, optional
             Some of the locations, none twice, in any order; all of them by default.
 
+        Returns
+        -------
+        (m,) int numpy.ndarray
+            Positions in ``locs``, rising.
+
         Raises
         ------
-        LocationError, UnknownLocationError, DuplicateLocationError
-            As in `push`.
+        LocationError
+            ``locs`` is not 2-d whole numbers, or has the wrong number of columns; a ValueError.
+        UnknownLocationError
+            A location is not in the list; a KeyError.
+        DuplicateLocationError
+            A location is in ``locs`` twice; a ValueError.
 
         Examples
         --------
@@ -266,18 +288,27 @@ class FullBatchAccumulator(Collector[FullBatch], Covered):
             return np.flatnonzero(~self._canvas.written[rows])
 
     def plan(self, batch_output: BatchOutput | None = None) -> Plan:
-        """Return what the result needs of memory, disk and files, and what there is; ``print`` it.
+        """Return what the result needs of memory, disk and files, and what there is of them.
 
         Parameters
         ----------
         batch_output : optional
-            Before the first push: a batch of predictions as `push` takes it, of which only shapes and
-            dtypes are looked at. Batches without rows will do, such as ``np.empty((0, 256, 256, 1))``.
+            Before the first push: predictions as `push` takes them, of which only shapes and dtypes count.
+            They need no rows: ``np.empty((0, 256, 256, 1))`` will do.
+
+        Returns
+        -------
+        Plan
+            Which ``print`` shows as text. Nothing is made or reserved.
 
         Raises
         ------
-        HeadError, HeadDtypeError
-            Heads that are none.
+        HeadError
+            ``batch_output`` is not what `push` takes; a ValueError.
+        HeadDtypeError
+            Its heads are not numbers; a TypeError.
+        StorageError
+            The disk cannot be looked at; an OSError.
         OptionError
             Storage options that do not fit the heads; a ValueError.
         NothingPushedError
@@ -299,10 +330,10 @@ class FullBatchAccumulator(Collector[FullBatch], Covered):
             return self._canvas.plan(None if batch_output is None else as_heads(batch_output))
 
     def flush(self) -> None:
-        """Return when every row pushed before is on disk; in RAM do nothing.
+        """Wait until every row that was pushed is on disk; in RAM do nothing.
 
-        With ``store`` they are on the device and recorded when this returns, and nothing that ends the
-        process or cuts the power loses them. Without it they are in their files.
+        With ``store`` the rows are recorded and on the device when this returns: they survive the end of
+        the process and a power cut. Without it they are in their files.
 
         Raises
         ------
@@ -320,8 +351,8 @@ class FullBatchAccumulator(Collector[FullBatch], Covered):
     def push(self, batch_output: BatchOutput, batch_locs: ArrayLike) -> None:
         """Put a batch of predictions where they belong.
 
-        The first push fixes number, names, patch shapes and dtypes of the heads. What is passed is
-        copied before this returns, and may be reused.
+        The first push fixes the number, names, patch shapes and dtypes of the heads. Predictions are copied
+        before this returns: the caller may reuse the arrays.
 
         Parameters
         ----------
@@ -339,34 +370,38 @@ class FullBatchAccumulator(Collector[FullBatch], Covered):
             A location comes twice in the batch, or was pushed before and ``on_duplicate`` is "error";
             a ValueError.
         LocationError
-            Locations that are not 2-d whole numbers or have the wrong number of columns; a ValueError.
+            ``batch_locs`` is not 2-d whole numbers, or has the wrong number of columns; a ValueError.
         HeadError
-            The wrong number of rows or heads, other names or another patch shape; a ValueError.
+            The number of rows or heads, the names or a patch shape are wrong; a ValueError.
         HeadDtypeError
-            Heads that are not numbers, or of a dtype that the head's first one cannot hold without
-            loss; a TypeError.
+            A head is not numbers, or of a dtype that its first batch's cannot hold without loss; a TypeError.
         HeadValueError
-            A value that the ``dtype`` asked for cannot hold; a ValueError and an OverflowError.
+            The ``dtype`` asked for cannot hold a value; a ValueError and an OverflowError.
         OptionError
-            At the first push: storage options that do not fit the heads; a ValueError.
+            At the first push: storage options do not fit the heads; a ValueError.
         ResumeError
-            At the first push after ``store`` was resumed: other names or patch shapes than it has, or a
-            dtype that its own cannot hold without loss; a ValueError.
+            At the first push after ``store`` was resumed: it has other names or patch shapes, or a dtype
+            that cannot hold this one without loss; a ValueError.
         StorageError
-            The disk refused rows of this push or of earlier ones, which are held in memory and written by
-            the next call once the cause is gone; an OSError whose ``rows`` are those not on disk. At the
+            The disk refused rows of this push or of earlier ones; an OSError, whose ``rows`` are those that
+            are not on disk but held in memory. The next call writes them, once the cause is gone. At the
             first push also: the disk has no room for the rows that have to come.
         ClosedError
             The accumulator was finalized or closed; a ValueError.
         ProcessError
-            This is another process than the accumulator's, a forked worker for one; a RuntimeError.
+            This is another process than the accumulator's, such as a forked worker; a RuntimeError.
+
+        Warns
+        -----
+        StorageWarning
+            The disk may not hold all rows; or memory is short, and the disk cannot take what is in it.
 
         Notes
         -----
-        All or nothing: after an error the accumulator is as it was before the call (Ctrl-C in its last
-        moment may come after the batch was taken: `written` tells). On disk this returns
-        when the rows are copied, and threads write them; when too much waits to be written, this waits.
-        Threads may push at the same time; they take turns.
+        All or nothing: after an error the accumulator is as it was before the call. (Ctrl-C at the very end
+        may come after the batch was taken: `written` tells.) On disk this returns once the rows are copied,
+        and threads write them; it waits where too much is waiting to be written. Threads may push at the same
+        time; they take turns.
         """
         with self._lock:
             self._refuse_if_done("push")
@@ -377,17 +412,24 @@ class FullBatchAccumulator(Collector[FullBatch], Covered):
                 self._progress.show()
 
     def finalize(self) -> FullBatch:
-        """Return the complete result, the fill value where nothing came; called again, the same object.
+        """Return the complete result.
+
+        Returns
+        -------
+        FullBatch
+            All N rows, with the fill value where nothing came; the same object when called again. For N = 0
+            it has no heads.
 
         Raises
         ------
         NothingPushedError
-            Nothing was ever pushed, so that the heads are unknown; a ValueError. Without any location
-            (N = 0) there is nothing to push, and the result has no heads.
+            Nothing was ever pushed, so that the heads are unknown; a ValueError.
         StorageError
             The disk refused the last rows; an OSError. Nothing is lost: make room and call again.
         ClosedError
             The accumulator was closed; a ValueError.
+        ProcessError
+            This is another process than the accumulator's; a RuntimeError.
         """
         with self._lock:
             if self._result is None:

@@ -40,7 +40,7 @@ def prepare_multitask_full_batch(  # noqa: PLR0913, PLR0917  the documented sign
     is_last: bool,
     out: Canvas | None = None,
 ) -> tuple[list[RowArray], NDArray[Any], NDArray[Any]]:
-    """Align a batch of predictions with the canonical locations, with zeros where there are gaps.
+    """Put a batch of predictions in the order of the canonical locations, with zeros where there are gaps.
 
     Every row of ``batch_locs`` is matched with its row of ``full_output_locs``, which are consumed from
     the front up to the last match: M = max(match) + 1 rows. Each head gets an array of M zero rows in
@@ -49,34 +49,33 @@ def prepare_multitask_full_batch(  # noqa: PLR0913, PLR0917  the documented sign
     Parameters
     ----------
     batch_output : tuple, list or dict of ``(n, *patch_shape)`` array-like, or one such array
-        Predictions of each head; usually ``(n, H, W, C)``. Bool, integer, float or complex. One array
-        is one head; a dict's names are not in what is returned, its order is.
+        Predictions of each head, usually ``(n, H, W, C)``: bool, integer, float or complex. One array is
+        one head. Of a dict, what is returned has the order and not the names.
     batch_locs : (n, K) array-like of whole numbers
         The location of each prediction, equal by value to a row of ``full_output_locs``.
     full_output_locs : (N, K) array-like of whole numbers
-        Outstanding locations in canonical order, no two the same. Internally also their index.
+        Outstanding locations in canonical order, no two the same.
     output_locs : (m, K) array-like, or None
         Locations consumed so far.
     canvas_np : list of arrays or None, one a head, optional
-        What is accumulated already. Only its ``nbytes`` matter: they count in the memory verdict.
+        What is accumulated already. Only its ``nbytes`` matter, which count as memory that is taken.
     save_path : path, default "temp_fullbatch"
-        Where a result that does not fit in memory goes, in a unique sub-folder. The folder is yours to
-        remove.
+        Where a result that does not fit in memory goes, in a unique sub-folder, which the caller removes.
     memory_threshold : float, default 80
-        Per cent of the available memory that the result and ``canvas_np`` together may take; beyond it
-        every head is a zarr array.
+        Per cent of the available memory that the result and ``canvas_np`` together may take; if they need
+        more, every head is a zarr array.
     is_last : bool
         Whether this is the final batch.
     out : optional
-        Internal. Place into the rows of this canvas, which belong to the whole of ``full_output_locs``,
-        instead of new ones; gaps are left as they are. This is how `FullBatchAccumulator` streams:
-        nothing is allocated, and the returned locations are views. ``canvas_np``, ``save_path`` and
+        Internal, with an index as ``full_output_locs``: place predictions in this canvas of all rows instead
+        of new arrays, and leave gaps as they are. This is how `FullBatchAccumulator` streams: nothing is
+        allocated, and the returned locations are views. ``canvas_np``, ``save_path`` and
         ``memory_threshold`` have no effect then.
 
     Returns
     -------
     full_batch_output : list of ``(M, *patch_shape)`` numpy.ndarray or zarr.Array
-        One array a head, in the head's dtype; with ``out``, all rows of its heads.
+        One array a head, in the head's dtype; with ``out`` those of the canvas.
     full_output_locs : (N - M, K) numpy.ndarray
         What is still outstanding.
     output_locs : (m + M, K) numpy.ndarray
@@ -89,13 +88,13 @@ def prepare_multitask_full_batch(  # noqa: PLR0913, PLR0917  the documented sign
     DuplicateLocationError
         A location comes twice, in the batch or in the list; a ValueError.
     LocationError
-        Locations that are not 2-d whole numbers, or differ in their columns; a ValueError.
+        Locations are not 2-d whole numbers, or differ in their number of columns; a ValueError.
     HeadError
-        Heads without one row for each location; a ValueError.
+        A head does not have one row for each location, or ``canvas_np`` not one entry a head; a ValueError.
     HeadDtypeError
-        Heads that are not numbers; a TypeError.
+        A head is not numbers; a TypeError.
     OptionError
-        ``memory_threshold`` is not a percentage or ``save_path`` not a path; a ValueError.
+        ``memory_threshold`` is not a percentage, or ``save_path`` not a local path; a ValueError.
     StorageError
         The disk refused; an OSError.
 

@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 class FullBatch(Result, Covered):
     """A complete result: every head in canonical order, and which rows are real.
 
-    A spilled result lies in a temporary folder that is removed with the last of: this object, its
-    arrays, the interpreter; or at once by `close`. `save` keeps it.
+    A result that did not fit in RAM lies in a temporary folder. It is removed when this object and its arrays
+    are gone, when the interpreter ends, or at once by `close`; `save` keeps it.
 
     Attributes
     ----------
     outputs : list or dict of ``(N, *patch_shape)`` numpy.ndarray or zarr.Array
-        One array a head, the fill value (zeros) where nothing was predicted; a dict where named heads were
-        pushed.
+        One array a head, with the fill value (zeros) where nothing was predicted; a dict where named heads
+        were pushed.
     output_locs : (N, K) numpy.ndarray
         The location of each row, in canonical order.
     written : (N,) bool numpy.ndarray
@@ -73,15 +73,21 @@ class FullBatch(Result, Covered):
 
     @property
     def missing_locs(self) -> NDArray[Any]:
-        """The locations that no prediction came for, ``(n, K)``."""
+        """The locations that no prediction came for, in canonical order: ``(n, K)``."""
         return self.output_locs[~self.written]
 
     def save(self, path: StrPath) -> None:
         """Keep the result as a zarr group at ``path``.
 
-        A spilled result is read once, for its checksums, and moved there when it is the same file system, and
-        its arrays serve from there; otherwise it is copied. What is at ``path`` is whole or not there at all.
-        Of a run that is not complete it has what was recorded when it was loaded, and is no run any more.
+        A result in a temporary folder on the same file system is moved, after it was read once for its
+        checksums, and its arrays then read from there. Any other is copied. At ``path`` is a whole result or
+        nothing. Of a run that is not complete, what was recorded when it was loaded is saved; that cannot be
+        resumed.
+
+        Parameters
+        ----------
+        path : path
+            Where nothing is yet; folders above it are made.
 
         Raises
         ------
@@ -92,7 +98,7 @@ class FullBatch(Result, Covered):
         ClosedError
             The result was closed; a ValueError.
         OptionError
-            ``path`` is no path, or in this result's own temporary folder; a ValueError.
+            ``path`` is not a local path, or is in this result's own temporary folder; a ValueError.
         HeadDtypeError
             A head in RAM has a dtype that zarr cannot store (long double); a TypeError.
         """
@@ -110,28 +116,36 @@ class FullBatch(Result, Covered):
     def load(cls, path: StrPath, *, partial: bool = False) -> Self:
         """Open a saved result; its outputs stay on disk as read-only zarr arrays.
 
-        Every chunk is held against its checksums when it is read first, which raises DamagedError (an
-        OSError) where they differ. Nothing in a store that a stranger made is run or followed out of it.
+        Every chunk is compared with its checksums when it is read first. Where they differ, reading raises
+        DamagedError, an OSError. A store may come from a stranger: nothing in it is run, and nothing in it
+        leads to files elsewhere.
 
         Parameters
         ----------
         path : path
-            What `save` or a finished run's ``store`` was given, or a link to it; inside it no link is
-            followed.
+            The path that was given to `save`, or as ``store`` to a run that finished, or a link to it; no
+            link inside it is followed.
         partial : bool, default False
-            Open a run that is not complete, too: `written` says what it has recorded so far, and only those
-            rows mean anything. Whoever writes it is not disturbed; load again to see what came since.
+            Open a run that is not complete, too. `written` says what it has recorded so far; other rows mean
+            nothing. A process that is writing it is not disturbed; load again to see what came since.
+
+        Returns
+        -------
+        FullBatch
+            The result.
 
         Raises
         ------
         ResultNotFoundError
-            There is nothing; a FileNotFoundError.
+            Nothing is at ``path``; a FileNotFoundError.
         ResultFormatError
             It is not a saved result, or its parts do not belong together; a ValueError.
         UnfinishedError
             It is a run that is not complete, and ``partial`` is False; a ResultFormatError.
         StorageError
             The operating system does not let us look; an OSError.
+        OptionError
+            ``path`` is not a local path; a ValueError.
         """
         source = Path(as_path(path, "path")).absolute()
         saved = open_result(source, is_partial=partial, most_nbytes=available_memory())

@@ -58,7 +58,7 @@ class Collector(Generic[_Result]):
 
     @property
     def missing_locs(self) -> NDArray[Any]:
-        """The locations that nothing has come for, in the order of the list: ``(n, K)``."""
+        """The locations that have not come, in the order of the list: ``(n, K)``."""
         return self._index.locs[~self._written]
 
     @property
@@ -71,15 +71,15 @@ class Collector(Generic[_Result]):
         raise NotImplementedError
 
     def close(self) -> None:
-        """End without a result; after `finalize`, or a second time, do nothing.
+        """End without a result; do nothing after `finalize`, or when called again.
 
-        Everything is dropped; with ``store``, what is complete is recorded first.
+        What was pushed is dropped, but with ``store`` recorded there first.
 
         Raises
         ------
         StorageError
-            The disk refused to record something in ``store``, which has to be predicted again; an OSError. It
-            is closed all the same.
+            The disk refused rows that were to be recorded in ``store``, and have to be predicted again; an
+            OSError. This is closed all the same.
         """
         with self._lock:
             if self._is_over:
@@ -222,7 +222,7 @@ class Result:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all outputs as if dense; on disk gaps take none of them."""
+        """Bytes of all outputs; on disk gaps take none of them."""
         return sum(int(array.nbytes) for array in self._heads)
 
     @property
@@ -231,9 +231,14 @@ class Result:
         return None if self._files is None else self._files.root
 
     def close(self) -> None:
-        """Remove the temporary folder of what did not fit in RAM; its arrays then refuse to be read.
+        """Remove the temporary folder of arrays that did not fit in RAM, which then refuse to be read.
 
-        Arrays in RAM stay as they are, and so does what was saved. A second call does nothing.
+        Arrays in RAM and what was saved stay as they are. A second call does nothing.
+
+        Raises
+        ------
+        StorageError
+            The folder cannot be removed; an OSError. It is tried again when the interpreter ends.
         """
         if self._files is not None:
             self._files.shut()

@@ -63,8 +63,9 @@ class Prepared:
 class Bands:
     """All open bands.
 
-    ``home`` returns the arrays that rows of the map belong to, None where those are not in RAM; ``written``
-    gets which rows were blended. `is_torn` says that something was interrupted that cannot be gone on with.
+    ``home`` returns the arrays that rows of the map belong to; it is None, or returns None, where those are
+    not in RAM. ``written`` gets which rows were blended. `is_torn` says that an interrupt left a push
+    half-done.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917  what they depend on
@@ -73,7 +74,7 @@ class Bands:
         window: Window,
         specs: Sequence[MapSpec],
         written: NDArray[np.bool_],
-        home: Callable[[int, int], list[NDArray[Any]] | None],
+        home: Callable[[int, int], list[NDArray[Any]] | None] | None,
         memory_limit: int | None = None,
     ) -> None:
         self._home, self._written = home, written
@@ -301,7 +302,7 @@ class Bands:
         return self._order[low:high]
 
     def _make(self, number: int) -> Band:
-        home = self._home(*self._extent(number))
+        home = None if self._home is None else self._home(*self._extent(number))
         spare = self._spare.pop().sums if self._spare and home is None else None
         arrays = []
         for head, spec in enumerate(self._specs):

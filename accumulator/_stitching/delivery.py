@@ -6,8 +6,13 @@ import logging
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
+import numpy as np
 
-from accumulator.exceptions import StorageError
+from accumulator._core.memory import available_memory, fits_in_memory
+from accumulator._inputs.text import as_text
+from accumulator._inputs.warn import warn
+from accumulator._pictures.progress import memory_state
+from accumulator.exceptions import StorageError, StorageWarning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -21,35 +26,21 @@ if TYPE_CHECKING:
     from accumulator.typing import Bands as BandValues
 
 _log: Final = logging.getLogger("accumulator")
+_LARGE: Final = 50  # per cent of the available memory
 
 
 @attrs.define(eq=False)
 class Delivery:
-    """Takes bands as they get complete.
-
-    Attributes
-    ----------
-    bands : Bands
-        The open ones.
-    maps : Heads of MapSpec
-        What they are bands of.
-    canvas : Canvas
-        The rows of the maps.
-    locs : (H, 1) array
-        Their numbers.
-    on_band : callable, optional
-        Called once for each band.
-    is_calling : bool
-        Whether that is under way.
-    """
+    """Takes bands as they get complete."""
 
     bands: Bands
     maps: Heads[MapSpec]
-    canvas: Canvas
-    locs: NDArray[Any]
+    canvas: Canvas  # the rows of the maps
+    locs: NDArray[Any]  # their numbers
     on_band: Callable[[slice, BandValues], object] | None
-    is_calling: bool = False
+    is_calling: bool = False  # on_band, which must not push
     _waiting: int | None = None  # a band that the disk refused
+    _has_told: bool = False
 
     def deliver(self, numbers: Iterable[int], *, is_pushing: bool = False) -> None:
         """Write bands to the maps, and hand them to the callback.
@@ -95,3 +86,22 @@ class Delivery:
             self.on_band(rows, self.maps.like(views).as_given())
         finally:
             self.is_calling = False
+
+    def tell_if_large(self) -> None:
+        """Warn once when more bands wait than patches in order have open, and take much of the memory."""
+        nbytes = self.bands.nbytes
+        is_much = nbytes > 2 * self.bands.least_nbytes and not fits_in_memory(nbytes, 0, _LARGE)
+        if is_much and not self._has_told:
+            self._has_told = True
+            warn(
+                f"{as_text(nbytes)} of the map wait for rows that have not come: push in the order of the "
+                "list, and leave out of it what will not come",
+                StorageWarning,
+            )
+
+    def progress(self, written: NDArray[np.bool_]) -> tuple[int, str]:
+        """Return how many patches have come, and what a bar says besides."""
+        is_in_ram, nbytes = self.canvas.zarr_store is None, self.bands.nbytes
+        held = nbytes + (self.canvas.nbytes if is_in_ram else 0)
+        memory = memory_state(held, available_memory(), is_in_ram=is_in_ram)
+        return int(np.count_nonzero(written)), f"{as_text(nbytes)} in open bands, {memory}"

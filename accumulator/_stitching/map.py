@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 class StitchedMap(Result):
     """One map a head, stitched from patches.
 
-    Maps that did not fit in RAM lie in a temporary folder that is removed with the last of: this object, its
-    arrays, the interpreter; or at once by `close`. `save` keeps them.
+    Maps that did not fit in RAM lie in a temporary folder. It is removed when this object and its arrays are
+    gone, when the interpreter ends, or at once by `close`; `save` keeps them.
 
     Attributes
     ----------
@@ -60,12 +60,19 @@ class StitchedMap(Result):
         return int(np.count_nonzero(self._grid.is_inside))
 
     def coverage(self, start: int = 0, stop: int | None = None) -> NDArray[np.uint32]:
-        """Return how many patches cover each pixel, 0 where none does: ``(H, W)``.
+        """Return how many patches cover each pixel.
 
         Parameters
         ----------
-        start, stop : int
-            Only these rows of the map, or planes of a volume; a whole one takes 4 bytes a pixel.
+        start : int, default 0
+            The first row of the map, or plane of a volume.
+        stop : int, optional
+            One behind the last; by default all. A whole map takes 4 bytes a pixel.
+
+        Returns
+        -------
+        (H, W) uint32 numpy.ndarray
+            0 where no patch is.
 
         Examples
         --------
@@ -84,12 +91,23 @@ class StitchedMap(Result):
         return counts.array.astype(np.uint32).reshape(shape)
 
     def save(self, path: StrPath) -> None:
-        """Keep the maps as a zarr group at ``path``, as `FullBatch.save` does; its rows are those of the map.
+        """Keep the maps as a zarr group at ``path``, as `FullBatch.save` does: its rows are rows of the maps.
+
+        Parameters
+        ----------
+        path : path
+            Where nothing is yet; folders above it are made.
 
         Raises
         ------
-        ResultExistsError, StorageError, ClosedError, OptionError
-            As `FullBatch.save`.
+        ResultExistsError
+            Something is there already; a FileExistsError.
+        StorageError
+            The disk refused; an OSError. Nothing is left at ``path``, and the maps are as they were.
+        ClosedError
+            The maps were closed; a ValueError.
+        OptionError
+            ``path`` is not a local path, or is in the maps' own temporary folder; a ValueError.
         """
         self._rows.save(path)
 
@@ -103,14 +121,14 @@ class StitchedMap(Result):
     ) -> None:
         """Write the maps as OME-Zarr 0.5, which napari and others open; needs the extra ``ome``.
 
-        One map is the image at ``path``; of several each is one in the group of its name, ``path/name``,
-        which is what a viewer opens. Channels come first, each has a pyramid, and `origin` says where they
-        lie. Memory is bounded.
+        One map is the image at ``path``. Of several, each is an image in the group of its name,
+        ``path/name``, which is what a viewer opens. Channels come first, each image has a pyramid, and
+        `origin` is in its metadata. Only a bounded part is in memory at a time.
 
         Parameters
         ----------
         path : path
-            Where nothing is yet; by custom a name that ends in ``.ome.zarr``.
+            Where nothing is yet; names usually end in ``.ome.zarr``.
         pixel_size : float or sequence of float, optional
             How large a pixel is: for all axes, or in the order ``x, y(, z)``.
         unit : str, default "micrometer"
@@ -126,8 +144,12 @@ class StitchedMap(Result):
             Something is at ``path``; a FileExistsError.
         StorageError
             The disk refused; an OSError. Nothing is left at ``path``.
-        HeadError, HeadDtypeError, OptionError
-            1-d or complex maps; a size, unit or names that cannot be.
+        HeadError
+            A map is 1-d; a ValueError.
+        HeadDtypeError
+            A map is complex; a TypeError.
+        OptionError
+            ``pixel_size``, ``unit``, ``channel_names`` or ``path`` is not what it can be; a ValueError.
         """
         write_ome_zarr(
             path,
@@ -153,16 +175,35 @@ class StitchedMap(Result):
         Parameters
         ----------
         path : path
-            Where nothing is yet; by custom a name that ends in ``.ome.tif``.
+            Where nothing is yet; names usually end in ``.ome.tif``.
         head : str or int, optional
             Which map, where there are several.
-        pixel_size, unit, channel_names
-            As in `save_ome_zarr`. The file does not say where a region lies in its slide.
+        pixel_size : float or sequence of float, optional
+            How large a pixel is: for all axes, or in the order ``x, y(, z)``.
+        unit : str, default "micrometer"
+            The unit of ``pixel_size``.
+        channel_names : sequence of str, optional
+            One name a channel.
 
         Raises
         ------
-        MissingExtraError, ResultExistsError, StorageError, HeadError, HeadDtypeError, OptionError
-            As `save_ome_zarr`; integers of 64 bits, which OME-TIFF has not, are a HeadDtypeError.
+        MissingExtraError
+            The extra is not installed; an ImportError.
+        ResultExistsError
+            Something is at ``path``; a FileExistsError.
+        StorageError
+            The disk refused; an OSError. Nothing is left at ``path``.
+        HeadError
+            The map is 1-d; a ValueError.
+        HeadDtypeError
+            The map is complex, or 64-bit integers, which OME-TIFF does not have; a TypeError.
+        OptionError
+            ``head``, ``pixel_size``, ``unit``, ``channel_names`` or ``path`` is not what it can be; a
+            ValueError.
+
+        Notes
+        -----
+        The file does not say where a region lies in its slide: OME-TIFF has no place for `origin`.
         """
         key = self._one(head)
         write_ome_tiff(
@@ -178,7 +219,7 @@ class StitchedMap(Result):
     def plot(
         self, head: str | int | None = None, *, channel: int | None = None, ax: Axes | None = None
     ) -> list[Axes]:
-        """Show one map, a panel a channel, by matplotlib; return the panels.
+        """Show one map by matplotlib, a panel a channel.
 
         Parameters
         ----------
@@ -188,6 +229,11 @@ class StitchedMap(Result):
             The only channel to be shown.
         ax : matplotlib Axes, optional
             Where; a new figure by default.
+
+        Returns
+        -------
+        list of matplotlib Axes
+            The panels.
 
         Raises
         ------

@@ -30,25 +30,48 @@ if TYPE_CHECKING:
 def stitch(
     batch: FullBatch, *, heads: Sequence[int | str] | None = None, **options: Unpack[StitchOptions]
 ) -> StitchedMap:
-    """Stitch the patches of a result, in RAM or on disk, into one map a head.
+    """Stitch the patches of a result into one map a head.
 
     Parameters
     ----------
     batch : FullBatch
-        What `FullBatchAccumulator.finalize` or `FullBatch.load` returned. Only rows that were written
-        count, also those of a run that is not complete.
-    heads : sequence of names or numbers, optional
-        The heads to stitch, by default all. All have to be of the same height and width. Where heads have no
-        names, those chosen are numbered anew, also in the options.
+        What `FullBatchAccumulator.finalize` or `FullBatch.load` returned, in RAM or on disk, of a run that is
+        complete or not. Only rows that were written count.
+    heads : sequence of str or int, optional
+        Names or numbers of the heads to stitch, which must have patches of the same height and width; by
+        default all. Heads without names are numbered anew, in the options too.
     **options
-        Those of `Stitcher`. The maps end by default with the last of all locations, written or not.
+        Those of `Stitcher`. By default the maps end with the last of all locations, written or not.
+
+    Returns
+    -------
+    StitchedMap
+        One map a head, with all locations of ``batch``.
 
     Raises
     ------
-    LocationError, HeadError, HeadDtypeError, OptionError, MemoryLimitError, StorageError
-        As `Stitcher` and its `push`.
+    LocationError
+        Locations are not boxes, or larger than the patches; a ValueError.
+    HeadError
+        Heads are not patches, or of different size; a ValueError.
+    HeadDtypeError
+        A head has a dtype that zarr cannot store (long double); a TypeError.
+    OptionError
+        ``batch``, ``heads`` or an option is not what it can be; a ValueError.
+    ResultExistsError
+        Something is at ``store`` already; a FileExistsError.
+    MemoryLimitError
+        The bands that would be open do not fit in memory; a MemoryError.
+    StorageError
+        The disk refused; an OSError.
+    ClosedError
+        ``batch`` was closed; a ValueError.
     DamagedError
         Rows on disk are not those that were written; an OSError.
+
+    Notes
+    -----
+    After an error nothing is left on disk but what ``store`` has; ``batch`` is as it was.
 
     Examples
     --------

@@ -15,7 +15,7 @@ from accumulator._core.canvas import Canvas
 from accumulator._core.full_batch import hand_over
 from accumulator._core.lifecycle import Collector
 from accumulator._core.locations import LocationIndex
-from accumulator._core.memory import available_memory, fits_in_memory
+from accumulator._core.memory import fits_in_memory
 from accumulator._core.plan import Budget
 from accumulator._inputs import tuning
 from accumulator._inputs.arguments import as_folder, as_limit, as_store, as_threshold
@@ -23,8 +23,7 @@ from accumulator._inputs.heads import Heads
 from accumulator._inputs.options import HeadOptions
 from accumulator._inputs.text import as_text, named
 from accumulator._inputs.validation import as_heads, as_specs, check_rows, check_specs
-from accumulator._inputs.warn import warn
-from accumulator._pictures.progress import Progress, as_progress, memory_state
+from accumulator._pictures.progress import Progress, as_progress
 from accumulator._stitching.bands import Bands
 from accumulator._stitching.delivery import Delivery
 from accumulator._stitching.grid import as_grid, count_axes
@@ -41,7 +40,6 @@ from accumulator.exceptions import (
     NothingPushedError,
     OptionError,
     ResultExistsError,
-    StorageWarning,
 )
 
 if TYPE_CHECKING:
@@ -63,7 +61,6 @@ if TYPE_CHECKING:
     )
     from accumulator.typing import Bands as BandValues
 
-_LARGE: Final = 50
 _ROW_NBYTES: Final = 64  # that it takes to know a row of the maps
 _SomeBands = TypeVar("_SomeBands", bound=Bands)
 _log: Final = logging.getLogger("accumulator")
@@ -73,57 +70,65 @@ _log: Final = logging.getLogger("accumulator")
 class Stitcher(Collector[StitchedMap]):
     """Blends patches into maps as they come, and keeps none of them.
 
-    In memory are the maps, if they fit there, and those bands of them that rows are still expected for. A
-    band is complete, and written, when all patches have come that lie in it; patches may be late or
-    shuffled, and then more bands are open.
+    Memory holds the maps, if they fit, and the open bands: rows of the maps that patches are still expected
+    for. A band is written once all patches that lie in it have come. Patches may be late or shuffled, and
+    more bands are open then.
+
+    As a context manager it finalizes when the block ends normally, and closes when it ends by an exception.
 
     Parameters
     ----------
     full_output_locs : (N, K) array-like of whole numbers
-        The boxes that will come, no two the same: ``[start_x, start_y, end_x, end_y]``, or for other than
-        two axes all starts and then all ends, x before y before z. In pixels of the maps; a box may reach
-        over their edges, and be smaller than its patch, of which the first part is taken then. A band that a
-        listed box lies in waits for it until `finalize`: leave out what will not come.
+        The boxes that will come, no two the same, in pixels of the maps: ``[start_x, start_y, end_x,
+        end_y]``, or for other than two axes all starts and then all ends, x before y before z. A box may
+        reach over the edges of the maps. It may be smaller than its patch, whose first part is taken then.
+        Bands wait for every box of the list until `finalize`: leave out what will not come.
     blend : {"average", "gaussian", "hann", "max", "last"} or array, default "average"
-        What a pixel gets that several patches cover: their mean, with the same weight or with more of it for
-        the middle of a patch (a Gaussian of an eighth of its length; Hann's window), the largest value, or
-        that of the location that is last in the list. Or the weights, an array of a patch's spatial shape;
-        a pixel that only weights of 0 reach holds the fill value. Classes and other labels have no mean:
-        take "last" or "max" for them. NaN in a patch makes its pixels NaN.
+        The value of a pixel that several patches cover: their mean, where all count the same or most in
+        their middle (a Gaussian whose sigma is an eighth of the patch; Hann's window); the largest; or that
+        of the box that comes last in the list. Or an array of weights, of a patch's spatial shape; a pixel
+        that only weights of 0 reach holds the fill value. Labels have no mean: take "last" or "max". NaN in
+        a patch makes its pixels NaN.
     output_shape : sequence of int, optional
         The spatial shape of the maps, ``(height, width)``; by default they end with the last box.
     origin : sequence of int, optional
-        The location ``[x, y]`` of the first pixel of the maps, by default ``[0, 0]``. With `output_shape` it
-        places a region in a slide, or cuts it out.
+        The location ``[x, y]`` of the maps' first pixel, by default ``[0, 0]``. With ``output_shape``
+        it chooses a region.
     dtype : dtype, optional
-        Of the maps, by default that of the heads. Means of integers are rounded to the nearest, bools are
-        True where half of the weight is or more. A tie goes to the even one; with unequal weights it is one
-        only up to rounding. 64-bit integers beyond 2**53 are as exact as long double and weights of float64.
+        The dtype of the maps, by default that of the heads. A mean of integers is rounded to the nearest, a
+        tie to the even one; a mean of bools is True from one half on. With unequal weights, what is a tie is
+        subject to rounding, and so are 64-bit integers beyond 2**53.
     fill_value : scalar, default 0
-        Of pixels that no patch covers, such as nan.
+        The value of pixels that no patch covers, such as nan.
     on_band : callable, optional
-        Called once for each band with a slice of rows of the maps and, as heads were pushed, a list or dict
-        of their values there, for reading alone. Bands come from top to bottom; those that nothing covers
-        are left out. The arrays are used again after it returns. It must not push.
+        Called once for each band with a slice, the rows of the maps, and their values: a list or a dict, as
+        heads were pushed, of read-only arrays that are used again after it returns. Bands come from top to
+        bottom; those that nothing covers are left out. It must not push.
     progress : bool, default False
         Show a bar of the patches that have come; needs the extra ``progress``.
     save_path, memory_threshold, memory_limit, store, chunks, shards, compressors
-        Where the maps go, as in `FullBatchAccumulator`, whose rows are those of the maps. On disk a chunk has
-        whole rows by default; ``chunks=(512, 512, C)`` makes tiles, which are slower to write. A store whose
-        process died is not resumed: stitch again. ``memory_limit`` is for the maps and the height of a band.
+        Where the maps go, as in `FullBatchAccumulator`; here a row is a row of the maps. On disk a chunk has
+        whole rows by default; ``chunks=(512, 512, C)`` makes tiles, which are slower to write. The store of a
+        process that died is not resumed: stitch again. ``memory_limit`` bounds the maps, and each band.
 
     Raises
     ------
     LocationError
-        The list is not 2-d whole numbers, or they are no boxes; a ValueError.
+        The list is not a 2-d array of whole numbers, or its rows are not boxes; a ValueError.
     DuplicateLocationError
-        The list names a location twice; a ValueError.
+        A box is in the list twice; a ValueError.
     OptionError
-        An option is not what it may be; a ValueError.
+        An option has a value that it cannot have; a ValueError.
+    MemoryLimitError
+        The maps have so many rows that what has to be known of each does not fit in memory; a MemoryError.
     StorageError
         ``save_path`` is a file, or ``store`` cannot be made; an OSError.
     ResultExistsError
-        Something is at ``store``; a FileExistsError.
+        Something is at ``store`` already; a FileExistsError.
+    LockedError
+        Somebody else is just making ``store``; a BlockingIOError.
+    MissingExtraError
+        ``progress`` is True, and tqdm is not installed; an ImportError.
 
     Examples
     --------
@@ -148,7 +153,6 @@ class Stitcher(Collector[StitchedMap]):
     _bar: Any
     _specs: Heads[HeadSpec] = attrs.field(init=False, factory=Heads)  # none until the first batch
     _delivery: Delivery | None = attrs.field(init=False, default=None)
-    _has_told: bool = attrs.field(init=False, default=False)
 
     def __init__(  # noqa: PLR0913  each is told by its name
         self,
@@ -211,14 +215,14 @@ class Stitcher(Collector[StitchedMap]):
 
     @property
     def open_nbytes(self) -> int:
-        """Bytes of memory that bands take which rows are still expected for."""
+        """Bytes of memory that the open bands take."""
         return 0 if self._delivery is None else self._delivery.bands.nbytes
 
     def push(self, batch_output: BatchOutput, batch_locs: ArrayLike) -> None:
         """Blend a batch of patches into the maps.
 
-        The first push fixes number, names, patch shapes and dtypes of the heads. What is passed is used
-        before this returns, and may be reused.
+        The first push fixes the number, names, patch shapes and dtypes of the heads. Patches are blended
+        before this returns: the caller may reuse the arrays.
 
         Parameters
         ----------
@@ -229,27 +233,42 @@ class Stitcher(Collector[StitchedMap]):
 
         Raises
         ------
-        UnknownLocationError, DuplicateLocationError, LocationError, HeadError, HeadDtypeError, ProcessError
-            As `FullBatchAccumulator.push`. At the first push a LocationError also tells of boxes that are
-            larger than the patches.
+        UnknownLocationError
+            A box is not in the list; a KeyError.
+        DuplicateLocationError
+            A box comes twice, in this batch or after an earlier one; a ValueError.
+        LocationError
+            ``batch_locs`` is not 2-d whole numbers, or has the wrong number of columns. At the first push
+            also: boxes are larger than the patches. A ValueError.
+        HeadError
+            The number of rows or heads, the names or a patch shape are wrong; a ValueError.
+        HeadDtypeError
+            A head is not numbers, or of a dtype that its first batch's cannot hold without loss; a TypeError.
         OptionError
-            At the first push: options or weights that do not fit the heads; a ValueError.
+            At the first push: options or weights do not fit the heads; a ValueError.
         MemoryLimitError
-            More bands would have to be open than fit in memory, or wider ones; a MemoryError.
+            The bands that would be open do not fit in memory; or values are so large that sums need a wider
+            dtype, which does not. A MemoryError.
         StorageError
-            The disk refused a band that was complete before; it is held, and written by the next call once
-            the cause is gone; an OSError.
+            The disk refused a band that was complete before; an OSError. The band is held, and the next call
+            writes it once the cause is gone.
         ClosedError
-            The stitcher was finalized or closed, or a push was interrupted half-way; a ValueError.
+            The stitcher was finalized or closed, or an earlier push was interrupted half-way; a ValueError.
+        ProcessError
+            This is another process than the stitcher's, such as a forked worker; a RuntimeError.
+
+        Warns
+        -----
+        StorageWarning
+            Many bands are open, and take much of the memory.
 
         Notes
         -----
-        After any of these errors nothing of the batch was taken, but for one: values so large that their sums
-        need a wider dtype, with no memory for it, may be met half-way, and end the stitcher. The heads are
-        fixed all the same if only memory or disk were missing. What ``on_band`` raises comes out of here,
-        too: the band counts as delivered then, and `written` tells whether the batch was taken. An interrupt
-        while patches are blended cannot be undone: every later call says so. Threads may push at the same
-        time.
+        After an error nothing of the batch was taken, with two exceptions. Values too large for the memory
+        there is may be found half-way: the stitcher then refuses all further calls, as it does after an
+        interrupt while patches are blended. And an error of ``on_band`` is raised here too: its band counts
+        as delivered, and `written` tells whether the batch was taken. Heads may be fixed even if the first
+        push failed for want of memory or disk. Threads may push at the same time; they take turns.
         """
         with self._lock:
             self._refuse_if_done("push")
@@ -266,11 +285,16 @@ class Stitcher(Collector[StitchedMap]):
             bands.add(bands.prepare(rows, heads.values))  # which says in `written` that they came
             if self._progress is not None:
                 self._progress.show()
-            self._tell_if_large(bands)
+            delivery.tell_if_large()
             delivery.deliver(bands.complete(), is_pushing=True)
 
     def finalize(self) -> StitchedMap:
-        """Return the maps, the fill value where nothing came; called again, the same object.
+        """Return the maps.
+
+        Returns
+        -------
+        StitchedMap
+            One map a head, with the fill value where nothing came; the same object when called again.
 
         Raises
         ------
@@ -280,6 +304,8 @@ class Stitcher(Collector[StitchedMap]):
             The disk refused the last bands; an OSError. Nothing is lost: make room and call again.
         ClosedError
             The stitcher was closed, or a push was interrupted half-way; a ValueError.
+        ProcessError
+            This is another process than the stitcher's; a RuntimeError.
         """
         with self._lock:
             if self._result is None:
@@ -336,30 +362,19 @@ class Stitcher(Collector[StitchedMap]):
             "stitching %d maps of %s in %s", len(maps), grid.shape[:n_spatial], canvas.zarr_store or "RAM"
         )
         # A map that takes much of the memory may have to leave it: then no band is held in it.
-        home = canvas.views if fits_in_memory(canvas.nbytes, 0, tuning.now.small_percent) else _nowhere
+        home = canvas.views if fits_in_memory(canvas.nbytes, 0, tuning.now.small_percent) else None
         bands = kind(grid, window, maps.values, self._written, home, self._memory_limit)
         delivery = Delivery(bands, maps, canvas, self._map_rows, self._on_band)
         self._specs, self._delivery = specs, delivery
         if self._bar is not None:
-            n, state = len(self._index), partial(_shown, canvas, bands, self._written)
-            self._progress = Progress(self._bar, n, n, state)
+            n = len(self._index)
+            self._progress = Progress(self._bar, n, n, partial(delivery.progress, self._written))
         return delivery, bands
 
     def _stop(self) -> None:
         super()._stop()
         if self._delivery is not None:
             self._delivery.bands.close()
-
-    def _tell_if_large(self, bands: Bands) -> None:
-        """Warn once when more bands wait than patches in order have open, and take much of the memory."""
-        is_much = bands.nbytes > 2 * bands.least_nbytes and not fits_in_memory(bands.nbytes, 0, _LARGE)
-        if is_much and not self._has_told:
-            self._has_told = True
-            warn(
-                f"{as_text(bands.nbytes)} of the map wait for rows that have not come: push in the order of "
-                "the list, and leave out of it what will not come",
-                StorageWarning,
-            )
 
     def _refuse_repeats(self, rows: NDArray[np.intp]) -> None:
         repeats = np.flatnonzero(self._written[rows])
@@ -380,15 +395,3 @@ class Stitcher(Collector[StitchedMap]):
             raise ClosedError(
                 f"cannot {action}: a push was interrupted half-way; close(), and make a new one"
             )
-
-
-def _shown(canvas: Canvas, bands: Bands, written: NDArray[np.bool_]) -> tuple[int, str]:
-    """Return what a progress bar shows."""
-    is_in_ram = canvas.zarr_store is None
-    held = (canvas.nbytes if is_in_ram else 0) + bands.nbytes
-    memory = memory_state(held, available_memory(), is_in_ram=is_in_ram)
-    return int(np.count_nonzero(written)), f"{as_text(bands.nbytes)} in open bands, {memory}"
-
-
-def _nowhere(_start: int, _stop: int) -> None:
-    """Say that rows of a map have no place in RAM yet."""
