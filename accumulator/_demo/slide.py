@@ -42,10 +42,10 @@ def separate_stains(rgb: NDArray[np.uint8], tissue: NDArray[np.bool_]) -> NDArra
     white = float(np.clip(glass.mean(), 200, 255)) if glass.size else 240.0
     density = -np.log10(np.clip(rgb.astype(np.float32), 1, white) / np.float32(white))
     concentration = density @ np.linalg.pinv(stain_vectors(density[tissue])).astype(np.float32)
-    return np.stack(
-        [_stretch(channel) for channel in (*np.moveaxis(concentration, -1, 0), density.mean(axis=-1))],
-        axis=-1,
-    )
+    channels = np.dstack([concentration, density.mean(axis=-1)])
+    low, high = np.percentile(channels, [1, 99], axis=(0, 1))
+    share = np.clip((channels - low) / np.maximum(high - low, 1e-8), 0, 1)
+    return np.asarray(share * 255).astype(np.uint8)
 
 
 def stain_vectors(density: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
@@ -62,9 +62,3 @@ def stain_vectors(density: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     first, second = np.stack([np.cos(edges), np.sin(edges)], axis=1) @ plane.T
     in_order = first @ _EOSIN + second @ _HAEMATOXYLIN >= second @ _EOSIN + first @ _HAEMATOXYLIN
     return np.array([first, second] if in_order else [second, first])
-
-
-def _stretch(channel: NDArray[np.float32]) -> NDArray[np.uint8]:
-    low, high = np.percentile(channel, [1, 99])
-    share: NDArray[np.floating[Any]] = np.clip((channel - low) / max(high - low, 1e-8), 0, 1)
-    return (share * 255).astype(np.uint8)
