@@ -247,7 +247,7 @@ class Canvas:
 
     def close(self) -> None:
         """Forget all rows and remove the temporary folder; the canvas is as if never used."""
-        rows, self._rows = self._rows, None
+        rows, self._rows, self._place = self._rows, None, None
         self.specs = Heads()
         if rows is not None:
             rows.store.remove()

@@ -8,6 +8,7 @@ import hashlib
 import os
 import pickle
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -584,6 +585,15 @@ def test_block_may_finalize_or_close_itself(where):
         accumulator.close()
         accumulator.close()
     assert "closed" in repr(accumulator)
+
+
+def test_closed_accumulator_holds_no_rows(where):
+    """The memory that they took is free at once, whoever still has the accumulator."""
+    accumulator = FullBatchAccumulator(LOCS, **where)
+    accumulator.push(*batch([0]))
+    rows = weakref.ref(accumulator._canvas.store)
+    accumulator.close()
+    assert rows() is None
 
 
 def test_dropped_accumulator_warns_and_cleans_up(where):
