@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
@@ -16,24 +16,6 @@ if TYPE_CHECKING:
 
     from accumulator._stores.writing.encoded import EncodedChunks
     from accumulator._stores.writing.head import Head
-
-
-class Chunks(Protocol):
-    """Where blocks are written: `ChunkFiles`, `EncodedChunks` or `RedoChunks`."""
-
-    def write(
-        self,
-        chunk: int,
-        values: NDArray[Any],
-        filled: NDArray[np.bool_],
-        memory: memoryview | None,
-        *,
-        is_there: bool,
-    ) -> None:
-        """Write those rows of a chunk that are filled; see `ChunkFiles.write`."""
-
-    def read(self, chunk: int, start: int, stop: int) -> NDArray[Any]:
-        """Read rows of a chunk that was written to."""
 
 
 @attrs.define(eq=False)

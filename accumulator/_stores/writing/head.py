@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     import zarr
     from numpy.typing import NDArray
 
-    from accumulator._stores.writing.block import Chunks
+    from accumulator._stores.format.chunk_files import ChunkFiles
     from accumulator._stores.writing.encoded import EncodedChunks
+    from accumulator._stores.writing.redo import RedoChunks
     from accumulator._stores.writing.writer import Writer
     from accumulator.typing import Rows
 
@@ -41,7 +42,7 @@ class Head:
     def __init__(  # noqa: PLR0913, PLR0917  what it needs to know
         self,
         array: zarr.Array[Any],
-        chunks: Chunks,
+        chunks: ChunkFiles | EncodedChunks | RedoChunks,
         chunk_rows: int,
         open_chunks: int,
         writer: Writer,

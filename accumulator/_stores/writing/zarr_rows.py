@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from accumulator._inputs.validation import HeadSpec
     from accumulator._stores.format.layout import Layout
     from accumulator._stores.memory.ram import RamRows
-    from accumulator._stores.writing.block import Block, Chunks
+    from accumulator._stores.writing.block import Block
     from accumulator.typing import RowArray, Rows
 
 N_THREADS: Final = 2  # one writes while the other takes the next; more do not make a disk faster
@@ -213,27 +213,18 @@ class ZarrRows:
     def _make_head(self, array: zarr.Array[Any], made: Layout, open_chunks: int) -> Head:
         dtype, folder = array.dtype.newbyteorder("<"), self.zarr_store.root / array.path
         chunks: ChunkFiles | EncodedChunks
-        encoded = None
+        redo = encoded = None
         if made.is_raw:
             path_of = partial(chunk_path, array)
             chunks = ChunkFiles(path_of, made.chunks, dtype, array.fill_value, self.zarr_store.unsynced)
         else:
             chunks = encoded = EncodedChunks(array, made.unit_rows, folder / SCRATCH)
-        kept: Chunks = chunks
         if self._recorded is not None and self.zarr_store.unsynced is not None:
             shape = (made.unit_rows, *array.shape[1:])
             redo = RedoChunks(chunks, folder / REDO, shape, dtype, self._recorded, self.zarr_store.unsynced)
             self.redo.append(redo)
-            kept = redo
-        return Head(
-            array,
-            kept,
-            made.unit_rows,
-            open_chunks,
-            self._writer,
-            encoded,
-            has_checksums=self._has_checksums,
-        )
+        size, sums = made.unit_rows, self._has_checksums
+        return Head(array, redo or chunks, size, open_chunks, self._writer, encoded, has_checksums=sums)
 
     def _move_out(self) -> None:
         """Have the first block that is still in RAM written, one at a time; its end calls this again."""
