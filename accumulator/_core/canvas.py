@@ -26,7 +26,7 @@ from accumulator._inputs.options import HeadOptions
 from accumulator._inputs.text import as_text, named
 from accumulator._inputs.validation import HeadSpec, as_specs, as_stored_heads, check_specs
 from accumulator._stores.format.layout import check_options
-from accumulator._stores.kept.fit import check_heads, fit_options
+from accumulator._stores.kept.fit import check_heads
 from accumulator._stores.kept.run import KeptRun
 from accumulator._stores.memory.row_numbers import as_numbers, count
 from accumulator.exceptions import AccumulatorError, DuplicateLocationError
@@ -79,11 +79,11 @@ class Canvas:
     ) -> Self:
         """Return a canvas of one row a location; with ``store`` it has the rows that are recorded there.
 
-        Errors are those of `KeptRun` and its `resume`; nobody holds the store then.
+        Errors are those of `KeptRun.claim` and `KeptRun.resume`; nobody holds the store then.
         """
         if store is None:
             return cls(len(locs), budget, on_duplicate, options, n_expected)
-        run = KeptRun(store, mode, locs, resume_token)
+        run = KeptRun.claim(store, mode, locs, resume_token)
         budget = attrs.evolve(budget, save_path=str(Path(store).parent))
         interval = 30 if checkpoint_interval is None else checkpoint_interval
         try:
@@ -97,8 +97,7 @@ class Canvas:
         return canvas
 
     def _resume(self, run: KeptRun) -> None:
-        fit = partial(fit_options, run.root, self.n_rows, self.options)
-        store, self.specs = run.resume(self.budget.buffer_nbytes, available_memory(), fit)
+        store, self.specs = run.resume(self.options, self.budget.buffer_nbytes, available_memory())
         self.written[:] = run.recorded
         self._rows = AllOrNothing(store, self.specs, self.written)
         self._is_confirmed = False

@@ -14,10 +14,10 @@ from accumulator._core.memory import available_memory
 from accumulator._inputs.validation import HeadSpec, as_path
 from accumulator._stores.files.target import reaching, staged
 from accumulator._stores.format.arrays import read_only, storage_of
-from accumulator._stores.format.record import complete_result
 from accumulator._stores.format.store import FolderStore
 from accumulator._stores.reading.check import RowChecker, make_checksums
-from accumulator._stores.reading.look import open_result
+from accumulator._stores.reading.saved import open_result
+from accumulator._stores.writing.record import complete_result
 from accumulator._stores.writing.zarr_rows import ZarrRows, copy_rows
 from accumulator.exceptions import ClosedError, OptionError
 

@@ -16,7 +16,8 @@ from accumulator._inputs.text import few, printable, shape_text
 from accumulator._stores.files.ownership import is_locked
 from accumulator._stores.format.mark import CREATING
 from accumulator._stores.reading.check import RowChecker
-from accumulator._stores.reading.look import disk_nbytes, head_details, open_mark, open_result
+from accumulator._stores.reading.look import disk_nbytes, head_details
+from accumulator._stores.reading.saved import open_mark, open_result
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -365,7 +365,7 @@ def test_save_that_fails_leaves_nothing(where, monkeypatch):
         with pytest.raises(StorageError):
             result.save(bad)
     with monkeypatch.context() as patched:
-        patched.setattr("accumulator._stores.format.mark.MARK", object())
+        patched.setattr("accumulator._stores.writing.record.MARK", object())
         with pytest.raises(TypeError):
             result.save("kept")
     with monkeypatch.context() as patched:

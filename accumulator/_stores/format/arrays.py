@@ -10,9 +10,11 @@ from zarr.storage import StorePath
 
 from accumulator._inputs.options import Storage
 from accumulator._inputs.validation import HeadSpec
-from accumulator._stores.format.layout import BUFFER_NBYTES, Layout, layout
+from accumulator._stores.format.layout import Layout
 
 if TYPE_CHECKING:
+    from zarr.abc.store import Store
+
     from accumulator._stores.format.store import FolderStore
     from accumulator.typing import RowArray
 
@@ -22,16 +24,16 @@ def open_group(store: FolderStore, path: str = "", *, mode: Literal["r", "r+"] =
     return zarr.open_group(store, path=path, mode=mode, zarr_format=3, use_consolidated=False)
 
 
+def over(array: zarr.Array[Any], store: Store) -> zarr.Array[Any]:
+    """Return an array over another store of its files; it writes chunks of the fill value, too."""
+    config: Any = {"write_empty_chunks": True}
+    place = StorePath(store, array.path)
+    return zarr.Array(zarr.AsyncArray(metadata=array.metadata, store_path=place, config=config))
+
+
 def read_only(array: zarr.Array[Any]) -> zarr.Array[Any]:
     """Return the same array for reading alone."""
-    store = array.store.with_read_only(read_only=True)
-    return zarr.Array(zarr.AsyncArray(metadata=array.metadata, store_path=StorePath(store, array.path)))
-
-
-def write_all(array: zarr.Array[Any]) -> zarr.Array[Any]:
-    """Return the same array, that writes chunks of the fill value like all others: zarr would remove them."""
-    config: Any = {"write_empty_chunks": True}
-    return zarr.Array(zarr.AsyncArray(metadata=array.metadata, store_path=array.store_path, config=config))
+    return over(array, array.store.with_read_only(read_only=True))
 
 
 def storage_of(array: RowArray) -> Storage:
@@ -57,10 +59,3 @@ def layout_of(array: zarr.Array[Any]) -> Layout:
     storage = storage_of(array)
     spec = HeadSpec(array.shape[1:], array.dtype.newbyteorder("<"), storage)
     return Layout(array.shape[0], spec, (array.shards or array.chunks)[0], array.chunks, array.shards)
-
-
-def stored_layout(n_rows: int, spec: HeadSpec) -> Layout:
-    """Return how a head would be laid out once it is stored, with its options as zarr understands them."""
-    group = zarr.create_group(store={}, zarr_format=3)
-    made, _ = layout(n_rows, [spec], BUFFER_NBYTES)
-    return layout_of(made[0].create(group, "0"))

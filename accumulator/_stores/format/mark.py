@@ -1,12 +1,10 @@
 """What a store says of itself: the group's attribute ``accumulator``.
 
-Which version of the layout it is, how the heads are called, whether the run is complete, and a hash of every
-array's metadata. It is trusted no further than it can be checked: a group may come from a stranger.
+It is trusted no further than it can be checked: a group may come from a stranger.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import stat
@@ -16,7 +14,6 @@ import attrs
 import numpy as np
 
 from accumulator._stores.files.errors import storage_error
-from accumulator._stores.format.arrays import open_group
 from accumulator._stores.format.names import OUTPUTS, RECORD
 from accumulator.exceptions import ResultFormatError
 
@@ -25,45 +22,25 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from accumulator._stores.format.store import FolderStore
-
 MARK: Final = "accumulator"
 VERSION: Final = 2
 CREATING, RUNNING, COMPLETE = "creating", "running", "complete"
-_MOST_METADATA: Final = 16 * 2**20
+MOST_METADATA: Final = 16 * 2**20  # bytes of a file of it
 _HASHED_NUMBERS: Final = 2**16  # that are copied at a time
 
 
 @attrs.frozen
 class Mark:
-    """What the group says of itself.
-
-    Attributes
-    ----------
-    state : {"creating", "running", "complete"}
-        How far it is.
-    names : list of str, or None
-        The heads' names.
-    n_heads, n_rows : int
-        How many there are.
-    locations : str
-        SHA-256 of the locations: see `hash_locations`.
-    resume_token : str or None
-        What the user gave.
-    arrays : dict
-        SHA-256 of the metadata file of each of `parts`.
-    written : str
-        Of a complete run: see `hash_written`. Else a file of another run would pass for its record.
-    """
+    """What the group says of itself."""
 
     state: str = CREATING
-    names: list[str] | None = None
+    names: list[str] | None = None  # of the heads
     n_heads: int = 0
     n_rows: int = 0
-    locations: str = ""
+    locations: str = ""  # `hash_locations` of them
     resume_token: str | None = None
-    arrays: dict[str, str] = attrs.field(factory=dict)
-    written: str = ""
+    arrays: dict[str, str] = attrs.field(factory=dict)  # `hash_of` the metadata file of each of `parts`
+    written: str = ""  # `hash_written`, of a complete run: a file of another run would pass for its record
 
     def to_json(self) -> dict[str, Any]:
         """Return it as it is stored, with a hash of itself."""
@@ -96,31 +73,26 @@ def hash_written(written: NDArray[np.bool_]) -> str:
     return hashlib.sha256(np.packbits(written).tobytes()).hexdigest()
 
 
-def stamp_of(root: Path) -> tuple[tuple[int, int], ...]:
-    """Return what changes with the mark and with the record: times and numbers of inodes."""
-    stamps = []
-    for name in ("zarr.json", "written", "checksums"):
-        with contextlib.suppress(OSError):
-            status = (root / name).lstat()
-            stamps.append((status.st_ino, status.st_mtime_ns))
-    return tuple(stamps)
+def hash_of(file: Path) -> str:
+    """Return the SHA-256 of a file; nothing where there is none."""
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except FileNotFoundError:
+        return ""
 
 
-def set_mark(store: FolderStore, mark: Mark) -> Mark:
-    """Write the mark, with the hashes of all metadata that is there, and return it."""
-    hashes = {name: hash_of(store.root / name / "zarr.json") for name in mark.parts}
-    mark = attrs.evolve(mark, arrays={} if mark.state == CREATING else hashes)
-    open_group(store).attrs[MARK] = mark.to_json()
-    return mark
+def digest(plain: dict[str, Any]) -> str:
+    """Return the SHA-256 of what a mark has besides."""
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def read_mark(path: Path) -> Mark:
-    """Read and check what a group says of itself, and that no file of it is anything but a file.
+    """Read and check what a group says of itself.
 
     Raises
     ------
     ResultFormatError
-        It is no such group, was changed, or holds a symbolic link.
+        It is no such group, or was changed.
     """
     document = read_json(path / "zarr.json", path)
     plain = document.get("attributes", {}).get(MARK) if isinstance(document.get("attributes"), dict) else None
@@ -143,8 +115,8 @@ def read_mark(path: Path) -> Mark:
     if not is_whole:
         raise ResultFormatError(f"{path} is damaged: its mark was changed")
     mark = Mark(**{key: value for key, value in stated.items() if key != "version"})
-    if not _is_sound(mark):
-        raise ResultFormatError(f"{path} is damaged: its mark makes no sense")
+    if not _is_possible(mark):
+        raise ResultFormatError(f"{path} is damaged: its mark says what cannot be")
     return mark
 
 
@@ -156,46 +128,37 @@ def read_json(file: Path, path: Path) -> dict[str, Any]:
     ResultFormatError
         It is.
     """
+    name = file.relative_to(path)
     try:
         status = file.lstat()
         if not stat.S_ISREG(status.st_mode):
             raise ResultFormatError(f"{file} is not a file: a store holds folders and files alone")
-        if status.st_size > _MOST_METADATA:
+        if status.st_size > MOST_METADATA:
             raise ResultFormatError(f"{file} has {status.st_size} bytes: no metadata is as long")
         content = file.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as cause:
         raise ResultFormatError(
             f"{path} is neither a result that FullBatch.save wrote nor a run kept by store=, or its first "
-            f"push has not come: there is no {file.relative_to(path)}"
+            f"push has not come: there is no {name}"
         ) from cause
     except OSError as cause:
         raise storage_error(cause, f"{file} cannot be read") from cause
     try:
         document = json.loads(content)
     except (ValueError, RecursionError) as cause:
-        raise ResultFormatError(
-            f"{path} is damaged: {file.relative_to(path)} is not JSON ({cause})"
-        ) from cause
+        raise ResultFormatError(f"{path} is damaged: {name} is not JSON ({cause})") from cause
     if not isinstance(document, dict):
-        raise ResultFormatError(f"{path} is damaged: {file.relative_to(path)} is not a JSON object")
+        raise ResultFormatError(f"{path} is damaged: {name} is not a JSON object")
     return document
 
 
-def _is_sound(mark: Mark) -> bool:
-    def is_count(value: Any) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**62
-
-    names = mark.names
-    are_names = names is None or (
-        isinstance(names, list)
-        and all(isinstance(name, str) for name in names)
-        and len(set(names)) == len(names) == mark.n_heads
-    )
+def _is_possible(mark: Mark) -> bool:
+    counts, names = (mark.n_heads, mark.n_rows), mark.names
     return (
         mark.state in (CREATING, RUNNING, COMPLETE)
-        and is_count(mark.n_heads)
-        and is_count(mark.n_rows)
-        and are_names
+        and all(type(count) is int and 0 <= count < 2**62 for count in counts)
+        and isinstance(names, list | None)
+        and (names is None or _are_names(names, mark.n_heads))
         and isinstance(mark.locations, str)
         and isinstance(mark.written, str)
         and isinstance(mark.resume_token, str | None)
@@ -210,12 +173,5 @@ def _is_sound(mark: Mark) -> bool:
     )
 
 
-def digest(plain: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
-
-
-def hash_of(file: Path) -> str:
-    try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
-    except FileNotFoundError:
-        return ""
+def _are_names(names: list[Any], n_heads: int) -> bool:
+    return all(isinstance(name, str) for name in names) and len(set(names)) == len(names) == n_heads

@@ -1,4 +1,4 @@
-"""What the folders and arrays of a store are called."""
+"""What the folders and arrays of a store are called, and how the record is cut into chunks."""
 
 from __future__ import annotations
 
@@ -7,4 +7,9 @@ from typing import Final
 OUTPUTS: Final = "outputs"
 SCRATCH: Final = "part"  # in a head's folder: rows of chunks that are not encoded yet
 REDO: Final = "redo"  # in a head's folder: rows that replace recorded ones, until the record has them
-RECORD: Final = ("written", "checksums", "output_locs")  # arrays that belong to all heads
+RECORD: Final = {"written": 2**20, "checksums": 2**16, "output_locs": 2**18}  # of all heads: rows of a chunk
+
+
+def record_chunks(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the chunks of one of the record's arrays."""
+    return (max(1, min(RECORD[name], shape[0])), *(max(1, length) for length in shape[1:]))

@@ -1,4 +1,4 @@
-"""Whether a run fits the store of an earlier one: its options at once, its heads when the first ones come."""
+"""Whether a run fits the store of an earlier one: itself, its options, and heads when the first come."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
+import zarr
 
 from accumulator._inputs.heads import Heads
 from accumulator._inputs.validation import check_specs
-from accumulator._stores.format.arrays import stored_layout
+from accumulator._stores.format.arrays import layout_of
+from accumulator._stores.format.layout import BUFFER_NBYTES, layout
 from accumulator.exceptions import HeadDtypeError, OptionError, ResumeError
 
 if TYPE_CHECKING:
@@ -18,36 +20,27 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from accumulator._inputs.options import HeadOptions
+    from accumulator._inputs.options import HeadOptions, Storage
     from accumulator._inputs.validation import HeadSpec
+    from accumulator._stores.format.mark import Mark
 
 
-def fit_options(
-    path: Path,
-    n_rows: int,
-    options: HeadOptions,
-    stored: Heads[HeadSpec],
-) -> Heads[HeadSpec]:
-    """Return the heads of a store as a run with these options takes them.
+def check_run(path: Path, stored: Mark, given: Mark) -> None:
+    """Refuse the store of a run with other locations, or of another name."""
+    differences = []
+    if stored.n_rows != given.n_rows:
+        differences.append(f"it has {stored.n_rows} locations, and {given.n_rows} are given")
+    elif stored.locations != given.locations:
+        differences.append("its locations are others, or in another order")
+    was, now = stored.resume_token, given.resume_token
+    if was != now:
+        differences.append(f"its resume_token is {was!r}, and {now!r} is given")
+    if differences:
+        raise _refusal(path, differences, "what that run was given")
 
-    Parameters
-    ----------
-    path : Path
-        The store, to be named.
-    n_rows : int
-        N.
-    options : HeadOptions
-        What is given now.
-    stored : Heads of HeadSpec
-        What the store has.
 
-    Raises
-    ------
-    ResumeError
-        They are not what it was made with; it says in what.
-    OptionError
-        Options that no store has.
-    """
+def fit_options(path: Path, n_rows: int, options: HeadOptions, stored: Heads[HeadSpec]) -> Heads[HeadSpec]:
+    """Return the heads of a store as a run with these options takes them, or refuse them by ResumeError."""
     try:
         options.check_heads(stored.keys)
         given = [options.for_head(key, old.dtype) for key, old in zip(stored.keys, stored, strict=True)]
@@ -65,19 +58,14 @@ def fit_options(
 
 
 def check_heads(path: Path, heads: Heads[NDArray[Any]], stored: Heads[HeadSpec]) -> None:
-    """Refuse a first batch that the run which made the store would not have taken.
-
-    Raises
-    ------
-    ResumeError
-        It says what differs.
-    """
+    """Refuse a first batch that the run which made the store would not have taken, by ResumeError."""
+    differences = []
     if set(heads.names or ()) != set(stored.names or ()) or (heads.names is None) != (stored.names is None):
-        differences = [f"its heads are {_listed(stored.names)}, and {_listed(heads.names)} are pushed"]
+        differences.append(f"its heads are {_listed(stored.names)}, and {_listed(heads.names)} are pushed")
     elif len(heads) != len(stored):
-        differences = [f"it has {len(stored)} heads, and {len(heads)} are pushed"]
+        differences.append(f"it has {len(stored)} heads, and {len(heads)} are pushed")
     else:
-        pushed, differences = heads.by_name(), []
+        pushed = heads.by_name()
         for head, (name, spec) in enumerate(stored.by_name().items()):
             label, array = stored.label(head), pushed[name]
             if array.shape[1:] != spec.patch_shape:
@@ -107,7 +95,7 @@ def _differences(n_rows: int, old: HeadSpec, new: HeadSpec) -> Iterator[tuple[st
     was, now = (np.asarray(spec.storage.fill_value, old.dtype) for spec in (old, new))
     if not _is_same(was, now):
         yield "fill_value", str(was[()]), str(now[()])
-    made = stored_layout(n_rows, new).spec.storage  # as zarr understands them
+    made = _as_stored(n_rows, new)
     if new.storage.is_chosen:
         for what in ("chunks", "shards"):
             of_store, given = getattr(old.storage, what), getattr(made, what)
@@ -115,6 +103,12 @@ def _differences(n_rows: int, old: HeadSpec, new: HeadSpec) -> Iterator[tuple[st
                 yield what, _text(of_store), _text(given)
     if made.compressors != old.storage.compressors:
         yield "compressors", _codecs(old.storage.compressors), _codecs(made.compressors)
+
+
+def _as_stored(n_rows: int, spec: HeadSpec) -> Storage:
+    """Return a head's options as zarr understands them."""
+    (made,), _ = layout(n_rows, [spec], BUFFER_NBYTES)
+    return layout_of(made.create(zarr.create_group(store={}, zarr_format=3), "0")).spec.storage
 
 
 def _is_same(was: NDArray[Any], now: NDArray[Any]) -> bool:

@@ -12,8 +12,7 @@ import numpy as np
 from accumulator._stores.files import system
 from accumulator._stores.format.checksums import row_checksums
 from accumulator._stores.format.chunk_files import ChunkFiles
-from accumulator._stores.format.names import OUTPUTS, REDO, SCRATCH
-from accumulator._stores.format.record import RECORD_ROWS
+from accumulator._stores.format.names import OUTPUTS, RECORD, REDO, SCRATCH
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +53,7 @@ def restore(
             with lock:
                 suspects.append(unit)
 
-    for part in ("", OUTPUTS, *RECORD_ROWS):
+    for part in ("", OUTPUTS, *RECORD):
         remove_partial(root / part)
     for head in rows.heads:
         _tidy(root / head.array.path, head.chunk_rows, recorded)

@@ -10,7 +10,7 @@ import contextlib
 import errno
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import attrs
 import numpy as np
@@ -21,7 +21,7 @@ from accumulator._stores.files import system
 from accumulator._stores.files.errors import storage_error
 from accumulator._stores.files.ownership import ClaimedFolder, content_of
 from accumulator._stores.files.unsynced import Unsynced
-from accumulator._stores.format.arrays import layout_of
+from accumulator._stores.format.arrays import layout_of, open_group, over
 from accumulator._stores.format.checksums import row_checksums, spoil
 from accumulator._stores.format.mark import (
     COMPLETE,
@@ -32,88 +32,95 @@ from accumulator._stores.format.mark import (
     hash_locations,
     hash_written,
     read_mark,
-    set_mark,
 )
-from accumulator._stores.format.names import OUTPUTS
-from accumulator._stores.format.record import RECORD_ROWS, create_parts, name_heads, open_record
+from accumulator._stores.format.names import OUTPUTS, RECORD
 from accumulator._stores.format.store import FolderStore
+from accumulator._stores.kept.fit import check_run, fit_options
 from accumulator._stores.kept.restore import remove_partial, restore
 from accumulator._stores.reading.check import RowChecker
-from accumulator._stores.reading.look import open_result
-from accumulator._stores.reading.saved import check_tree
+from accumulator._stores.reading.saved import open_result
+from accumulator._stores.reading.trust import check_tree
+from accumulator._stores.writing.record import create_record, hash_parts, write_mark
 from accumulator._stores.writing.zarr_rows import ZarrRows
-from accumulator.exceptions import ResultExistsError, ResumeError, StorageError, StorageWarning
+from accumulator.exceptions import ResultExistsError, StorageError, StorageWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
     from accumulator._inputs.heads import Heads
+    from accumulator._inputs.options import HeadOptions
     from accumulator._inputs.validation import HeadSpec
     from accumulator._stores.reading.saved import SavedResult
 
-    Fit = Callable[[Heads[HeadSpec]], Heads[HeadSpec]]
-
 _log: Final = logging.getLogger("accumulator")
-_PARTS: Final = (OUTPUTS, *RECORD_ROWS)
 
 
+@attrs.define(eq=False)
 class KeptRun:
-    """The store of one run, locked until `release`.
+    """The store of one run, which nobody else may write until `release`; see `claim`."""
 
-    Parameters
-    ----------
-    path : str
-        The store's folder, there or not yet.
-    mode : {"w-", "a"}
-        "w-" never touches what is there; "a" resumes it.
-    locs : (N, K) array
-        The canonical locations.
-    resume_token : str, optional
-        What else has to be the same.
+    root: Path
+    recorded: NDArray[np.bool_]  # which rows are on disk for good
+    _locs: NDArray[Any]
+    _folder: ClaimedFolder
+    _mark: Mark
+    is_resumed: bool = False  # whether an earlier run's rows are there
+    _is_marked: bool = True  # whether the disk certainly says what the mark does
+    _broken: tuple[str, NDArray[np.intp]] | None = None  # why no call can succeed, and which rows are lost
+    _unsynced: Unsynced = attrs.field(factory=Unsynced)
+    _store: FolderStore = attrs.field(init=False)  # of the record; the rows have one of their own
+    _group: Any = None  # from `create` or `resume` on, like all that follows
+    _record: dict[str, Any] = attrs.field(factory=dict)  # arrays
+    _rows: ZarrRows | None = None
 
-    Attributes
-    ----------
-    is_resumed : bool
-        Whether an earlier run's rows are there.
-    recorded : (N,) bool array
-        Which rows are on disk for good.
+    @_store.default
+    def _open_store(self) -> FolderStore:
+        return FolderStore(self.root, unsynced=self._unsynced)
 
-    Raises
-    ------
-    ResultExistsError
-        Something is there, which the mode or its content forbids to touch.
-    ResultFormatError
-        What is there is damaged beyond its rows, or no store.
-    ResumeError
-        It is the store of another run.
-    LockedError
-        Somebody writes it.
-    StorageError
-        The disk refused.
-    """
+    @classmethod
+    def claim(cls, path: str, mode: str, locs: NDArray[Any], resume_token: str | None) -> Self:
+        """Take over the folder of a store, there or not yet, and find out whose it is.
 
-    def __init__(self, path: str, mode: str, locs: NDArray[Any], resume_token: str | None) -> None:
-        self.root, self._locs = Path(path), locs
-        self._mark = Mark(CREATING, None, 0, len(locs), hash_locations(locs), resume_token)
-        self.recorded = np.zeros(len(locs), dtype=bool)
-        self.is_resumed = False
-        self._rows: ZarrRows | None = None
-        self._unsynced = Unsynced()
-        self._is_marked = True  # whether the disk certainly says what the mark does
-        self._broken: tuple[str, NDArray[np.intp]] | None = None
-        self._folder = ClaimedFolder.claim(self.root, mode)
+        Parameters
+        ----------
+        path : str
+            The folder.
+        mode : {"w-", "a"}
+            "w-" never touches what is there; "a" resumes it.
+        locs : (N, K) array
+            The canonical locations.
+        resume_token : str, optional
+            What else has to be the same.
+
+        Raises
+        ------
+        ResultExistsError
+            Something is there, which the mode or its content forbids to touch.
+        ResultFormatError
+            What is there is damaged beyond its rows, or no store.
+        ResumeError
+            It is the store of another run.
+        LockedError
+            Somebody writes it.
+        StorageError
+            The disk refused.
+        """
+        root, recorded = Path(path), np.zeros(len(locs), dtype=bool)
+        mark = Mark(CREATING, None, 0, len(locs), hash_locations(locs), resume_token)
+        run = cls(root, recorded, locs, ClaimedFolder.claim(root, mode), mark)
         try:
-            self._look(mode)
+            run._look(mode)
         except BaseException:
-            self.release()
+            run.release()
             raise
+        return run
 
     @property
     def is_complete(self) -> bool:
         """Whether the store says that the run is complete."""
-        return self._is_marked and self._mark.state == COMPLETE
+        return self._is_marked and self._mark.is_complete
 
     def create(self, specs: Heads[HeadSpec], buffer_nbytes: int) -> ZarrRows:
         """Make the group and its arrays; after a failure the folder is empty again.
@@ -125,86 +132,82 @@ class KeptRun:
         HeadDtypeError, OptionError
             zarr refused the heads or their options.
         """
-        store, rows = FolderStore(self.root, unsynced=self._unsynced), None
         names = None if specs.names is None else list(specs.names)
-        fresh = attrs.evolve(self._mark, names=names, n_heads=len(specs))
+        mark = attrs.evolve(self._mark, names=names, n_heads=len(specs), arrays={})
         try:
             self._empty()  # a first push may have failed after this
-            zarr.create_group(store, zarr_format=3, attributes={MARK: fresh.to_json()})
+            self._group = zarr.create_group(self._store, zarr_format=3, attributes={MARK: mark.to_json()})
             self._unsynced.sync()  # what comes next is known to be ours by this mark
-            rows = ZarrRows(
-                store,
-                len(self._locs),
-                specs.values,
-                buffer_nbytes,
-                recorded=self.recorded,
-                has_checksums=True,
-            )
-            name_heads(store, specs)
-            create_parts(store, self._locs, len(specs))
+            self._rows = self._open_rows(specs, buffer_nbytes)
+            self._record = create_record(self._group, specs, self._locs)
             self._unsynced.sync()
-            self._mark = set_mark(store, attrs.evolve(fresh, state=RUNNING))
-            self._unsynced.sync()
+            self._mark = attrs.evolve(mark, arrays=hash_parts(self.root, mark))
+            self._set_state(RUNNING)
         except BaseException as cause:
-            if rows is not None:
-                rows.close()
             self.abandon()
             if isinstance(cause, OSError):
                 raise storage_error(cause, f"no store can be made in {self.root}") from cause
             raise
-        self._rows = rows
-        return rows
+        return self._rows
 
-    def resume(self, buffer_nbytes: int, most_nbytes: int, fit: Fit) -> tuple[ZarrRows, Heads[HeadSpec]]:
+    def resume(
+        self, options: HeadOptions, buffer_nbytes: int, most_nbytes: int
+    ) -> tuple[ZarrRows, Heads[HeadSpec]]:
         """Open what an earlier run has recorded, and check every byte of it.
 
         Damaged rows are missing from then on, with a StorageWarning. Whatever the record does not have is
-        removed. ``fit`` is given the stored heads before anything is changed, and returns them or refuses.
+        removed.
+
+        Raises
+        ------
+        ResumeError
+            The store was made with other options; nothing was changed.
+        ResultFormatError
+            It is damaged beyond its rows.
+        StorageError
+            The disk refused.
         """
-        saved = open_result(self.root, is_partial=True, most_nbytes=most_nbytes)
-        check_tree(self.root, is_written=True)
-        specs = fit(saved.heads.like(layout_of(array).spec for array in saved.arrays))
-        self._mark, self.recorded = saved.mark, saved.written.copy()
-        checker, store = RowChecker(saved), FolderStore(self.root, unsynced=self._unsynced)
-        rows = ZarrRows(
-            store,
-            len(self._locs),
-            specs.values,
-            buffer_nbytes,
-            recorded=self.recorded,
-            is_there=True,
-            has_checksums=True,
+        saved = open_result(
+            self.root, mark=self._mark, is_partial=True, is_written=True, most_nbytes=most_nbytes
         )
+        stored = saved.heads.like(layout_of(array).spec for array in saved.arrays)
+        specs = fit_options(self.root, len(self._locs), options, stored)
+        self.recorded = saved.written.copy()
+        self._group = open_group(self._store)
+        self._record = {name: over(self._group[name], self._store) for name in RECORD}
+        rows = self._open_rows(specs, buffer_nbytes, saved.arrays)
         try:
-            self._tell_lost(saved, rows, restore(checker, rows, self.recorded, self._unsynced))
-        except MemoryError as cause:
+            lost = restore(RowChecker(saved), rows, self.recorded, self._unsynced)
+            self._tell_lost(saved, rows, lost)
+        except BaseException as cause:
             rows.close()
-            no_memory = OSError(errno.ENOMEM, "there is not enough memory for its chunks")
-            raise storage_error(no_memory, f"{self.root} cannot be resumed") from cause
-        except OSError as cause:
-            rows.close()
-            raise storage_error(cause, f"{self.root} cannot be resumed") from cause
-        except BaseException:
-            rows.close()
+            what = f"{self.root} cannot be resumed"
+            if isinstance(cause, MemoryError):
+                refusal = OSError(errno.ENOMEM, "there is not enough memory for its chunks")
+                raise storage_error(refusal, what) from cause
+            if isinstance(cause, OSError):
+                raise storage_error(cause, what) from cause
             raise
+        self._rows = rows
         n_recorded = int(np.count_nonzero(self.recorded))
-        n_damaged = int(np.count_nonzero(saved.written)) - n_recorded
         _log.info(
             "resumed %s: %d of %d rows recorded, %d damaged and missing again",
             self.root,
             n_recorded,
             len(self.recorded),
-            n_damaged,
+            int(np.count_nonzero(saved.written)) - n_recorded,
         )
-        self._rows = rows
         return rows, specs.like(made.spec for made in rows.layouts)
 
     def abandon(self) -> None:
         """Make the folder empty again: nothing of the first push was taken."""
+        if self._rows is not None:
+            self._rows.close()
         with contextlib.suppress(OSError):
             self._empty()
         self._unsynced.clear()
         self._mark = attrs.evolve(self._mark, state=CREATING)
+        self._rows = None
 
     def begin(self) -> None:
         """Let a complete store be a running one again, before its rows change.
@@ -215,7 +218,7 @@ class KeptRun:
             The disk refused, or the store is not where it was.
         """
         self._refuse_if_broken()
-        if self._mark.state == COMPLETE or not self._is_marked:
+        if self._mark.is_complete or not self._is_marked:
             self._set_state(RUNNING)
 
     def checkpoint(self, written: NDArray[np.bool_]) -> None:
@@ -237,7 +240,7 @@ class KeptRun:
             raise
         except OSError as cause:
             raise storage_error(cause, what) from cause
-        except Exception as cause:  # zarr's, for what somebody else has removed or put there
+        except Exception as cause:  # zarr's, for what somebody else has put there
             raise StorageError(errno.EIO, f"{what} ({type(cause).__name__}: {cause})") from cause
 
     def complete(self) -> None:
@@ -252,13 +255,61 @@ class KeptRun:
 
     def release(self) -> None:
         """Let others write the store; a folder that nothing was put into is removed."""
-        self._folder.release(is_unused=self._mark.state == CREATING and not self.is_resumed)
+        self._folder.release(is_unused=self._mark.state == CREATING)
+
+    def _look(self, mode: str) -> None:
+        """Find out whose store it is, now that nobody else can change it."""
+        found = {path.name for path in content_of(self.root) if not system.is_partial(path.name)}
+        if not found:
+            return
+        if "zarr.json" not in found:
+            what = "the folder holds other things: give another path"
+            raise ResultExistsError(errno.EEXIST, what, str(self.root))
+        if mode == "w-":
+            raise ResultExistsError(errno.EEXIST, "another run has just made it", str(self.root))
+        mark = read_mark(self.root)
+        if mark.state == CREATING:
+            check_tree(self.root)
+            try:
+                self._empty()
+            except OSError as cause:
+                raise storage_error(cause, f"{self.root} cannot be made anew") from cause
+            return
+        check_run(self.root, mark, self._mark)
+        self._mark, self.is_resumed = mark, True
+
+    def _empty(self) -> None:
+        """Remove a group that holds no rows."""
+        if self._group is not None and (self._mark.state != CREATING or not self._is_marked):
+            self._set_state(CREATING)  # else what is left by a crash in here would look damaged
+        for part in (OUTPUTS, *RECORD):
+            if (self.root / part).exists():
+                system.remove_tree(self.root / part)
+        system.sync(self.root)  # parts without a mark would be somebody else's
+        system.remove(self.root / "zarr.json")
+        remove_partial(self.root)
+        self._group = None
+
+    def _open_rows(
+        self, specs: Heads[HeadSpec], buffer_nbytes: int, there: Sequence[zarr.Array[Any]] | None = None
+    ) -> ZarrRows:
+        return ZarrRows(
+            FolderStore(self.root, unsynced=self._unsynced),
+            len(self._locs),
+            specs.values,
+            buffer_nbytes,
+            recorded=self.recorded,
+            there=there,
+            has_checksums=True,
+        )
 
     def _set_state(self, state: str, written: str = "") -> None:
         self._is_marked = False  # a sync that fails comes after the change
+        arrays = {} if state == CREATING else self._mark.arrays
+        mark = attrs.evolve(self._mark, state=state, arrays=arrays, written=written)
         try:
-            store = FolderStore(self.root, unsynced=self._unsynced)
-            self._mark = set_mark(store, attrs.evolve(self._mark, state=state, written=written))
+            write_mark(self._group, mark)
+            self._mark = mark
             self._unsynced.sync()
         except OSError as cause:
             raise storage_error(cause, f"{self.root} cannot be marked as {state}") from cause
@@ -275,56 +326,6 @@ class KeptRun:
                 "it is now",
                 str(self.root),
             )
-
-    def _look(self, mode: str) -> None:
-        """Find out whose store it is, now that nobody else can change it."""
-        found = [path for path in content_of(self.root) if not system.is_partial(path.name)]
-        if not any(path.name == "zarr.json" for path in found):
-            if found:
-                raise ResultExistsError(
-                    errno.EEXIST, "the folder holds other things: give another path", str(self.root)
-                )
-            return
-        if mode == "w-":
-            raise ResultExistsError(errno.EEXIST, "another run has just made it", str(self.root))
-        mark = read_mark(self.root)
-        if mark.state == CREATING:
-            check_tree(self.root)
-            try:
-                self._empty()
-            except OSError as cause:
-                raise storage_error(cause, f"{self.root} cannot be made anew") from cause
-            return
-        self._refuse_another(mark)
-        self.is_resumed = True
-
-    def _refuse_another(self, mark: Mark) -> None:
-        """Refuse the store of another run."""
-        wanted, differences = self._mark, []
-        if mark.n_rows != wanted.n_rows:
-            differences.append(f"it has {mark.n_rows} locations, and {wanted.n_rows} are given")
-        elif mark.locations != wanted.locations:
-            differences.append("its locations are others, or in another order")
-        if mark.resume_token != wanted.resume_token:
-            differences.append(
-                f"its resume_token is {mark.resume_token!r}, and {wanted.resume_token!r} is given"
-            )
-        if differences:
-            raise ResumeError(
-                f"{self.root} is the store of another run: {'; '.join(differences)}. Give another path, or "
-                "what that run was given"
-            )
-
-    def _empty(self) -> None:
-        """Remove a group that holds no rows."""
-        if (self.root / "zarr.json").exists() and read_mark(self.root).state != CREATING:
-            self._set_state(CREATING)  # else what is left by a crash in here would look damaged
-        for part in _PARTS:
-            if (self.root / part).exists():
-                system.remove_tree(self.root / part)
-        system.sync(self.root)  # parts without a mark would be somebody else's
-        system.remove(self.root / "zarr.json")
-        remove_partial(self.root)
 
     def _checkpoint(self, rows: ZarrRows, written: NDArray[np.bool_]) -> None:
         new = written & ~self.recorded
@@ -370,8 +371,8 @@ class KeptRun:
 
         Checksums of rows that are not known are those of no row: see `spoil`.
         """
-        array = open_record(FolderStore(self.root, unsynced=self._unsynced))[name]
-        step = RECORD_ROWS[name]
+        array, step = self._record[name], RECORD[name]
+        (self.root / name / "zarr.json").lstat()  # where somebody removed it, zarr would make a folder
         for chunk in np.unique(rows // step).tolist():
             part = slice(chunk * step, (chunk + 1) * step)
             values = np.stack([column[part] for column in columns], axis=1)

@@ -6,20 +6,20 @@ import asyncio
 import contextlib
 import errno
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import zarr
-from zarr.storage import StorePath
 
 from accumulator._stores.files.errors import SizeError, is_refusal, storage_error
-from accumulator._stores.format.arrays import chunk_path, layout_of
+from accumulator._stores.format.arrays import chunk_path, layout_of, over
 from accumulator._stores.format.checksums import row_checksums
 from accumulator._stores.format.chunk_files import ChunkFiles
-from accumulator._stores.format.mark import stamp_of
+from accumulator._stores.format.mark import MOST_METADATA
 from accumulator._stores.format.names import OUTPUTS
 from accumulator._stores.memory.threads import run_all
 from accumulator._stores.reading.bounded import bounded, file_nbytes
+from accumulator._stores.reading.saved import stamp_of
 from accumulator.exceptions import DamagedError, StorageError
 
 if TYPE_CHECKING:
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
     from accumulator._stores.format.store import FolderStore
     from accumulator._stores.reading.saved import SavedResult
-
-
-_MOST_METADATA: Final = 16 * 2**20
 
 
 class Unit(NamedTuple):
@@ -61,7 +58,7 @@ class RowChecker:
         self._tasks: dict[tuple[int, int], asyncio.Future[Findings]] = {}
         self._blanks = [_blank(array) for array in saved.arrays]
         self._readers = [bounded(array) for array in saved.arrays]
-        saved.store.limit(max([_MOST_METADATA, *(file_nbytes(array) for array in saved.arrays)]))
+        saved.store.limit(max([MOST_METADATA, *(file_nbytes(array) for array in saved.arrays)]))
         self._keys = {f"{OUTPUTS}/{head}/c.": head for head in range(len(saved.arrays))}
         self._files = [
             ChunkFiles(partial(chunk_path, array), each.chunks, array.dtype.newbyteorder("<"))
@@ -140,10 +137,7 @@ class RowChecker:
     def guarded(self, store: FolderStore) -> list[zarr.Array[Any]]:
         """Return the arrays over another store of the same files, whose every reading is checked."""
         store.watch(self.guard)
-        return [
-            zarr.Array(zarr.AsyncArray(metadata=array.metadata, store_path=StorePath(store, array.path)))
-            for array in self.saved.arrays
-        ]
+        return [over(array, store) for array in self.saved.arrays]
 
     def __reduce__(self) -> tuple[type[RowChecker], tuple[SavedResult]]:
         """Return what a copy in another process needs: it checks by itself."""

@@ -15,7 +15,7 @@ import zarr
 
 from accumulator._stores.files import system
 from accumulator._stores.files.errors import storage_error
-from accumulator._stores.format.arrays import chunk_path, open_group, write_all
+from accumulator._stores.format.arrays import chunk_path, open_group, over
 from accumulator._stores.format.chunk_files import ChunkFiles
 from accumulator._stores.format.layout import BUFFER_NBYTES, HANDED_CHUNKS, layout, layout_as_stored
 from accumulator._stores.format.names import OUTPUTS, REDO, SCRATCH
@@ -57,8 +57,8 @@ class ZarrRows:
     recorded : (N,) bool array, optional
         For a store that survives crashes: which rows its record has, as it changes. Such rows are not
         written over before `RedoChunks.apply`.
-    is_there : bool
-        Whether the arrays are there, from an earlier run.
+    there : sequence of zarr.Array, optional
+        The arrays of an earlier run.
     has_checksums : bool
         Whether to make checksums of all rows, which takes 0.15 processor seconds per GB.
 
@@ -80,10 +80,10 @@ class ZarrRows:
         buffer_nbytes: int = BUFFER_NBYTES,
         *,
         recorded: NDArray[np.bool_] | None = None,
-        is_there: bool = False,
+        there: Sequence[zarr.Array[Any]] | None = None,
         has_checksums: bool = False,
     ) -> None:
-        lay_out = layout_as_stored if is_there else layout
+        lay_out = layout if there is None else layout_as_stored
         self.layouts, self.open_chunks = layouts, open_chunks = lay_out(n_rows, specs, buffer_nbytes)
         self.part_nbytes = max(1, sum(each.unit_nbytes for each in layouts))
         is_encoded = any(not each.is_raw for each in layouts)
@@ -101,15 +101,12 @@ class ZarrRows:
         self._moving: Block | None = None
         try:
             system.make_folder(zarr_store.root_folder)
-            if is_there:
-                outputs = open_group(zarr_store, OUTPUTS)
-            else:
+            if there is None:
                 group = zarr.create_group(store=zarr_store) if recorded is None else open_group(zarr_store)
                 outputs = group.require_group(OUTPUTS)
-            for number, each in enumerate(layouts):
-                made: Any = outputs[str(number)] if is_there else each.create(outputs, str(number))
-                array = write_all(made) if is_there else made
-                self.heads.append(self._make_head(array, each, open_chunks))
+                there = [each.create(outputs, str(number)) for number, each in enumerate(layouts)]
+            for array, each in zip(there, layouts, strict=True):
+                self.heads.append(self._make_head(over(array, zarr_store), each, open_chunks))
         except BaseException as cause:
             self.close()
             if isinstance(cause, OSError):

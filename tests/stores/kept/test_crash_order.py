@@ -299,8 +299,8 @@ STEPS = {
     "the arrays are synced before the mark": (
         RUN,
         "create",
-        "self._unsynced.sync()\n        self._mark = set_mark",
-        "self._mark = set_mark",
+        "self._unsynced.sync()\n        self._mark",
+        "self._mark",
     ),
     "marks are synced": (RUN, "_set_state", "self._unsynced.sync()", "pass"),
     "a complete store is marked before it changes": (RUN, "begin", "self._set_state(RUNNING)", "pass"),

@@ -21,7 +21,7 @@ from zarr.codecs import ZstdCodec
 from accumulator import FullBatch, FullBatchAccumulator
 from accumulator._stores.files import system as _system
 from accumulator._stores.reading.check import RowChecker
-from accumulator._stores.reading.saved import read_result
+from accumulator._stores.reading.saved import open_result
 from accumulator.exceptions import AccumulatorError, LockedError, ResumeError, StorageWarning, UnfinishedError
 
 SHAPES, DTYPES = [(2, 1), (3,), (5,)], ["f4", "i2", "f8"]
@@ -256,7 +256,7 @@ class Machine(RuleBasedStateMachine):
         self.result = self.accumulator.finalize()
         self.check(self.result)
         self.check(FullBatch.load(self.path))
-        found = RowChecker(read_result(self.path)).look_at_all()
+        found = RowChecker(open_result(self.path)).look_at_all()
         assert not any(damaged.any() for damaged in found)
         self.keep()
 

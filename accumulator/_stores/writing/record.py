@@ -1,0 +1,94 @@
+"""The record: what makes of arrays a result. ``written``, ``checksums``, ``output_locs``, and the mark."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import numpy as np
+from zarr.codecs import Crc32cCodec
+
+from accumulator._stores.files.errors import storage_error
+from accumulator._stores.format.arrays import open_group
+from accumulator._stores.format.mark import COMPLETE, MARK, Mark, hash_locations, hash_of, hash_written
+from accumulator._stores.format.names import OUTPUTS, record_chunks
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import zarr
+    from numpy.typing import DTypeLike, NDArray
+
+    from accumulator._inputs.heads import Heads
+    from accumulator._stores.format.store import FolderStore
+
+
+def create_record(group: zarr.Group, heads: Heads[Any], output_locs: NDArray[Any]) -> dict[str, Any]:
+    """Name the heads of a group, and add the arrays that belong to all of them; no row is written yet."""
+    outputs: Any = group[OUTPUTS]
+    for head, key in enumerate(heads.keys):
+        outputs[str(head)].attrs["name"] = str(key)
+    n = len(output_locs)
+    locs = output_locs.astype(np.int64) if output_locs.dtype.char == "g" else output_locs  # zarr has no such
+    record = {
+        "written": _create(group, "written", (n,), np.bool_),
+        "checksums": _create(group, "checksums", (n, len(heads)), np.uint64),
+        "output_locs": _create(group, "output_locs", locs.shape, locs.dtype),
+    }
+    record["written"][:] = False
+    record["output_locs"][:] = locs
+    return record
+
+
+def write_mark(group: zarr.Group, mark: Mark) -> None:
+    """Write what a group says of itself."""
+    group.attrs[MARK] = mark.to_json()
+
+
+def hash_parts(root: Path, mark: Mark) -> dict[str, str]:
+    """Return the hash of the metadata of each part that a mark speaks of."""
+    return {name: hash_of(root / name / "zarr.json") for name in mark.parts}
+
+
+def complete_result(
+    store: FolderStore,
+    heads: Heads[Any],
+    output_locs: NDArray[Any],
+    written: NDArray[np.bool_],
+    checksums: Sequence[NDArray[np.uint64]],
+) -> None:
+    """Add to a group of outputs all that makes it a result; the mark comes last.
+
+    Raises
+    ------
+    StorageError
+        The folder cannot be written.
+    """
+    names = None if heads.names is None else list(heads.names)
+    mark = Mark(COMPLETE, names, len(heads), len(written), hash_locations(output_locs))
+    try:
+        group = open_group(store)
+        record = create_record(group, heads, output_locs)
+        record["written"][:] = written
+        if len(heads):
+            record["checksums"][:] = np.stack(checksums, axis=1)
+        hashes = hash_parts(store.root, mark)
+        write_mark(group, attrs.evolve(mark, arrays=hashes, written=hash_written(written)))
+    except OSError as cause:
+        raise storage_error(cause, f"the result in {store} cannot be completed") from cause
+
+
+def _create(group: zarr.Group, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> Any:
+    return group.create_array(
+        name,
+        shape=shape,
+        chunks=record_chunks(name, shape),
+        dtype=dtype,
+        compressors=[Crc32cCodec()],
+        filters=None,
+        fill_value=0,
+        chunk_key_encoding={"name": "default", "separator": "."},
+        config={"write_empty_chunks": True},
+        overwrite=True,
+    )
