@@ -203,10 +203,7 @@ class FullBatch(Result, Covered):
 def hand_over(canvas: Canvas, locs: NDArray[Any]) -> FullBatch:
     """Return all rows of a canvas, which takes no more; a run that is kept is complete then.
 
-    Raises
-    ------
-    StorageError
-        The disk refused the last rows, which are not lost.
+    StorageError if the disk refuses the last rows, which are not lost.
     """
     canvas.flush()
     arrays = canvas.arrays

@@ -28,21 +28,9 @@ _KEY_LIMIT: Final = 2**63
 
 
 class LocationIndex:
-    """The canonical locations with their lookup, built once and used for every batch.
+    """The canonical locations, copied, with their lookup, built once and used for every batch.
 
-    `prepare_multitask_full_batch` takes one wherever it takes ``full_output_locs``.
-
-    Parameters
-    ----------
-    full_output_locs : (N, K) array-like of whole numbers
-        The canonical list. It is copied.
-
-    Raises
-    ------
-    LocationError
-        The list is not 2-d or not made of whole numbers.
-    DuplicateLocationError
-        The list names a location twice.
+    A LocationError if they are not 2-d whole numbers, a DuplicateLocationError if one is there twice.
 
     Examples
     --------
@@ -74,14 +62,7 @@ class LocationIndex:
     def match(self, batch_locs: ArrayLike) -> Rows:
         """Return the canonical row of each location: a slice where they follow each other.
 
-        Raises
-        ------
-        LocationError
-            The batch is not ``(n, K)`` whole numbers.
-        UnknownLocationError
-            A location is not in the list.
-        DuplicateLocationError
-            The batch names a location twice.
+        Raises LocationError, UnknownLocationError or DuplicateLocationError.
         """
         given = as_locations(batch_locs, "batch_locs", self.locs.shape[1])
         locs = given.astype(np.int64, copy=False)

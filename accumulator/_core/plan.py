@@ -158,7 +158,7 @@ class Plan:
         if self.nbytes_to_come > self.disk_free:
             more = " more" if self.n_on_disk else ""
             warn(
-                f"the result may take {as_text(self.nbytes_to_come)}{more} if all {self.n_rows} locations "
+                f"the result may take {as_text(self.nbytes_to_come)}{more} if all {self.n_rows} rows "
                 f"come, but there are {free}: make room, or give {other}",
                 StorageWarning,
             )

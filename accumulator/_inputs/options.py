@@ -44,13 +44,7 @@ class HeadOptions:
                 _as_dtype(raw)
 
     def for_head(self, key: int | str, pushed: np.dtype[Any]) -> tuple[Storage, np.dtype[Any] | None]:
-        """Return how a head is stored, and in which dtype if that is not the one it comes in.
-
-        Raises
-        ------
-        OptionError
-            A fill value that the head's dtype cannot hold.
-        """
+        """Return how a head is stored, and in which dtype if that is not the one it comes in."""
         dtype = self._of("dtype", key)
         target = None if dtype is None else _as_dtype(dtype)
         fill = as_fill_value(self._of("fill_value", key, 0), target or pushed, key)
@@ -60,13 +54,7 @@ class HeadOptions:
         return Storage(chunks, shards, None if is_none else compressors, fill), target
 
     def check_heads(self, heads: Sequence[int | str]) -> None:
-        """Refuse options for heads that there are not.
-
-        Raises
-        ------
-        OptionError
-            An option names a head that the first batch does not have.
-        """
+        """Refuse options for heads that there are not."""
         for name, value in self._given.items():
             unknown = [key for key in value if key not in heads] if isinstance(value, Mapping) else []
             if unknown:
@@ -100,15 +88,7 @@ def as_fill_value(raw: Any, dtype: np.dtype[Any], head: int | str) -> Any:
 
 
 def as_stored(head: NDArray[Any], dtype: np.dtype[Any], label: str) -> NDArray[Any]:
-    """Return predictions in the dtype they are stored in; floats are rounded, nothing else is changed.
-
-    Raises
-    ------
-    HeadValueError
-        A value that the dtype cannot hold.
-    HeadDtypeError
-        Complex numbers for a dtype that is real.
-    """
+    """Return predictions in the dtype they are stored in; floats are rounded, nothing else is changed."""
     if head.dtype == dtype:
         return head
     if head.dtype.kind == "c" and dtype.kind != "c":

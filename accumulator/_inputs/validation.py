@@ -53,14 +53,7 @@ class HeadSpec:
 def as_locations(raw: ArrayLike, name: str, columns: int | None = None) -> NDArray[Any]:
     """Return locations as a 2-d array of whole numbers that fit int64, in the dtype they came in.
 
-    Parameters
-    ----------
-    raw : (n, K) array-like
-        Integers, or floats that are whole numbers.
-    name : str
-        What to call the argument in a message.
-    columns : int, optional
-        The K that is demanded. An empty list or 1-d array then stands for no locations.
+    Where so many ``columns`` are demanded, an empty list or 1-d array stands for no locations.
     """
     locs = _as_array(raw, name, LocationError)
     if columns is not None and locs.shape == (0,):

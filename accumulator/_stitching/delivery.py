@@ -45,10 +45,7 @@ class Delivery:
     def deliver(self, numbers: Iterable[int], *, is_pushing: bool = False) -> None:
         """Write bands to the maps, and hand them to the callback.
 
-        Raises
-        ------
-        StorageError
-            The disk refused one. In a push, whose batch was taken, it waits for the next call instead.
+        StorageError if the disk refuses one; in a push, whose batch was taken, it waits for the next call.
         """
         for number in numbers:
             self._waiting = number

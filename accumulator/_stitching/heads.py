@@ -15,13 +15,7 @@ if TYPE_CHECKING:
 
 
 def patch_of(specs: Heads[HeadSpec], n_spatial: int) -> tuple[int, ...]:
-    """Return the spatial shape of a patch, which all heads have.
-
-    Raises
-    ------
-    HeadError
-        A head has another, or is no patches.
-    """
+    """Return the spatial shape of a patch; or HeadError, as all heads must have the same."""
     patch = specs.values[0].patch_shape[:n_spatial]
     for i, spec in enumerate(specs):
         if len(spec.patch_shape) not in {n_spatial, n_spatial + 1} or 0 in spec.patch_shape:
@@ -41,29 +35,9 @@ def patch_of(specs: Heads[HeadSpec], n_spatial: int) -> tuple[int, ...]:
 def map_specs(
     specs: Heads[HeadSpec], n_spatial: int, options: HeadOptions, window: Window, n_overlaps: int
 ) -> Heads[MapSpec]:
-    """Return the maps that heads make.
+    """Return the maps that heads make, where so many rows cover a pixel at most.
 
-    Parameters
-    ----------
-    specs : Heads of HeadSpec
-        What is pushed.
-    n_spatial : int
-        Spatial axes of a patch.
-    options : HeadOptions
-        Which dtype and fill value are asked for.
-    window : Window
-        How patches are blended.
-    n_overlaps : int
-        How many rows cover a pixel at most.
-
-    Raises
-    ------
-    HeadError
-        Complex numbers have no largest.
-    HeadDtypeError
-        A map of a dtype that zarr cannot store.
-    OptionError
-        A dtype or fill value that does not fit.
+    Raises HeadError, HeadDtypeError or OptionError where a head, or what is asked for, cannot be a map.
     """
     maps = []
     for i, (key, spec) in enumerate(zip(specs.keys, specs, strict=True)):

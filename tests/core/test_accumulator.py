@@ -189,7 +189,7 @@ def test_gap_of_a_million_rows_is_free():
     locs = np.arange(2 * n, dtype=np.int64).reshape(n, 2)
     patch = np.ones((1, 256, 256, 8), "f4")  # 2 MiB a row: 2 TB if dense
     with FullBatchAccumulator(locs, save_path="spill") as accumulator:
-        with pytest.warns(StorageWarning, match="may take 2.1 TB if all 1000000 locations come"):
+        with pytest.warns(StorageWarning, match="may take 2.1 TB if all 1000000 rows come"):
             accumulator.push(patch, locs[:1])
         accumulator.push(patch, locs[-1:])
     result = accumulator.finalize()

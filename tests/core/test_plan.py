@@ -225,9 +225,7 @@ def test_rows_that_must_come_and_do_not_fit_are_refused(machine, save_path):
     assert set(machine.asked) == {Path.cwd()}
     with (
         FullBatchAccumulator(LOCS, save_path=save_path, memory_threshold=0, n_expected=300) as accumulator,
-        pytest.warns(
-            StorageWarning, match="may take 16.4 MB if all 1000 locations come, but there are 4.92 MB"
-        ),
+        pytest.warns(StorageWarning, match="may take 16.4 MB if all 1000 rows come, but there are 4.92 MB"),
     ):
         accumulator.push(*batch([0]))
     assert isinstance(accumulator.finalize().outputs["mask"], zarr.Array)
@@ -342,7 +340,7 @@ def test_rows_on_disk_have_their_room(machine):
         accumulator.plan().check_disk(1)
     accumulator.close()
     accumulator = FullBatchAccumulator(LOCS, store="run.zarr", mode="a")
-    with pytest.warns(StorageWarning, match="may take 4.92 MB more if all 1000 locations come"):
+    with pytest.warns(StorageWarning, match="may take 4.92 MB more if all 1000 rows come"):
         accumulator.plan().check_disk(1)
     accumulator.close()
 
