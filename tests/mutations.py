@@ -83,7 +83,7 @@ MUTATIONS = [
         "np.full((1, *s.patch_shape), s.storage.fill_value, s.dtype)",
         "np.zeros((1, *s.patch_shape), s.dtype)",
     ),
-    (PLACE, "store.take_over(ram, rows.written)", "store.take_over(ram, rows.written[::-1])"),
+    (PLACE, "store.take_over(ram, batches.written)", "store.take_over(ram, batches.written[::-1])"),
     (HEAD, "None if known is None or known.all() else known", "None"),
     (HEAD, "None if known is None else known | block.filled", "None if known is None else block.filled"),
     (HEAD, "while len(self._open) > self._most_open:", "while len(self._open) > self._most_open + 1:"),

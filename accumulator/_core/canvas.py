@@ -54,7 +54,7 @@ class Canvas:
     checkpoint_interval: float = math.inf  # seconds between two records of a run that is kept, or longer
     written: NDArray[np.bool_] = attrs.field(init=False)
     specs: Heads[HeadSpec] = attrs.field(init=False, factory=Heads)  # none before the first batch
-    _rows: AllOrNothing | None = attrs.field(init=False, default=None)  # None before the first batch
+    _batches: AllOrNothing | None = attrs.field(init=False, default=None)  # None before the first batch
     _place: RamOrDisk | None = attrs.field(init=False, default=None)  # None in a run that is kept
     _is_confirmed: bool = attrs.field(init=False, default=True)  # whether a resumed store fits what is pushed
     _next_checkpoint: float = attrs.field(init=False, default=math.inf)
@@ -99,46 +99,46 @@ class Canvas:
     def _resume(self, run: KeptRun) -> None:
         store, self.specs = run.resume(self.options, self.budget.buffer_nbytes, available_memory())
         self.written[:] = run.recorded
-        self._rows = AllOrNothing(store, self.specs, self.written)
+        self._batches = AllOrNothing(store, self.specs, self.written)
         self._is_confirmed = False
 
     @property
     def store(self) -> RowStore | None:
-        return None if self._rows is None else self._rows.store
+        return None if self._batches is None else self._batches.store
 
     @property
     def zarr_store(self) -> FolderStore | None:
-        return None if self._rows is None else self._rows.store.zarr_store
+        return None if self._batches is None else self._batches.store.zarr_store
 
     @property
     def arrays(self) -> list[RowArray]:
         """One array a head, ``(N, *patch_shape)``; call `flush` before reading those on disk."""
-        return [] if self._rows is None else self._rows.store.arrays
+        return [] if self._batches is None else self._batches.store.arrays
 
     def views(self, start: int, stop: int) -> list[NDArray[Any]] | None:
         """Return rows of each head in RAM, to be written in place and placed afterwards; None on disk."""
-        return None if self._rows is None else self._rows.store.views(start, stop)
+        return None if self._batches is None else self._batches.store.views(start, stop)
 
     @property
     def nbytes(self) -> int:
-        return 0 if self._rows is None else self.n_rows * self._rows.row_nbytes
+        return 0 if self._batches is None else self.n_rows * self._batches.row_nbytes
 
     @property
     def n_written(self) -> int:
-        return 0 if self._rows is None else self._rows.n_written
+        return 0 if self._batches is None else self._batches.n_written
 
     @property
     def n_consumed(self) -> int:
-        return 0 if self._rows is None else self._rows.n_consumed
+        return 0 if self._batches is None else self._batches.n_consumed
 
     @property
     def held_nbytes(self) -> int:
         """Bytes of memory it takes: its rows in RAM, at most its buffers on disk."""
-        if self._rows is None:
+        if self._batches is None:
             return 0
         if self.zarr_store is not None:
-            return min(self._rows.store.buffer_nbytes, self.nbytes)
-        return self._rows.n_written * self._rows.row_nbytes
+            return min(self._batches.store.buffer_nbytes, self.nbytes)
+        return self._batches.n_written * self._batches.row_nbytes
 
     @property
     def n_unrecorded(self) -> int:
@@ -193,18 +193,18 @@ class Canvas:
         values = as_stored_heads(heads, specs)
         rows, values, seen = self._without_repeats(rows, values, locs)
         self._retry_checkpoint()
-        is_first = self._rows is None
+        is_first = self._batches is None
         try:
-            if self._rows is None:
-                self._rows = self._open(specs, values, count(rows))
+            if self._batches is None:
+                self._batches = self._open(specs, values, count(rows))
                 self._tell_place()
             elif self.run is not None and count(rows):
                 self.run.begin()
-            self._rows.settle()
+            self._batches.settle()
             if self._place is not None:
                 n_new = count(rows) if seen is None else int(np.count_nonzero(~seen))
-                self._place.leave_if_tight(self._rows, n_new, self._check_disk)
-            self._rows.put(rows, values, seen, n_consumed)
+                self._place.leave_if_tight(self._batches, n_new, self._check_disk)
+            self._batches.put(rows, values, seen, n_consumed)
         except BaseException:
             if is_first:
                 self.close()
@@ -216,13 +216,13 @@ class Canvas:
 
     def flush(self) -> None:
         """Make `arrays` show every row that was placed, and no other; record them in a run that is kept."""
-        if self._rows is None:
+        if self._batches is None:
             return
         if self.run is None:
-            self._rows.show()
+            self._batches.show()
             return
         start, self._next_checkpoint = time.monotonic(), -math.inf
-        self._rows.show()
+        self._batches.show()
         self.run.checkpoint(self.written)
         now = time.monotonic()
         _log.debug("checkpoint of %s: %d rows recorded, %.3f s", self.run.root, self.n_written, now - start)
@@ -233,23 +233,23 @@ class Canvas:
         """Say in a run that is kept that it is complete, after `flush`."""
         if self.run is None or self.run.is_complete:
             return
-        if self._rows is None:  # there is no location, and so nothing was pushed
-            self._rows = AllOrNothing(self.run.create(Heads(), 0), (), self.written)
+        if self._batches is None:  # there is no location, and so nothing was pushed
+            self._batches = AllOrNothing(self.run.create(Heads(), 0), (), self.written)
         self.run.complete()
 
     def stop(self) -> None:
         """End the threads, after `flush`: no more rows are placed."""
-        if self._rows is not None:
-            self._rows.store.close()
+        if self._batches is not None:
+            self._batches.store.close()
         if self.run is not None:
             self.run.release()
 
     def close(self) -> None:
         """Forget all rows and remove the temporary folder; the canvas is as if never used."""
-        rows, self._rows, self._place = self._rows, None, None
+        batches, self._batches, self._place = self._batches, None, None
         self.specs = Heads()
-        if rows is not None:
-            rows.store.remove()
+        if batches is not None:
+            batches.store.remove()
 
     def _retry_checkpoint(self) -> None:
         if self._next_checkpoint == -math.inf:  # the last one failed

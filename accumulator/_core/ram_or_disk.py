@@ -53,13 +53,13 @@ class RamOrDisk:
         check_disk()
         return self._on_disk(self._budget.buffer_nbytes)
 
-    def leave_if_tight(self, rows: AllOrNothing, n_new: int, check_disk: Callable[[int], None]) -> None:
+    def leave_if_tight(self, batches: AllOrNothing, n_new: int, check_disk: Callable[[int], None]) -> None:
         """Let rows move to disk, from now on and bit by bit, if there is no room in RAM for new ones."""
-        held, ram = (rows.n_written + n_new) * rows.row_nbytes, self._ram
+        held, ram = (batches.n_written + n_new) * batches.row_nbytes, self._ram
         if ram is None or n_new == 0 or not self._watch.is_tight(held):
             return
         try:
-            check_disk(rows.n_written + n_new)
+            check_disk(batches.n_written + n_new)
             # Under pressure hardly anything may be left; what moves out makes room for its own buffers.
             store = self._on_disk(max(self._budget.buffer_nbytes, min(BUFFER_NBYTES, held // 20)))
         except AccumulatorError as refusal:
@@ -67,17 +67,17 @@ class RamOrDisk:
             warn(f"memory is short, but the result has to stay there: {refusal}", StorageWarning)
             return
         try:
-            store.take_over(ram, rows.written)
-            rows.store, self._ram = store, None
+            store.take_over(ram, batches.written)
+            batches.store, self._ram = store, None
         except BaseException:
             store.remove()
-            rows.store = self._ram = ram
+            batches.store = self._ram = ram
             raise
         ram.close()
         _log.info(
             "memory is short: %d rows (%s) move from RAM to zarr in %s, while the run goes on",
-            rows.n_written,
-            as_text(rows.n_written * rows.row_nbytes),
+            batches.n_written,
+            as_text(batches.n_written * batches.row_nbytes),
             store.zarr_store,
         )
 

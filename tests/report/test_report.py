@@ -225,7 +225,7 @@ def test_page_of_a_running_store_changes_nothing(capsys):
         fill(accumulator, np.arange(6))
         accumulator.flush()
         fill(accumulator, np.arange(6, 9))
-        accumulator._canvas._rows.show()  # they are in their files, and not recorded
+        accumulator._canvas._batches.show()  # they are in their files, and not recorded
         before = tree(Path("run.zarr"))
         assert run(capsys, "run.zarr")[0] == 0
         text = Page(Path("report.html").read_text()).text

@@ -89,7 +89,7 @@ def record(workload, folder, monkeypatch):
             pushed = {}
             for step in session:
                 if step == DIES:
-                    accumulator._canvas._rows.show()
+                    accumulator._canvas._batches.show()
                     with monkeypatch.context() as killed:
                         killed.setattr(type(accumulator._canvas), "flush", lambda _: None)
                         accumulator.close()

@@ -562,7 +562,7 @@ def test_resume_in_which_one_call_fails(tmp_path, monkeypatch, whole, name):
             safe = versions.copy()
         if count == 6:
             break
-    accumulator._canvas._rows.show()  # in their files, and not recorded
+    accumulator._canvas._batches.show()  # in their files, and not recorded
     shutil.copytree(store, crashed)
     accumulator.close()
     for number in EVERY:
