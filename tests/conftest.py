@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import platform
+import shutil
 import time
 from collections import Counter
 from functools import partial
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from helpers.files import quick_folder
 from helpers.tuned import tune
 from hypothesis import HealthCheck, settings
 
@@ -75,14 +77,22 @@ def _leaves_nothing_behind(tmp_path, monkeypatch):
     gc.collect()
     before = open_files()
     yield
-    for _ in range(50):
+    for _ in range(500):
         gc.collect()
         folders, files = temporary_folders(tmp_path), open_files() - before
         if not folders and not files:
             break
-        time.sleep(0.1)  # zarr's own thread may hold what it returned last for a moment
+        time.sleep(0.01)  # zarr's own thread may hold what it returned last for a moment
     assert folders == [], "a temporary folder was left behind"
     assert not files, "a file was left open"
+
+
+@pytest.fixture
+def quick_path():
+    """Return a folder for what has nothing to do with a disk, and takes long on one."""
+    folder = quick_folder()
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(params=["ram", "zarr"])

@@ -37,14 +37,16 @@ PARTS, STITCH = f"{STITCHING}/parts.py", f"{STITCHING}/result.py"
 WHOLE = f"{STITCHING}/whole.py"
 
 _CORE = ["core/test_accumulator.py", "core/test_leaving_ram.py", "core/test_plan.py"]
-_STORES = ["stores/test_stores.py", *_CORE]
+_STORES = ["stores/test_row_stores.py", "stores/writing", "stores/format"]
 TESTS = {  # the likely ones first
     LOCATIONS: ["core/test_locations.py", "core/test_align.py", "core/test_accumulator.py"],
     FULL_BATCH: ["core/test_align.py", "core/test_accumulator.py"],
-    "accumulator/_core": [*_CORE, "inputs/test_options.py", "stores/test_stores.py"],
-    f"{STORES}/memory": ["stores/memory", *_STORES],
-    STORES: _STORES,
-    STITCHING: ["stitching/test_stitching.py"],
+    "accumulator/_core": [*_CORE, "inputs/test_options.py", *_STORES],
+    f"{STORES}/memory": ["stores/memory", *_STORES, *_CORE],
+    STORES: [*_STORES, *_CORE],
+    GRID: ["stitching/test_grid.py", "stitching/test_values.py"],
+    PARTS: ["stitching/test_grid.py", "stitching/test_values.py", "stitching/test_bands.py"],
+    STITCHING: ["stitching/test_values.py", "stitching/test_bands.py", "stitching/test_stitcher.py"],
 }
 
 MUTATIONS = [

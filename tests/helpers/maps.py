@@ -61,3 +61,42 @@ def reference(patches, locs, shape, origin, blend, fill_value):
         with np.errstate(all="ignore"):
             result = sums / total.reshape(spread.shape)
     return np.where(spread, result, fill_value), coverage, size
+
+
+EPSILON = {2: 2**-10, 4: 2**-22, 8: 2**-47}  # a few roundings; weights themselves are float64
+
+
+def boxes(starts, patch):
+    """Return locations of patches that start there, given in the order of the array's axes."""
+    starts = np.asarray(starts).reshape(len(starts), -1)
+    return np.hstack([starts[:, ::-1], (starts + np.asarray(patch))[:, ::-1]])
+
+
+def raster(shape, patch, stride):
+    """Return the locations of a grid that covers a map, row by row."""
+    axes = [range(0, n - p + 1, s) for n, p, s in zip(shape, patch, stride, strict=True)]
+    return boxes(np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(shape)), patch)
+
+
+def assert_right(values, expected, size, dtype):
+    """Compare a map with the reference: to the rounding of its dtype, or of float32 if that is wider."""
+    dtype = np.dtype(dtype)
+    assert values.dtype == dtype
+    assert values.shape == expected.shape
+    if dtype.kind == "b":
+        is_tie = np.abs(expected.astype(float) - 0.5) < 1e-9
+        assert ((values == (expected.astype(float) >= 0.5)) | is_tie).all()
+    elif dtype.kind in "iu":
+        # A weight and a sum of weights are products of one float64 an axis: up to eight roundings of half an
+        # epsilon, which 64-bit integers show.
+        limit = 0.5 * (1 + 1e-9) + size.astype(float) * 8 * 2**-53
+        assert (np.abs(values.astype(np.longdouble) - expected.astype(np.longdouble)) <= limit).all()
+    else:
+        single = dtype.itemsize // (2 if dtype.kind == "c" else 1)
+        least = np.longdouble(np.finfo(dtype).smallest_subnormal)
+        limit = np.maximum(EPSILON[single] * size.astype(np.longdouble), least)
+        assert (np.abs(values - expected) <= limit).all()
+
+
+LOCS = raster((8, 8), (4, 4), (4, 4))
+ONES = np.ones((1, 4, 4), np.float32)

@@ -224,9 +224,9 @@ def replay(entries, folder, seed, step, seen):
 
 
 @pytest.mark.parametrize("workload", WORKLOADS)
-def test_log_has_every_change(workload, tmp_path, monkeypatch):
+def test_log_has_every_change(workload, quick_path, monkeypatch):
     """Nothing changes files but by what the log sees: all that it has is all that is there."""
-    folder = tmp_path / "log"
+    folder = quick_path / "log"
     folder.mkdir()
     entries = record(workload, folder, monkeypatch)
     there = {
@@ -238,11 +238,11 @@ def test_log_has_every_change(workload, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workload", WORKLOADS)
-def test_any_crash_keeps_what_was_kept(workload, tmp_path, monkeypatch):
+def test_any_crash_keeps_what_was_kept(workload, quick_path, monkeypatch):
     """Whatever a power cut leaves of what was not synced: kept rows are right, a resumed run completes."""
-    entries = record(workload, tmp_path, monkeypatch)
+    entries = record(workload, quick_path, monkeypatch)
     monkeypatch.setattr(os, "fsync", lambda _: None)  # what is checked does not crash again
-    replay(entries, tmp_path, seed=5, step=5, seen=set())
+    replay(entries, quick_path, seed=5, step=5, seen=set())
 
 
 def mutate(monkeypatch, owner, name, old, new):
@@ -311,7 +311,7 @@ STEPS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("step", [*STEPS, "files are synced before they are renamed"])
-def test_no_step_can_be_left_out(step, tmp_path, monkeypatch):
+def test_no_step_can_be_left_out(step, quick_path, monkeypatch):
     """With one step of the order left out, some crash breaks a promise."""
     if step in STEPS:
         mutate(monkeypatch, *STEPS[step])
@@ -324,7 +324,7 @@ def test_no_step_can_be_left_out(step, tmp_path, monkeypatch):
     logs = []
     names = ("again", "gaps filled after the end", "late, sparse")
     for number, workload in enumerate(("first push refused",) if "emptied" in step else names):
-        folder = tmp_path / str(number)
+        folder = quick_path / str(number)
         folder.mkdir()
         logs.append((folder, record(workload, folder, monkeypatch), set()))
     monkeypatch.undo()

@@ -490,11 +490,11 @@ EVERY = range(1, 100_000, int(os.environ.get("ACCUMULATOR_FAULT_STEP", "29")))  
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
-def test_one_call_that_fails(tmp_path, monkeypatch, whole, name):
+def test_one_call_that_fails(quick_path, monkeypatch, whole, name):
     """Whichever call of the system fails once, calling again goes on, and the bytes are the same."""
     wanted = whole(name)
     for number in EVERY:
-        store, faults = tmp_path / f"{number}.zarr", Faults(number, number)
+        store, faults = quick_path / f"{number}.zarr", Faults(number, number)
         monkeypatch.setattr(_system, "os", faults)
         accumulator, versions = (
             again(lambda at=store: start(at, name, memory_limit="200 KiB")),
@@ -517,11 +517,11 @@ def test_one_call_that_fails(tmp_path, monkeypatch, whole, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
-def test_disk_that_fails_for_good(tmp_path, monkeypatch, whole, name):
+def test_disk_that_fails_for_good(quick_path, monkeypatch, whole, name):
     """From whichever call on all of them fail, what was recorded is there when the disk is."""
     wanted = whole(name)
     for number in EVERY:
-        store, faults = tmp_path / f"{number}.zarr", Faults(number, 10**9)
+        store, faults = quick_path / f"{number}.zarr", Faults(number, 10**9)
         monkeypatch.setattr(_system, "os", faults)
         versions, safe, accumulator = ZERO + MISSING, NOTHING, None
         with contextlib.suppress(StorageError):
@@ -550,9 +550,9 @@ def test_disk_that_fails_for_good(tmp_path, monkeypatch, whole, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
-def test_resume_in_which_one_call_fails(tmp_path, monkeypatch, whole, name):
+def test_resume_in_which_one_call_fails(quick_path, monkeypatch, whole, name):
     """Whichever call of a resume fails, no recorded row is lost by it, and the next try succeeds."""
-    wanted, crashed, store = whole(name), tmp_path / "crashed.zarr", tmp_path / "run.zarr"
+    wanted, crashed, store = whole(name), quick_path / "crashed.zarr", quick_path / "run.zarr"
     accumulator, versions = start(store, name), ZERO + MISSING
     for count, (rows, new) in few(name, versions):
         push(accumulator, rows, new)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.files import tree
+from helpers.files import quick_folder, tree
 from helpers.oracle import Oracle, distinct, grid
 from helpers.tuned import tune
 from hypothesis import settings
@@ -41,7 +39,7 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp())
+        self.folder = quick_folder()
         self.count = 0
         self.accumulator = self.result = None
         self.patch = pytest.MonkeyPatch()

@@ -1,122 +1,23 @@
-"""One contract over both row stores, and what the one on disk promises of its files."""
+"""Rows on disk: chunks are written once and whole, behind the caller, and what fails is held."""
 
 from __future__ import annotations
 
 import os
-import pickle
 import threading
 
 import numpy as np
 import pytest
-import zarr
 from helpers.oracle import distinct
-from hypothesis import given
-from hypothesis import strategies as st
-from zarr.codecs import BloscCodec, ZstdCodec
+from helpers.row_stores import ROW, N, put
 
-from accumulator._inputs.options import Storage
 from accumulator._inputs.validation import HeadSpec
 from accumulator._stores.files import system as _system
-from accumulator._stores.files.temporary import TemporaryFolder
 from accumulator._stores.format import layout as _layout
-from accumulator._stores.format.layout import BUFFER_NBYTES
 from accumulator._stores.format.store import FolderStore
-from accumulator._stores.memory import copying as _copying
-from accumulator._stores.memory.ram import RamRows
 from accumulator._stores.writing import head as _head
 from accumulator._stores.writing.encoded import EncodedChunks
 from accumulator._stores.writing.zarr_rows import ZarrRows
-from accumulator.exceptions import ClosedError, HeadDtypeError, OptionError, StorageError
-
-N = 23
-KINDS = {
-    "ram": Storage(),
-    "raw": Storage(),
-    "raw, filled": Storage(fill_value=3),
-    "compressed": Storage(compressors=ZstdCodec(level=0)),
-    "sharded": Storage(shards=4, compressors=BloscCodec(), fill_value=1),
-    "cut": Storage(chunks=5, fill_value=2, shards=None),
-}
-
-
-class Backends:
-    """Both stores for one head, made on demand, and closed at the end."""
-
-    def __init__(self, folder):
-        self.folder, self.count, self.made = folder, 0, []
-
-    def make(self, kind, spec, n_rows=N, storage=None, buffer_nbytes=BUFFER_NBYTES):
-        """Return an empty store."""
-        spec = HeadSpec(spec.patch_shape, spec.dtype, storage or KINDS[kind])
-        if kind == "ram":
-            store = RamRows(n_rows, [spec], [np.empty(1)])
-        else:
-            self.count += 1
-            root = self.folder / str(self.count)
-            root.mkdir()
-            store = ZarrRows(FolderStore(root), n_rows, [spec], buffer_nbytes)
-        self.made.append(store)
-        return store
-
-
-@pytest.fixture
-def backends(tmp_path):
-    """Return a maker of stores."""
-    backends = Backends(tmp_path)
-    yield backends
-    for store in backends.made:
-        store.close()
-
-
-def put(store, rows, values):
-    """Put rows of the only head, and let them count."""
-    store.make_room(values.nbytes)
-    store.put(rows, [values])
-    store.commit()
-
-
-ROWS = st.one_of(
-    st.tuples(st.integers(0, N), st.integers(0, N)).map(lambda ab: slice(min(ab), max(ab))),
-    st.lists(st.integers(0, N - 1), unique=True).map(lambda rows: np.array(rows, dtype=np.intp)),
-)
-ACTIONS = st.sampled_from(["put", "put", "put", "discard", "flush", "get"])
-STEPS = st.lists(st.tuples(ACTIONS, ROWS), max_size=12)
-SHAPES = st.sampled_from([(), (3,), (2, 2, 1), (5, 1), (0, 2)])
-
-
-@pytest.mark.usefixtures("tiny_chunks")
-@pytest.mark.parametrize("kind", KINDS)
-@given(
-    steps=STEPS,
-    shape=SHAPES,
-    dtype=st.sampled_from(["?", "u1", "<i2", ">f4", "f8", "c16"]),
-    block_nbytes=st.sampled_from([16, 48, 4096]),
-)
-def test_holds_what_was_put(backends, tuned, kind, steps, shape, dtype, block_nbytes):
-    """Any sequence of put, discard, flush and get, over many chunks, is what a plain array would hold."""
-    tuned(gap_nbytes=block_nbytes)
-    fill = np.dtype(dtype).type(KINDS[kind].fill_value)
-    storage = Storage(KINDS[kind].chunks, KINDS[kind].shards, KINDS[kind].compressors, fill)
-    store = backends.make(kind, HeadSpec(shape, np.dtype(dtype)), storage=storage)
-    model, held = np.full((N, *shape), fill, dtype), np.zeros(N, bool)
-    values = iter(range(1, 10_000, 300))
-    for action, rows in steps:
-        new = distinct(len(model[rows]), shape, dtype, first=next(values))
-        if action == "put":
-            model[rows], held[rows] = new, True
-            put(store, rows, new.copy())
-        elif action == "discard":
-            if kind != "ram":  # there, whoever puts has to put back
-                fresh = np.setdiff1d(np.arange(N)[rows], np.flatnonzero(held))
-                store.put(fresh, [distinct(len(fresh), shape, dtype, first=7)])
-                store.discard()
-        elif action == "flush":
-            store.flush()
-            np.testing.assert_array_equal(store.arrays[0][:], model)
-        np.testing.assert_array_equal(store.get(rows)[0], model[rows])
-    store.flush()
-    np.testing.assert_array_equal(store.arrays[0][:], model)
-    assert store.arrays[0].dtype == np.dtype(dtype)
+from accumulator.exceptions import StorageError
 
 
 @pytest.fixture
@@ -133,9 +34,6 @@ def writes(monkeypatch):
     return seen
 
 
-ROW = HeadSpec((4,), np.dtype("f4"))  # 16 bytes; with tiny chunks 4 rows a chunk
-
-
 @pytest.mark.usefixtures("tiny_chunks")
 @pytest.mark.parametrize("kind", ["raw", "compressed"])
 @pytest.mark.parametrize("batch", [1, 3, 4, 7, 23])
@@ -147,21 +45,6 @@ def test_in_order_every_chunk_is_written_once_and_whole(backends, writes, kind, 
         put(store, slice(start, min(N, start + batch)), values[start : start + batch])
     store.flush()
     assert sorted(writes) == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4), (5, 3)]
-
-
-@pytest.mark.usefixtures("tiny_chunks")
-@pytest.mark.parametrize("kind", ["ram", "raw", "compressed"])
-def test_late_rows_in_any_order_find_their_place(backends, kind):
-    """Rows given backwards and mixed, to chunks that are on disk already, end where they belong."""
-    store = backends.make(kind, ROW)
-    put(store, slice(0, N), distinct(N, (4,)))
-    store.flush()
-    rows, late = np.array([6, 5, 4, 22, 0, 2, 1, 13, 12]), distinct(9, (4,), first=1000)
-    put(store, rows, late)
-    expected = distinct(N, (4,))
-    expected[rows] = late
-    store.flush()
-    np.testing.assert_array_equal(store.arrays[0][:], expected)
 
 
 @pytest.mark.usefixtures("tiny_chunks")
@@ -267,39 +150,6 @@ def test_file_that_was_cut_is_found(backends):
         store.get(slice(0, 3))
 
 
-@pytest.mark.parametrize(
-    ("buffer_nbytes", "n_heads", "open_chunks", "chunk_nbytes"),
-    [
-        (256 * 2**20, 1, 4, 16 * 2**20),
-        (320 * 2**20, 3, 3, 16 * 2**20),
-        (256 * 2**20, 8, 1, 8 * 2**20),
-        (2**20, 4, 1, 2**16),
-        (0, 2, 1, 2**10),
-    ],
-)
-def test_buffers_keep_to_their_share(buffer_nbytes, n_heads, open_chunks, chunk_nbytes):
-    """With little memory or many heads fewer chunks are open, then smaller ones, one row at least."""
-    specs = [HeadSpec((2**10,), np.dtype("u1"))] * n_heads
-    layouts, n_open = _layout.layout(10**6, specs, buffer_nbytes)
-    assert n_open == open_chunks
-    assert {each.unit_nbytes for each in layouts} == {chunk_nbytes}
-    if buffer_nbytes:
-        assert sum(each.buffer_nbytes(n_open) for each in layouts) <= buffer_nbytes
-
-
-def test_chunks_are_8_to_16_mib_of_whole_rows():
-    """Chunks hold a power of two of rows, up to 16 MiB, at least one and never more than there are."""
-    for row_nbytes, n_rows, expected in [
-        (64, 10**7, 262_144),
-        (164 * 164 * 16, 500, 32),
-        (2**26, 9, 1),
-        (64, 7, 7),
-    ]:
-        (made,), _ = _layout.layout(n_rows, [HeadSpec((row_nbytes,), np.dtype("u1"))], 2**30)
-        assert made.chunks == (expected, row_nbytes)
-        assert made.n_files == -(-n_rows // expected)
-
-
 def test_sparse_rows_take_their_own_space_only(backends):
     """Rows far apart in big chunks: the files have holes, and du is about the written bytes."""
     store = backends.make("raw", HeadSpec((2**18,), np.dtype("f4")), n_rows=3000)  # 1 MiB a row
@@ -396,21 +246,6 @@ def test_rows_for_a_chunk_that_waits_to_be_written(backends, monkeypatch):
     np.testing.assert_array_equal(store.arrays[0][:8], expected)
 
 
-def test_large_pushes_are_copied_by_several_threads(backends, monkeypatch, tuned):
-    """However a large push is split between threads, every row gets its place, in order or not."""
-    tuned(shared_copy_nbytes=1, copy_part_nbytes=6000)
-    monkeypatch.setattr(_copying, "n_cores", lambda: 3)
-    for kind in ("ram", "raw"):
-        for shape in ((4,), (2048,)):
-            store = backends.make(kind, HeadSpec(shape, np.dtype("f4")), n_rows=600)
-            values = distinct(600, shape)
-            order = np.random.default_rng(0).permutation(600)
-            put(store, slice(0, 200), values[:200])
-            put(store, order[order >= 200], values[order[order >= 200]])
-            store.flush()
-            np.testing.assert_array_equal(store.arrays[0][:], values)
-
-
 def test_no_direct_io_is_no_error(backends, monkeypatch, tuned):
     """A file system that refuses direct I/O is written in the ordinary way."""
     tuned(direct_flag=os.O_DIRECTORY)  # refused for any file
@@ -428,75 +263,8 @@ def test_no_direct_io_is_no_error(backends, monkeypatch, tuned):
     np.testing.assert_array_equal(store.arrays[0][:], distinct(N, (4,)))
 
 
-@pytest.mark.parametrize(
-    ("storage", "said"),
-    [
-        (Storage(chunks=0), "chunks of head 0 is 0"),
-        (Storage(chunks=(2, 3, 4)), "a length for each of its 2 axes"),
-        (Storage(shards=5, chunks=2), "zarr refuses the storage options of head 0"),
-        (Storage(compressors="best"), "zarr refuses the storage options of head 0"),
-        (Storage(chunks=10**9), "choose less"),
-    ],
-)
-def test_impossible_storage_is_refused(backends, storage, said):
-    """Options that zarr or the memory cannot serve are named before anything is stored."""
-    with pytest.raises(OptionError, match=said):
-        backends.make("raw", ROW, n_rows=10**9, storage=storage)
-
-
 def test_unwritable_folder_is_a_storage_error(tmp_path):
     """A zarr group cannot be made where a file is in the way."""
     (tmp_path / "outputs").write_text("")
     with pytest.raises(StorageError, match="no zarr group"):
         ZarrRows(FolderStore(tmp_path), 3, [])
-
-
-def test_dtype_that_zarr_lacks_is_named(backends):
-    """A dtype that only NumPy knows cannot go to disk, and the error says so."""
-    if np.dtype(np.longdouble) == np.dtype(np.float64):
-        return  # this platform has no longer one
-    with pytest.raises(HeadDtypeError, match=r"head 0 has dtype .*128, which zarr cannot store"):
-        backends.make("raw", HeadSpec((2,), np.dtype(np.longdouble)))
-
-
-def test_closed_store_refuses_to_be_read(backends):
-    """After its files are gone a store must not read as zeros."""
-    array = backends.make("raw", HeadSpec((2,), np.dtype("f4"))).arrays[0]
-    array.store.shut()
-    with pytest.raises(ClosedError, match="was closed"):
-        array[:]
-    assert "file://" in str(array.store)
-
-
-def test_array_goes_to_another_process(backends):
-    """A pickled array opens the same files, without taking over the folder they lie in."""
-    folder = TemporaryFolder(str(backends.folder))
-    store = FolderStore(folder.path, folder=folder)
-    rows = ZarrRows(store, 4, [HeadSpec((2,), np.dtype("f4"))])
-    put(rows, slice(0, 4), distinct(4, (2,)))
-    rows.flush()
-    rows.close()
-    copy = pickle.loads(pickle.dumps(rows.arrays[0]))  # noqa: S301  our own bytes
-    np.testing.assert_array_equal(copy[:], distinct(4, (2,)))
-    assert copy.store.folder is None
-    twin = rows.arrays[0].store.with_read_only(read_only=True)
-    assert twin.folder is folder
-    store.shut()
-    assert not folder.path.exists()
-    with pytest.raises(ClosedError, match="is gone"):
-        copy[:]
-    with pytest.raises(ClosedError, match="was closed"):
-        zarr.open_array(twin, path="outputs/0", mode="r")
-
-
-def test_layout_is_plain_zarr(backends):
-    """What is on disk is an ordinary uncompressed zarr v3 array that zarr itself can also write."""
-    store = backends.make("raw", HeadSpec((2, 3), np.dtype(">f4")))
-    put(store, slice(0, N), distinct(N, (2, 3), ">f4"))
-    store.flush()
-    (array,) = store.arrays
-    again = zarr.open_array(array.store.root / array.path, mode="r+")
-    assert again.metadata.zarr_format == 3
-    np.testing.assert_array_equal(again[:], distinct(N, (2, 3)))
-    again[5] = 7
-    assert (array[5] == 7).all()

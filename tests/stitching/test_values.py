@@ -1,0 +1,251 @@
+"""Every pixel is right: that of a reference, in any dtype and blend."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+from helpers.map_cases import cases
+from helpers.maps import assert_right, boxes, raster, reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from accumulator import FullBatchAccumulator, Stitcher, stitch
+
+
+@pytest.mark.usefixtures("bands")
+@given(case=cases(), is_streamed=st.booleans(), threshold=st.sampled_from([100, 100, 100, 0]))
+@settings(max_examples=int(os.environ.get("ACCUMULATOR_STITCH_EXAMPLES", "150")))
+def test_map_is_the_reference(case, is_streamed, threshold):
+    """Every pixel is that of the reference, whatever overlaps, is missing, late, or reaches over the edge."""
+    locs, shape, origin, values, come, blend, fill = case
+    where = {"memory_threshold": threshold}
+    options = {"blend": blend, "output_shape": shape, "origin": origin, "fill_value": fill, **where}
+    if is_streamed:
+        with Stitcher(locs, **options) as stitcher:
+            for rows in np.array_split(come, max(1, len(come) // 4)):
+                stitcher.push((values[rows], values[rows][..., ::-1]), locs[rows])
+        maps = stitcher.finalize()
+    else:
+        with FullBatchAccumulator(locs, **where) as accumulator:
+            accumulator.push((values[come], np.zeros(len(come))), locs[come])
+        maps = stitch(accumulator.finalize(), heads=[0], **options)
+    rows = np.sort(come)
+    expected, coverage, size = reference(values[rows], locs[rows], shape, origin, blend, fill)
+    covered = (coverage > 0).reshape(*shape, *(1 for _ in values.shape[1 + len(shape) :]))
+    result = np.array(maps.outputs[0][...])
+    gaps = np.broadcast_to(~covered, result.shape)
+    np.testing.assert_array_equal(result[gaps], np.asarray(fill, result.dtype))
+    if is_streamed and values.ndim == len(shape) + 2:
+        np.testing.assert_array_equal(maps.outputs[1][...], result[..., ::-1])
+    result[gaps] = expected[gaps] = 0
+    assert_right(result, expected, size, values.dtype)
+    np.testing.assert_array_equal(maps.coverage(), coverage)
+    np.testing.assert_array_equal(maps.coverage(1, 2), coverage[1:2])
+    np.testing.assert_array_equal(maps.written, np.isin(np.arange(len(locs)), come))
+    assert maps.origin == tuple(origin)
+    maps.close()
+
+
+def test_all_zero_patch_counts():
+    """A patch of zeros is a prediction like others: with one of ones it makes a half."""
+    locs = [[0, 0, 2, 2], [0, 0, 2, 1]]
+    with Stitcher(locs) as stitcher:
+        stitcher.push(np.stack([np.zeros((2, 2)), np.ones((2, 2))]), locs)
+    assert stitcher.finalize().outputs[0].tolist() == [[0.5, 0.5], [0.0, 0.0]]
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i2", "u2", "f2", "f4", "f8", "?"])
+@pytest.mark.parametrize("blend", ["average", "hann"])
+def test_three_hundred_patches_on_a_pixel(dtype, blend):
+    """No count wraps and no sum overflows, however many patches meet."""
+    n, length = 300, 400
+    locs = boxes([[0, x] for x in range(n)], (1, length))
+    top = {"f2": 60000, "f4": 1, "f8": 1, "?": True}.get(dtype) or np.iinfo(dtype).max
+    values = np.full((n, 1, length), top).astype(dtype)
+    values[::3] = 0
+    with Stitcher(locs, blend=blend) as stitcher:
+        stitcher.push(values, locs)
+    maps = stitcher.finalize()
+    expected, coverage, size = reference(values, locs, (1, n + length - 1), (0, 0), blend, 0)
+    assert coverage.max() == n
+    assert_right(maps.outputs[0], expected, size, dtype)
+    np.testing.assert_array_equal(maps.coverage(), coverage)
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "f8", ">f8", "c8"])
+@pytest.mark.parametrize("blend", ["average", "gaussian"])
+@pytest.mark.usefixtures("bands")
+@pytest.mark.parametrize("is_streamed", [True, False])
+def test_sum_beyond_the_dtype_is_right(dtype, blend, is_streamed):
+    """A mean of the largest numbers is one of them, also when sums of earlier patches were small."""
+    locs = raster((8, 12), (4, 4), (2, 2))
+    largest = np.finfo(dtype).max
+    values = np.ones((len(locs), 4, 4, 2), dtype)
+    values[len(locs) // 2 :] = largest
+    if np.dtype(dtype).kind == "c":
+        values *= 1j
+    kind = Stitcher if is_streamed else FullBatchAccumulator
+    with kind(locs, **({"blend": blend} if is_streamed else {})) as taker:
+        taker.push(values[:3], locs[:3])
+        taker.push(values[3:], locs[3:])
+    maps = taker.finalize() if is_streamed else stitch(taker.finalize(), blend=blend)
+    expected, _, size = reference(values, locs, (8, 12), (0, 0), blend, 0)
+    assert_right(maps.outputs[0], expected, size, dtype)
+
+
+@pytest.mark.parametrize("is_streamed", [True, False])
+def test_each_head_is_as_exact_as_its_dtype(is_streamed):
+    """Heads of the same shape share sums of weights, but not their rounding."""
+    locs = raster((1, 12), (1, 4), (1, 2))
+    values = np.random.default_rng(0).random((len(locs), 1, 4))
+    heads = [values.astype(np.float32), values]
+    kind = Stitcher if is_streamed else FullBatchAccumulator
+    with kind(locs, **({"blend": "hann"} if is_streamed else {})) as taker:
+        taker.push(heads, locs)
+    maps = taker.finalize() if is_streamed else stitch(taker.finalize(), blend="hann")
+    expected, _, _ = reference(values, locs, (1, 12), (0, 0), "hann", 0)
+    np.testing.assert_allclose(maps.outputs[0], expected.astype(float), rtol=1e-6)
+    np.testing.assert_allclose(maps.outputs[1], expected.astype(float), rtol=1e-13)
+
+
+def test_half_is_true():
+    """Where one of two patches says so a bool is True, where one of three does it is not."""
+    locs = [[0, 0, 2, 2], [2, 0, 4, 2], [0, 0, 4, 2], [3, 0, 4, 1]]
+    values = np.zeros((4, 2, 4), bool)
+    values[2] = True
+    with Stitcher(locs) as stitcher:
+        stitcher.push(values, locs)
+    np.testing.assert_array_equal(stitcher.finalize().outputs[0], [[True, True, True, False], [True] * 4])
+
+
+def test_infinity_and_nan_stay_where_they_are():
+    """They show where their patch lies, and nowhere else."""
+    locs = raster((4, 8), (4, 4), (2, 2))
+    values = np.ones((3, 4, 4), np.float32)
+    values[0, 1, 1], values[2, 2, 3] = np.inf, np.nan
+    with Stitcher(locs) as stitcher:
+        stitcher.push(values, locs)
+    got = stitcher.finalize().outputs[0]
+    assert np.isinf(got).sum() == 1
+    assert np.isinf(got[1, 1])
+    assert np.isnan(got).sum() == 1
+    assert np.isnan(got[2, 7])
+
+
+def test_order_of_batches_makes_no_difference(where):
+    """The map is the same however batches come: to the last bit where nothing is added."""
+    locs = raster((30, 30), (10, 10), (3, 4))
+    values = np.random.default_rng(0).random((len(locs), 10, 10, 2), dtype=np.float32)
+    maps = []
+    for seed in range(3):
+        order = np.random.default_rng(seed).permutation(len(locs)) if seed else np.arange(len(locs))
+        with Stitcher(locs, blend="last", **where) as stitcher:
+            for rows in np.array_split(order, 9):
+                stitcher.push(values[rows], locs[rows])
+        maps.append(np.asarray(stitcher.finalize().outputs[0][...]))
+    np.testing.assert_array_equal(maps[1], maps[0])
+    np.testing.assert_array_equal(maps[2], maps[0])
+
+
+@pytest.mark.parametrize(
+    ("head", "asked", "expected"),
+    [
+        ("u1", "f4", [[1.0, 1.5, 2.0]]),
+        ("u1", "i2", [[1, 2, 2]]),
+        ("i2", "u1", [[1, 2, 2]]),
+        ("f4", "f2", [[1.0, 1.5, 2.0]]),
+        ("f4", "f8", [[1.0, 1.5, 2.0]]),
+        ("?", "f4", [[1.0, 1.0, 1.0]]),
+        ("?", "u1", [[1, 1, 1]]),
+    ],
+)
+@pytest.mark.parametrize("blend", ["average", "max", "last"])
+def test_map_in_the_dtype_asked_for(where, head, asked, expected, blend):
+    """It has that dtype, with the values that it can hold."""
+    locs = [[0, 0, 2, 1], [1, 0, 3, 1]]
+    values = np.array([[[1, 1]], [[2, 2]]]).astype(head)
+    with Stitcher(locs, dtype=asked, blend=blend, **where) as stitcher:
+        stitcher.push(values, locs)
+    got = stitcher.finalize().outputs[0]
+    assert got.dtype == asked
+    if blend == "average":
+        assert got[...].tolist() == expected
+    else:
+        assert got[...].tolist() == [[expected[0][0], expected[0][2], expected[0][2]]]
+
+
+def test_integers_beyond_the_dtype_asked_for_become_its_nearest():
+    """What a smaller integer cannot hold is its largest or smallest."""
+    locs = [[0, 0, 3, 1]]
+    for blend in ("average", "max"):
+        with Stitcher(locs, dtype="i1", blend=blend) as stitcher:
+            stitcher.push(np.array([[[-1000, 5, 1000]]], dtype="i4"), locs)
+        assert stitcher.finalize().outputs[0].tolist() == [[-128, 5, 127]]
+
+
+@pytest.mark.parametrize("dtype", ["i8", "u8"])
+def test_largest_integers_are_themselves(dtype):
+    """The mean of one value is that value, though no float64 holds it."""
+    locs = [[0, 0, 2, 1]]
+    values = np.array([[[np.iinfo(dtype).max, np.iinfo(dtype).min]]], dtype=dtype)
+    with Stitcher(locs) as stitcher:
+        stitcher.push(values, locs)
+    np.testing.assert_array_equal(stitcher.finalize().outputs[0], values[0])
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.usefixtures("bands")
+def test_last_of_a_list_in_no_order_wins(where, heads):
+    """In a result whose list is not in raster order "last" is the last of the list, wherever it lies."""
+    locs = raster((24, 12), (6, 6), (3, 3))
+    locs = locs[np.random.default_rng(3).permutation(len(locs))]
+    values = np.random.default_rng(4).integers(1, 10**6, (len(locs), 6, 6)).astype(np.int32)
+    with FullBatchAccumulator(locs, **where) as accumulator:
+        accumulator.push([values] * heads, locs)
+    maps = stitch(accumulator.finalize(), blend="last")
+    expected, _, _ = reference(values, locs, (24, 12), (0, 0), "last", 0)
+    for output in maps.outputs:
+        np.testing.assert_array_equal(output[...], expected)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, np.finfo("f4").max])
+def test_value_of_any_kind_in_a_last_band_that_is_short(tuned, value):
+    """The last band has fewer rows than others, also when its sums have to go on in another dtype."""
+    tuned(band_nbytes=8 * 4 * 4)
+    locs = raster((20, 4), (4, 4), (2, 4))
+    values = np.ones((len(locs), 4, 4), np.float32)
+    values[-1] = value
+    with Stitcher(locs) as stitcher:
+        for row in range(len(locs)):
+            stitcher.push(values[[row]], locs[[row]])
+    got = stitcher.finalize().outputs[0]
+    assert (got[:16] == 1).all()
+    np.testing.assert_array_equal(got[18:], np.full((2, 4), value, np.float32))
+
+
+@pytest.mark.parametrize("blend", ["average", "gaussian", "hann"])
+@pytest.mark.parametrize("dtype", ["i8", "f8"])
+def test_lone_patch_is_itself(blend, dtype):
+    """What nothing overlaps comes out as it went in, to the last bit of 64."""
+    values = np.random.default_rng(0).integers(2**62, 2**63, (1, 6, 6, 6)).astype(dtype)
+    with Stitcher([[0, 0, 0, 6, 6, 6]], blend=blend) as stitcher:
+        stitcher.push(values, [[0, 0, 0, 6, 6, 6]])
+    got = stitcher.finalize().outputs[0]
+    if dtype == "i8":
+        assert abs(got - values[0]).max() <= (
+            blend != "average"
+        )  # of weights, long double rounds the product
+    else:
+        np.testing.assert_allclose(got, values[0], rtol=2**-52)
+
+
+def test_weight_of_zero_excludes_whatever_is_there():
+    """NaN in a margin that does not count does not show; where nothing counts is the fill value."""
+    locs = boxes([[0, 0], [0, 2]], (1, 4))
+    values = np.ones((2, 1, 4), np.float32)
+    values[:, :, -1] = np.nan
+    with Stitcher(locs, blend=[[1, 1, 1, 0]], fill_value=7) as stitcher:
+        stitcher.push(values, locs)
+    assert stitcher.finalize().outputs[0].tolist() == [[1, 1, 1, 1, 1, 7]]
