@@ -168,26 +168,6 @@ class Canvas:
         """Put each prediction in its row: all of them, or none.
 
         The first call fixes number, names, patch shapes and dtypes of the heads, and makes the store.
-
-        Parameters
-        ----------
-        heads : Heads
-            One prediction for each of ``rows``, of which none comes twice.
-        n_consumed : int
-            How many rows are consumed once these are placed.
-        locs : (N, K) array
-            The canonical locations, to name culprits.
-
-        Raises
-        ------
-        HeadError, HeadDtypeError, HeadValueError
-            The heads are not like those of the first batch, or cannot be stored.
-        OptionError
-            The storage options do not fit the heads.
-        DuplicateLocationError
-            A row is written already and ``on_duplicate`` is "error".
-        StorageError
-            The disk refused, now or what was put earlier.
         """
         heads, specs = self._fit(heads)
         values = as_stored_heads(heads, specs)

@@ -38,13 +38,7 @@ class RamOrDisk:
         self._watch = Watch(budget.memory_threshold)
 
     def make(self, first: Sequence[NDArray[Any]], check_disk: Callable[[], None]) -> RowStore:
-        """Return a store for all rows, of which the first that come are given.
-
-        Raises
-        ------
-        StorageError
-            They do not fit in RAM, and ``check_disk`` or the disk refused.
-        """
+        """Return a store for all rows, of which the first that come are given."""
         if self._budget.fits(self._n_rows * sum(spec.row_nbytes for spec in self._specs)):
             # The system may refuse memory all the same: then the disk is used.
             with contextlib.suppress(MemoryError):

@@ -10,13 +10,7 @@ from accumulator.exceptions import MissingExtraError
 
 
 def need(module: str, extra: str) -> Any:
-    """Return a module.
-
-    Raises
-    ------
-    MissingExtraError
-        It, or what it needs, is not installed.
-    """
+    """Return a module."""
     try:
         with warnings.catch_warnings():
             # ome_zarr.writer makes an object of its own deprecated class for the default of a parameter.

@@ -56,18 +56,8 @@ class ChunkFiles:
     ) -> None:
         """Write those rows of a chunk that are filled; others stay as they are.
 
-        Parameters
-        ----------
-        chunk : int
-            Its number.
-        values : (n, *patch_shape) array
-            All its rows. Those not filled may hold anything, and are changed.
-        filled : (n,) bool array
-            Which of them are to be written.
-        memory : memoryview, optional
-            The same bytes in whole, aligned pages.
-        is_there : bool
-            Whether the chunk has a file already; a new one is removed if the system refuses something.
+        Values not filled may be anything, and are changed. ``memory`` has the same bytes in whole, aligned pages.
+        A new file is removed if the system refuses something.
         """
         path = self.path_of(chunk)
         if self._unsynced is not None:

@@ -81,15 +81,7 @@ class Layout:
 
 
 def layout(n_rows: int, specs: Sequence[HeadSpec], buffer_nbytes: int) -> tuple[list[Layout], int]:
-    """Lay out all heads with so many bytes of chunks in memory; return also how many of each may be open.
-
-    Raises
-    ------
-    HeadDtypeError
-        zarr does not know a head's dtype.
-    OptionError
-        Chunks that do not fit the head, or the memory.
-    """
+    """Lay out all heads with so many bytes of chunks in memory; return also how many of each may be open."""
     n_heads = max(1, len(specs))
     in_memory = buffer_nbytes // (n_heads * tuning.now.chunk_nbytes)
     open_chunks = max(1, min(OPEN_CHUNKS, in_memory - HANDED_CHUNKS))

@@ -46,30 +46,10 @@ KEPT_THREADS: Final = 6  # some of which make checksums
 class ZarrRows:
     """A `RowStore` of zarr arrays, of which only what was written takes space.
 
-    Parameters
-    ----------
-    zarr_store : FolderStore
-        Where; a group ``outputs`` is made in it with one array a head, ``0``, ``1`` and so on.
-    buffer_nbytes : int
-        What may be in memory. With little of it blocks are few, and then small; one row at least. Stored
-        chunks are as large as they are: without room for them none is held between two pushes, and one at a
-        time is encoded.
-    recorded : (N,) bool array, optional
-        For a store that survives crashes: which rows its record has, as it changes. Such rows are not
-        written over before `RedoChunks.apply`.
-    there : sequence of zarr.Array, optional
-        The arrays of an earlier run.
-    has_checksums : bool
-        Whether to make checksums of all rows, which takes 0.15 processor seconds per GB.
-
-    Raises
-    ------
-    StorageError
-        The folder cannot be written.
-    HeadDtypeError
-        zarr does not know a head's dtype.
-    OptionError
-        Storage options that zarr refuses, or chunks too large for the memory.
+    With a small ``buffer_nbytes`` blocks are few, and then small; one row at least. Stored chunks are as large as
+    they are: without room for them none is held between two pushes, and one at a time is encoded. For a store
+    that survives crashes ``recorded`` says which rows its record has, as it changes: such rows are not written
+    over before `RedoChunks.apply`. ``there`` are the arrays of an earlier run.
     """
 
     def __init__(  # noqa: PLR0913  what it needs to know
