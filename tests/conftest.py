@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import os
 import platform
 import shutil
@@ -37,6 +38,14 @@ def _zarr_is_running():
     # What is there now stays: looking through it again after each test would take half of all the time.
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Let a worker that has no tests left take those of another: a few take as long as a thousand others."""
+    if config.getoption("dist") != "load":
+        return None
+    return importlib.import_module("xdist.scheduler").WorkStealingScheduling(config, log)
 
 
 def pytest_terminal_summary(terminalreporter):
