@@ -56,8 +56,8 @@ class ChunkFiles:
     ) -> None:
         """Write those rows of a chunk that are filled; others stay as they are.
 
-        Values not filled may be anything, and are changed. ``memory`` has the same bytes in whole, aligned pages.
-        A new file is removed if the system refuses something.
+        Values not filled may be anything, and are changed. ``memory`` has the same bytes in whole, aligned
+        pages. A new file is removed if the system refuses something.
         """
         path = self.path_of(chunk)
         if self._unsynced is not None:

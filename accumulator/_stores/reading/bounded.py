@@ -63,7 +63,7 @@ def file_nbytes(array: zarr.Array[Any]) -> int:
 
 
 def decompressed(name: str, data: memoryview, most: int) -> NDArray[np.uint8]:
-    """Return what a compressed chunk holds; decoders that do not tell how much it is leave zeros behind it."""
+    """Return what a compressed chunk holds; decoders that do not tell its length leave zeros behind it."""
     if name in _DECODERS:
         return _decoded(name, data, most)
     stream = _STREAMS[name]()

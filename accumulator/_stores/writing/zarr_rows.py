@@ -46,10 +46,10 @@ KEPT_THREADS: Final = 6  # some of which make checksums
 class ZarrRows:
     """A `RowStore` of zarr arrays, of which only what was written takes space.
 
-    With a small ``buffer_nbytes`` blocks are few, and then small; one row at least. Stored chunks are as large as
-    they are: without room for them none is held between two pushes, and one at a time is encoded. For a store
-    that survives crashes ``recorded`` says which rows its record has, as it changes: such rows are not written
-    over before `RedoChunks.apply`. ``there`` are the arrays of an earlier run.
+    With a small ``buffer_nbytes`` blocks are few, then small; one row at least. Stored chunks are as large as
+    they are: without room for them none is held between two pushes, and one at a time is encoded. For a
+    store that survives crashes ``recorded`` says which rows its record has, as it changes: such rows are not
+    written over before `RedoChunks.apply`. ``there`` are the arrays of an earlier run.
     """
 
     def __init__(  # noqa: PLR0913  what it needs to know
