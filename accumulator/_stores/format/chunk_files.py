@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from accumulator._stores.files.unsynced import Unsynced
+
+
+class Part(NamedTuple):
+    """Rows of a chunk that are to be written."""
+
+    chunk: int
+    values: NDArray[Any]  # all its rows, of which those not filled hold anything, and are changed
+    filled: NDArray[np.bool_]  # which are to be written
+    memory: memoryview | None = None  # the same bytes in whole, aligned pages
 
 
 class ChunkFiles:
@@ -45,20 +54,12 @@ class ChunkFiles:
         self._fill_is_hole = not any(self._fill.tobytes())
         self._is_direct = bool(tuning.now.direct_flag)
 
-    def write(
-        self,
-        chunk: int,
-        values: NDArray[Any],
-        filled: NDArray[np.bool_],
-        memory: memoryview | None,
-        *,
-        is_there: bool,
-    ) -> None:
-        """Write those rows of a chunk that are filled; others stay as they are.
+    def write(self, part: Part, *, is_there: bool) -> None:
+        """Write rows of a chunk that has a file already, or to a new one; others stay as they are.
 
-        Values not filled may be anything, and are changed. ``memory`` has the same bytes in whole, aligned
-        pages. A new file is removed if the system refuses something.
+        A new file is removed if the system refuses something.
         """
+        chunk, values, filled, memory = part
         path = self.path_of(chunk)
         if self._unsynced is not None:
             self._unsynced.add(path, is_new=not is_there)

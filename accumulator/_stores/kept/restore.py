@@ -11,7 +11,7 @@ import numpy as np
 
 from accumulator._stores.files import system
 from accumulator._stores.format.checksums import row_checksums
-from accumulator._stores.format.chunk_files import ChunkFiles
+from accumulator._stores.format.chunk_files import ChunkFiles, Part
 from accumulator._stores.format.names import OUTPUTS, RECORD, REDO, SCRATCH
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _mend(unit: Unit, checker: RowChecker, rows: ZarrRows, unsynced: Unsynced) -
     if files is None:
         head.array[unit.rows] = values
     elif path is not None:
-        files.write(unit.number, values, changed, None, is_there=path.exists())
+        files.write(Part(unit.number, values, changed), is_there=path.exists())
     return damaged
 
 

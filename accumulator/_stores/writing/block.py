@@ -8,6 +8,7 @@ import attrs
 import numpy as np
 
 from accumulator._stores.format.checksums import row_checksums
+from accumulator._stores.format.chunk_files import Part
 from accumulator._stores.memory.pages import PAGE_NBYTES, Pages
 from accumulator._stores.memory.row_numbers import spans
 
@@ -59,8 +60,8 @@ class Block:
             first = self.chunk * head.chunk_rows
             for begin, end in spans(np.flatnonzero(self.filled), 0):
                 head.checksums[first + begin : first + end] = row_checksums(values[begin:end])
-        memory = pages.memory[start:]
-        head.chunks.write(self.chunk, values, self.filled, memory, is_there=self.chunk in head.on_disk)
+        part = Part(self.chunk, values, self.filled, pages.memory[start:])
+        head.chunks.write(part, is_there=self.chunk in head.on_disk)
 
     def done(self) -> None:
         self.head.written(self)

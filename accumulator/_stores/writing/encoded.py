@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from accumulator._stores.files import system
-from accumulator._stores.format.chunk_files import ChunkFiles
+from accumulator._stores.format.chunk_files import ChunkFiles, Part
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,23 +31,16 @@ class EncodedChunks:
         self.waiting: dict[int, NDArray[np.bool_]] = {}  # chunks with a scratch file, and its rows
         self._encoded: dict[int, NDArray[np.bool_]] = {}  # chunks that zarr has, and which rows are real
 
-    def write(
-        self,
-        chunk: int,
-        values: NDArray[Any],
-        filled: NDArray[np.bool_],
-        memory: memoryview | None,
-        *,
-        is_there: bool,
-    ) -> None:
+    def write(self, part: Part, *, is_there: bool) -> None:
         """Write those rows of a chunk that are filled: to its scratch file, until it is complete."""
         del is_there  # it knows
+        chunk, values, filled, _ = part
         if not filled.all():
             none = np.zeros_like(filled)
             waiting, encoded = self.waiting.get(chunk, none), self._encoded.get(chunk, none)
             if not (filled | waiting | encoded).all():
                 system.make_folder(self._folder)
-                self._scratch.write(chunk, values, filled, memory, is_there=chunk in self.waiting)
+                self._scratch.write(part, is_there=chunk in self.waiting)
                 self.waiting[chunk] = waiting | filled
                 return
             values[~filled] = self.read(chunk, 0, len(values))[~filled]

@@ -12,7 +12,7 @@ import numpy as np
 
 from accumulator._stores.files import system
 from accumulator._stores.files.errors import SizeError
-from accumulator._stores.format.chunk_files import ChunkFiles
+from accumulator._stores.format.chunk_files import ChunkFiles, Part
 from accumulator._stores.writing.encoded import EncodedChunks
 
 if TYPE_CHECKING:
@@ -40,30 +40,23 @@ class RedoChunks:
         self._files = ChunkFiles(lambda chunk: folder / str(chunk), chunk_shape, dtype, unsynced=unsynced)
         self._waiting: dict[int, NDArray[np.bool_]] = {}
 
-    def write(
-        self,
-        chunk: int,
-        values: NDArray[Any],
-        filled: NDArray[np.bool_],
-        memory: memoryview | None,
-        *,
-        is_there: bool,
-    ) -> None:
+    def write(self, part: Part, *, is_there: bool) -> None:
+        chunk, values, filled, _ = part
         first = chunk * self._chunk_rows
         again = filled & self._recorded[first : first + len(values)]
         if not again.any():
-            self.inner.write(chunk, values, filled, memory, is_there=is_there)
+            self.inner.write(part, is_there=is_there)
             return
         kept, new = values[filled].copy(), filled & ~again
         try:
             if new.any():
-                self.inner.write(chunk, values, new, memory, is_there=is_there)
+                self.inner.write(part._replace(filled=new), is_there=is_there)
                 values[filled] = kept
             if not self._waiting:
                 system.make_folder(self._folder)
                 self._unsynced.add_folder(self._folder.parent)
             waiting = self._waiting.get(chunk, np.zeros_like(again))
-            self._files.write(chunk, values, again, None, is_there=chunk in self._waiting)
+            self._files.write(Part(chunk, values, again), is_there=chunk in self._waiting)
             self._waiting[chunk] = waiting | again
         finally:
             values[filled] = kept  # both change the rows of the other, and what fails is written again
@@ -91,7 +84,7 @@ class RedoChunks:
         """Write to their place what waits, once the record has it, and remove the redo files."""
         for chunk, mask in self._waiting.items():
             values = self._files.read(chunk, 0, len(mask))
-            self.inner.write(chunk, values, mask, None, is_there=True)
+            self.inner.write(Part(chunk, values, mask), is_there=True)
             if isinstance(self.inner, EncodedChunks) and chunk in self.inner.waiting:
                 self.inner.finish(chunk)
         if isinstance(self.inner, EncodedChunks):
