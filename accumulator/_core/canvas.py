@@ -167,7 +167,8 @@ class Canvas:
     def place(self, heads: Heads[NDArray[Any]], rows: Rows, n_consumed: int, locs: NDArray[Any]) -> None:
         """Put each prediction in its row: all of them, or none.
 
-        The first call fixes number, names, patch shapes and dtypes of the heads, and makes the store.
+        The first call fixes number, names, patch shapes and dtypes of the heads, and makes the store. No row
+        comes twice in ``rows``; ``n_consumed`` are consumed then, and ``locs`` name culprits.
         """
         heads, specs = self._fit(heads)
         values = as_stored_heads(heads, specs)
