@@ -6,12 +6,11 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
-    from concurrent.futures import Future
 
 T = TypeVar("T")
 
@@ -28,12 +27,14 @@ class Pool:
 
         When this returns or raises no thread is at work any more, whatever interrupts the caller.
         """
-        left = _Left(items)
         n_helpers = (self.n if isinstance(items, Iterator) else min(self.n, len(items))) - 1
-        helpers: list[Future[None]] = []
+        if n_helpers < 1:
+            for item in items:
+                work(item)
+            return
+        left, helpers = _Left(items), list[Future[None]]()
         try:
-            if n_helpers > 0:
-                helpers += self._call(n_helpers, work, left)
+            helpers += self._call(n_helpers, work, left)
             _work(work, left)
         finally:
             left.drop()
