@@ -58,9 +58,9 @@ class AllOrNothing:
             self.written[rows] = True
             self.n_consumed = max(before, n_consumed)
         except BaseException:
-            if not self._is_committed:  # interrupted between two lines
-                self.store.discard()
-                self.written[new], self.n_consumed, self._is_committed = False, before, True
+            # Whatever line was interrupted: what was put must not count with the next batch.
+            self.store.discard()
+            self.written[new], self.n_consumed, self._is_committed = False, before, True
             # On disk the last part does not show, unless it was put over others.
             self._stale += [cut(rows, 0, touched)] * (len(parts) > 1 or self.store.zarr_store is None)
             self._restore += [] if again is None or not touched else [(again, held)]

@@ -55,6 +55,7 @@ class Canvas:
     written: NDArray[np.bool_] = attrs.field(init=False)
     specs: Heads[HeadSpec] = attrs.field(init=False, factory=Heads)  # none before the first batch
     _batches: AllOrNothing | None = attrs.field(init=False, default=None)  # None before the first batch
+    _n_consumed: int = attrs.field(init=False, default=0)  # when it was closed
     _place: RamOrDisk | None = attrs.field(init=False, default=None)  # None in a run that is kept
     _is_confirmed: bool = attrs.field(init=False, default=True)  # whether a resumed store fits what is pushed
     _next_checkpoint: float = attrs.field(init=False, default=math.inf)
@@ -129,7 +130,7 @@ class Canvas:
 
     @property
     def n_consumed(self) -> int:
-        return 0 if self._batches is None else self._batches.n_consumed
+        return self._n_consumed if self._batches is None else self._batches.n_consumed
 
     @property
     def held_nbytes(self) -> int:
@@ -191,7 +192,7 @@ class Canvas:
                 self.close()
                 if self.run is not None:
                     self.run.abandon()
-                self.written[:] = False
+                self.written[:], self._n_consumed = False, 0
             raise
         self._checkpoint_if_due()
 
@@ -226,10 +227,11 @@ class Canvas:
             self.run.release()
 
     def close(self) -> None:
-        """Forget all rows and remove the temporary folder; the canvas is as if never used."""
+        """Forget all rows and remove the temporary folder."""
         batches, self._batches, self._place = self._batches, None, None
         self.specs = Heads()
         if batches is not None:
+            self._n_consumed = batches.n_consumed
             batches.store.remove()
 
     def _retry_checkpoint(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import warnings
 import weakref
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Self, TypeVar
 
@@ -203,10 +204,11 @@ def _tell_unrecorded(reference: weakref.ref[Collector[Any]]) -> None:
         return
     run, n_unrecorded = collector._canvas.run, collector._canvas.n_unrecorded  # noqa: SLF001
     if run is not None and n_unrecorded:
-        warn(
+        warnings.warn(
             f"{n_unrecorded} rows were not recorded in {run.root}, as nobody finalized or closed it: use it "
             "as a context manager",
             StorageWarning,
+            stacklevel=1,  # at exit nobody's line led here
         )
 
 

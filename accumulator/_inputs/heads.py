@@ -38,7 +38,8 @@ class Heads(Generic[_T]):
 
     def by_name(self) -> dict[str, _T]:
         """Return a dict in any case: without names by their numbers as text."""
-        return dict(zip(map(str, self.keys), self.values, strict=True))
+        names = self.names or map(str, range(len(self.values)))
+        return dict(zip(names, self.values, strict=True))
 
     @property
     def keys(self) -> tuple[int | str, ...]:

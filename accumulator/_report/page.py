@@ -78,7 +78,7 @@ def render(report: Report) -> str:
         masks=MASKS,
         ramp=RAMP,
     )
-    return text
+    return text.lstrip()  # the macros leave empty lines
 
 
 def _finalize(value: Any) -> Any:
@@ -90,7 +90,7 @@ def _bars(histogram: Histogram) -> Iterator[tuple[float | int | str, ...]]:
     """Yield x, width and height of each bar in a box of 500 x 100, its first and last value and its count."""
     counts, edges = histogram.counts, histogram.edges
     middle, span = edges[0] / 2, edges[-1] / 2 - edges[0] / 2  # halves: all of it may be too much for a float
-    places = (500 * (edges / 2 - middle) / span).round(1)
+    places = (500 * ((edges / 2 - middle) / span)).round(1)
     heights = np.maximum(0.8, 100 * counts / counts.max()).round(2)
     widths = np.maximum(1.0, np.diff(places) - 0.8).round(1)
     for number in np.flatnonzero(counts).tolist():

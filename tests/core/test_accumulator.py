@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import errno
 import gc
 import hashlib
@@ -594,6 +595,20 @@ def test_closed_accumulator_holds_no_rows(where):
     rows = weakref.ref(accumulator._canvas.store)
     accumulator.close()
     assert rows() is None
+    np.testing.assert_array_equal(accumulator.output_locs, LOCS[:1])
+    np.testing.assert_array_equal(accumulator.full_output_locs, LOCS[1:])
+
+
+def test_names_of_an_enum_are_names(where):
+    """A head may be called by a member of a text enum, and by its text."""
+
+    class Name(str, enum.Enum):  # noqa: UP042  whose str() is not its text
+        MASK = "mask"
+
+    with FullBatchAccumulator(LOCS[:2], **where) as accumulator:
+        accumulator.push({Name.MASK: np.ones((1, 2))}, LOCS[:1])
+        accumulator.push({"mask": np.ones((1, 2))}, LOCS[1:2])
+    assert accumulator.finalize().outputs["mask"].shape == (2, 2)
 
 
 def test_dropped_accumulator_warns_and_cleans_up(where):

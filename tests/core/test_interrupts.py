@@ -14,8 +14,10 @@ from helpers.oracle import distinct, grid
 
 from accumulator import FullBatch, FullBatchAccumulator
 from accumulator._core import memory as _memory
+from accumulator._core.all_or_nothing import AllOrNothing
 from accumulator._stores.memory import copying as _copying
 from accumulator._stores.memory import ram as _ram
+from accumulator._stores.memory.row_numbers import as_numbers
 from accumulator._stores.writing import encoded as _encoded
 from accumulator._stores.writing import head as _head
 from accumulator._stores.writing import zarr_rows as _disk
@@ -75,6 +77,25 @@ def test_refused_repeats_keep_the_older_predictions(monkeypatch, where):
             with pytest.raises(MemoryError):
                 accumulator.push(tuple(head[20:26] for head in VALUES), LOCS[:6])
     assert holds(accumulator.finalize().outputs, range(6))
+
+
+def test_put_interrupted_after_its_last_copy_counts_nothing(monkeypatch, where):
+    """on_duplicate="last": what a refused push had put does not count with the next batch."""
+    real = AllOrNothing._put
+
+    def put(self, rows, values):
+        real(self, rows, values)
+        if list(as_numbers(rows)) == [2, 4]:
+            raise KeyboardInterrupt
+
+    with FullBatchAccumulator(LOCS, on_duplicate="last", **where) as accumulator:
+        accumulator.push(*batch([2]))
+        with monkeypatch.context() as patched:
+            patched.setattr(AllOrNothing, "_put", put)
+            with pytest.raises(KeyboardInterrupt):
+                accumulator.push(tuple(head[[7, 7]] for head in VALUES), LOCS[[2, 4]])
+        accumulator.push(*batch([10]))
+    assert holds(accumulator.finalize().outputs, [2, 10])
 
 
 @pytest.mark.usefixtures("tiny_chunks")
