@@ -11,7 +11,7 @@ import weakref
 from typing import TYPE_CHECKING, Final, Self
 
 from accumulator._stores.files import system
-from accumulator._stores.files.errors import storage_error
+from accumulator._stores.files.errors import storage_error, telling
 from accumulator._stores.files.temporary import make_parents, remove_empty
 from accumulator.exceptions import LockedError, ResultExistsError, StorageError
 
@@ -37,14 +37,7 @@ class ClaimedFolder:
 
     @classmethod
     def claim(cls, root: Path, mode: str) -> Self:
-        """Make a folder or take one over, and lock it.
-
-        Parameters
-        ----------
-        root : Path
-            The folder.
-        mode : {"w-", "a"}
-            "w-" takes a folder only if nothing is in it.
+        """Make a folder or take one over, and lock it; in mode "w-" only one that nothing is in.
 
         Raises
         ------
@@ -58,15 +51,14 @@ class ClaimedFolder:
         for _ in range(_CLAIMS):
             is_made = _make(root, mode)
             try:
-                claimed = cls(root, _lock(root), is_made=is_made)
-            except LockedError:
-                raise
-            except FileNotFoundError:  # whoever had it removed it, as nothing was in it
-                continue
-            except BaseException:
-                if is_made:
+                descriptor = _lock(root)
+            except BaseException as cause:
+                if is_made and not isinstance(cause, LockedError):
                     _unmake(root)
                 raise
+            if descriptor is None:  # whoever had it removed it, as nothing was in it
+                continue
+            claimed = cls(root, descriptor, is_made=is_made)
             try:
                 if claimed.is_current():
                     _check_access(root)
@@ -104,17 +96,9 @@ class ClaimedFolder:
 
 
 def content_of(folder: Path) -> list[Path]:
-    """Return what is in a folder.
-
-    Raises
-    ------
-    StorageError
-        It may not be read.
-    """
-    try:
+    """Return what is in a folder."""
+    with telling(f"{folder} cannot be read"):
         return list(folder.iterdir())
-    except OSError as cause:
-        raise storage_error(cause, f"{folder} cannot be read") from cause
 
 
 def is_locked(folder: Path) -> bool | None:
@@ -139,18 +123,19 @@ def is_locked(folder: Path) -> bool | None:
 
 def _make(root: Path, mode: str) -> bool:
     """Make a folder, and return whether it was not there; a crash does not take it away again."""
-    try:
-        made = [root, *(folder for folder in root.parents if not folder.exists())]
-        make_parents(root.parent)
-        system.make_folder(root, may_exist=False)
-        for folder in made:
-            system.sync(folder.parent)
-    except FileExistsError:
-        _refuse_what_is_there(root, mode)
-        return False
-    except OSError as cause:
-        _unmake(root)
-        raise storage_error(cause, f"the store {root} cannot be made") from cause
+    with telling(f"the store {root} cannot be made"):
+        try:
+            made = [root, *(folder for folder in root.parents if not folder.exists())]
+            make_parents(root.parent)
+            system.make_folder(root, may_exist=False)
+            for folder in made:
+                system.sync(folder.parent)
+        except FileExistsError:
+            _refuse_what_is_there(root, mode)
+            return False
+        except BaseException:
+            _unmake(root)
+            raise
     return True
 
 
@@ -179,27 +164,23 @@ def _check_access(root: Path) -> None:
         raise StorageError(code, "the store may not be written", str(root))
 
 
-def _lock(folder: Path) -> int:
-    """Lock a folder, and return the descriptor that holds it; FileNotFoundError says that it is gone."""
+def _lock(folder: Path) -> int | None:
+    """Lock a folder, and return the descriptor that holds it; None where the folder is gone."""
     if sys.platform == "win32":
         raise LockedError(errno.ENOTSUP, "a kept store needs POSIX locks", str(folder))
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        raise
-    except OSError as cause:
-        raise storage_error(cause, f"{folder} cannot be opened") from cause
+    with telling(f"{folder} cannot be opened"):
+        try:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return None
     try:
         _take(descriptor)
     except BaseException as cause:
         os.close(descriptor)
         if isinstance(cause, BlockingIOError):
-            raise LockedError(
-                errno.EAGAIN,
-                "another accumulator, in this process or another, is writing this store: wait until it "
-                "has ended, or close() it",
-                str(folder),
-            ) from cause
+            what = "another accumulator, in this process or another, is writing this store: "
+            what += "wait until it has ended, or close() it"
+            raise LockedError(errno.EAGAIN, what, str(folder)) from cause
         if isinstance(cause, OSError):
             what = f"{folder} cannot be locked, and a store needs that: keep it on a file system with flock()"
             raise storage_error(cause, what) from cause

@@ -48,13 +48,7 @@ def write_at(descriptor: int, left: memoryview, offset: int) -> None:
 
 
 def read_at(descriptor: int, left: memoryview, offset: int) -> None:
-    """Fill memory with bytes from an offset on.
-
-    Raises
-    ------
-    SizeError
-        There are not as many.
-    """
+    """Fill memory with bytes from an offset on; SizeError says that there are not as many."""
     os.lseek(descriptor, offset, os.SEEK_SET)
     while left:
         n_read = os.readv(descriptor, [left])

@@ -29,21 +29,8 @@ _PAUSE_SECONDS: Final = 0.05
 def staged(path: StrPath, *, replaces: bool = False) -> Iterator[Path]:
     """Give a place in a temporary folder beside ``path``; what is there at the end is moved to ``path``.
 
-    After an error there is nothing new at ``path``, nor beside it.
-
-    Parameters
-    ----------
-    path : path
-        The file or folder.
-    replaces : bool
-        Take the place of what is there, which is removed.
-
-    Raises
-    ------
-    ResultExistsError
-        Something is at ``path`` already.
-    StorageError
-        The disk refused.
+    After an error there is nothing new at ``path``, nor beside it: StorageError where the disk refused,
+    ResultExistsError where something is there, unless it ``replaces`` that.
     """
     target = Path(as_path(path, "path")).absolute()
     with reaching(target, replaces=replaces):
@@ -87,13 +74,7 @@ def write_file(target: Path, content: bytes, *, replaces: bool = False) -> None:
 
 
 def check_free(target: Path) -> None:
-    """Refuse a target where something is.
-
-    Raises
-    ------
-    ResultExistsError
-        Something is.
-    """
+    """Refuse a target where something is, by ResultExistsError."""
     if os.path.lexists(target):
         raise ResultExistsError(
             errno.EEXIST, "something is there already: save elsewhere or remove it first", str(target)

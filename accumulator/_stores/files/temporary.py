@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from accumulator._stores.files import system
-from accumulator._stores.files.errors import storage_error
+from accumulator._stores.files.errors import telling
 
 _PREFIX: Final = "full_batch_"
 _ATTEMPTS: Final = 10
@@ -20,47 +20,25 @@ _MADE: Final[dict[Path, tuple[int, int] | None]] = {}  # parents this process ma
 
 
 class TemporaryFolder:
-    """A unique folder of mode 0700 inside ``save_path``, removed by `remove` or with its last user.
+    """A unique folder ``path`` of mode 0700 inside ``save_path``, removed by `remove` or with its last user.
 
     Removal also happens when the interpreter or a multiprocessing worker ends, but never in a forked
     child of the process that made it. Parents that had to be made go too, once they are empty.
-
-    Attributes
-    ----------
-    path : Path
-        The folder, absolute.
-
-    Raises
-    ------
-    StorageError
-        The folder cannot be made; nothing is left.
     """
 
     def __init__(self, save_path: str) -> None:
-        parent = Path(save_path).absolute()
-        try:
-            self.path = _make(parent)
-        except OSError as cause:
-            remove_empty(parent)
-            raise storage_error(cause, f"no folder can be made in {save_path!r}") from cause
+        with telling(f"no folder can be made in {save_path!r}"):
+            self.path = _make(Path(save_path).absolute())
         self._owner = os.getpid()
         self._finalizer = weakref.finalize(self, _remove, self.path, self._owner)
         # A multiprocessing worker ends without running what is registered with atexit.
         multiprocessing.util.Finalize(self, self._finalizer, exitpriority=0)
 
     def remove(self) -> None:
-        """Remove the folder and all that is in it; a second call does nothing.
-
-        Raises
-        ------
-        StorageError
-            The operating system refused; it is tried again at exit.
-        """
+        """Remove the folder and all that is in it, once; what the system refuses is tried again at exit."""
         if self._finalizer.alive:
-            try:
+            with telling(f"the folder {self.path} cannot be removed"):
                 _remove(self.path, self._owner)
-            except OSError as cause:
-                raise storage_error(cause, f"the folder {self.path} cannot be removed") from cause
             self._finalizer.detach()
 
     def __enter__(self) -> Path:
@@ -97,11 +75,15 @@ def remove_empty(folder: Path) -> None:
 
 def _make(parent: Path) -> Path:
     """Make a unique folder, even while other processes remove the parents they just emptied."""
-    for _ in range(_ATTEMPTS):
-        with contextlib.suppress(FileNotFoundError), _LOCK:
-            make_parents(parent)
-            return system.make_unique_folder(parent, _PREFIX)
-    return system.make_unique_folder(parent, _PREFIX)
+    try:
+        for _ in range(_ATTEMPTS):
+            with contextlib.suppress(FileNotFoundError), _LOCK:
+                make_parents(parent)
+                return system.make_unique_folder(parent, _PREFIX)
+        return system.make_unique_folder(parent, _PREFIX)
+    except BaseException:
+        remove_empty(parent)
+        raise
 
 
 def _remove(path: Path, owner: int) -> None:

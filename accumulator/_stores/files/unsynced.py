@@ -12,19 +12,14 @@ if TYPE_CHECKING:
 
 
 class Unsynced:
-    """Files and folders that were changed since they were synced last; threads may add to it.
-
-    Attributes
-    ----------
-    doubtful : set of Path
-        Files whose sync failed once. The system then takes what it has of them in memory for written, and may
-        drop it: they were written once more, and have to be compared with what they should hold.
-    """
+    """Files and folders that were changed since they were synced last; threads may add to it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._files: dict[Path, None] = {}
         self._folders: dict[Path, None] = {}
+        # Files whose sync failed once: the system then takes what it has of them in memory for written, and
+        # may drop it. They were written once more, and have to be compared with what they should hold.
         self.doubtful: set[Path] = set()
 
     def add(self, path: Path, *, is_new: bool) -> None:

@@ -87,13 +87,7 @@ def digest(plain: dict[str, Any]) -> str:
 
 
 def read_mark(path: Path) -> Mark:
-    """Read and check what a group says of itself.
-
-    Raises
-    ------
-    ResultFormatError
-        It is no such group, or was changed.
-    """
+    """Read and check what a group says of itself; ResultFormatError tells that it is none, or was changed."""
     document = read_json(path / "zarr.json", path)
     plain = document.get("attributes", {}).get(MARK) if isinstance(document.get("attributes"), dict) else None
     if not isinstance(plain, dict) or document.get("node_type") != "group":
@@ -121,13 +115,7 @@ def read_mark(path: Path) -> Mark:
 
 
 def read_json(file: Path, path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file of a group, which may be no file, no JSON, or too long.
-
-    Raises
-    ------
-    ResultFormatError
-        It is.
-    """
+    """Return the JSON object in a file of a group; what is no file, no JSON, or too long is refused."""
     name = file.relative_to(path)
     try:
         status = file.lstat()

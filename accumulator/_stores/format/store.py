@@ -32,9 +32,7 @@ class _Place:
     root: Path
     is_closed: bool = False
     most_nbytes: int | None = None  # of a file that is read
-    guard: Callable[[str], Awaitable[None]] | None = (
-        None  # called with a key before it is read; raises if it is damaged
-    )
+    guard: Callable[[str], Awaitable[None]] | None = None
 
 
 class FolderStore(LocalStore):
@@ -43,14 +41,8 @@ class FolderStore(LocalStore):
     Every array opened from it holds it, so that the files outlive the last array. Once it is closed or
     its folder is gone, reading fails: zarr would take the missing chunks for zeros.
 
-    Parameters
-    ----------
-    root : Path
-        The zarr group's folder, which must be there.
-    folder : TemporaryFolder, optional
-        The temporary folder that ``root`` lies in; None for a store that stays.
-    unsynced : Unsynced, optional
-        For a store that survives crashes: files are synced before they get their name, and folders noted.
+    ``folder`` is the temporary folder that ``root`` lies in, None for a store that stays. With ``unsynced``
+    it survives crashes: files are synced before they get their name, and folders noted.
     """
 
     # By these zarr 3.4 could read past the guard, and write past `files`: None says that there are none.
@@ -72,13 +64,7 @@ class FolderStore(LocalStore):
 
     @property
     def root(self) -> Path:  # LocalStore asks it before whatever it does
-        """The zarr group's folder.
-
-        Raises
-        ------
-        ClosedError
-            The store was closed, or somebody removed its folder.
-        """
+        """The zarr group's folder; ClosedError says that it was closed, or removed by somebody."""
         if self._place.is_closed:
             kept = self._place.root.is_dir()
             remedy = "FullBatch.load opens it again" if kept else "save() it before close()"
@@ -102,14 +88,7 @@ class FolderStore(LocalStore):
         return self._place.is_closed
 
     def move_to(self, root: Path) -> None:
-        """Rename the group's folder and serve it from there, where it stays.
-
-        Raises
-        ------
-        OSError
-            The operating system cannot rename it, for one because it is another file system; nothing
-            has changed then.
-        """
+        """Rename the group's folder and serve it from there, where it stays; an OSError changes nothing."""
         system.rename(self.root, root)
         self.root = root
         folder, self.folder = self.folder, None
@@ -177,19 +156,20 @@ class FolderStore(LocalStore):
             await asyncio.to_thread(system.remove_tree, self.root / prefix)
 
     def _write(self, key: str, value: Buffer) -> None:
-        path = self.root / key
-        for folder in reversed(path.relative_to(self.root).parents[:-1]):
-            self._make_folder(self.root / folder)
-        system.replace(
-            path, memoryview(value.as_buffer_like()).cast("B"), is_synced=self.unsynced is not None
-        )
+        path, content = self.root / key, memoryview(value.as_buffer_like()).cast("B")
+        is_synced = self.unsynced is not None
+        try:
+            system.replace(path, content, is_synced=is_synced)
+        except FileNotFoundError:  # it is the first of its folder
+            for folder in reversed(path.parents[: key.count("/")]):
+                system.make_folder(folder)
+                self._note(folder)
+            system.replace(path, content, is_synced=is_synced)
+        self._note(path)
+
+    def _note(self, path: Path) -> None:
         if self.unsynced is not None:
             self.unsynced.add_folder(path.parent)
-
-    def _make_folder(self, folder: Path) -> None:
-        system.make_folder(folder)
-        if self.unsynced is not None:
-            self.unsynced.add_folder(folder.parent)
 
     def __str__(self) -> str:
         """Return the store as a URL, closed or not."""

@@ -83,20 +83,18 @@ def remove_partial(folder: Path) -> None:
 
 
 def _remove_tree(folder: Path) -> None:
-    """Remove what is of no use any more; another resume tries again what cannot be removed."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # it is of no use; another resume tries again
         system.remove_tree(folder)
 
 
-def _tidy(folder: Path, unit_rows: int, recorded: NDArray[np.bool_]) -> None:
+def _tidy(folder: Path, chunk_rows: int, recorded: NDArray[np.bool_]) -> None:
     """Remove files of rows that are not recorded, and those that never became whole."""
     _remove_tree(folder / SCRATCH)
-    remove_partial(folder)
-    known = set(np.unique(np.flatnonzero(recorded) // unit_rows).tolist())
+    known = set(np.unique(np.flatnonzero(recorded) // chunk_rows).tolist())
     for path in list(folder.iterdir()):
         parts = path.name.split(".")
         is_chunk = parts[0] == "c" and len(parts) > 1 and parts[1].isdecimal()
-        if is_chunk and int(parts[1]) not in known:
+        if system.is_partial(path.name) or (is_chunk and int(parts[1]) not in known):
             system.remove(path)
 
 

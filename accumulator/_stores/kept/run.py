@@ -18,7 +18,7 @@ import zarr
 
 from accumulator._inputs.warn import warn
 from accumulator._stores.files import system
-from accumulator._stores.files.errors import storage_error
+from accumulator._stores.files.errors import telling
 from accumulator._stores.files.ownership import ClaimedFolder, content_of
 from accumulator._stores.files.unsynced import Unsynced
 from accumulator._stores.format.arrays import layout_of, open_group, over
@@ -83,16 +83,7 @@ class KeptRun:
     def claim(cls, path: str, mode: str, locs: NDArray[Any], resume_token: str | None) -> Self:
         """Take over the folder of a store, there or not yet, and find out whose it is.
 
-        Parameters
-        ----------
-        path : str
-            The folder.
-        mode : {"w-", "a"}
-            "w-" never touches what is there; "a" resumes it.
-        locs : (N, K) array
-            The canonical locations.
-        resume_token : str, optional
-            What else has to be the same.
+        Mode "w-" never touches what is there; "a" resumes it. After an error all is as it was.
 
         Raises
         ------
@@ -123,30 +114,21 @@ class KeptRun:
         return self._is_marked and self._mark.is_complete
 
     def create(self, specs: Heads[HeadSpec], buffer_nbytes: int) -> ZarrRows:
-        """Make the group and its arrays; after a failure the folder is empty again.
-
-        Raises
-        ------
-        StorageError
-            The disk refused.
-        HeadDtypeError, OptionError
-            zarr refused the heads or their options.
-        """
+        """Make the group and its arrays; after a failure the folder is empty again."""
         names = None if specs.names is None else list(specs.names)
         mark = attrs.evolve(self._mark, names=names, n_heads=len(specs), arrays={})
         try:
-            self._empty()  # a first push may have failed after this
-            self._group = zarr.create_group(self._store, zarr_format=3, attributes={MARK: mark.to_json()})
-            self._unsynced.sync()  # what comes next is known to be ours by this mark
-            self._rows = self._open_rows(specs, buffer_nbytes)
-            self._record = create_record(self._group, specs, self._locs)
-            self._unsynced.sync()
-            self._mark = attrs.evolve(mark, arrays=hash_parts(self.root, mark))
-            self._set_state(RUNNING)
-        except BaseException as cause:
+            with telling(f"no store can be made in {self.root}"):
+                self._empty()  # a first push may have failed after this
+                self._group = zarr.create_group(self._store, zarr_format=3, attributes={MARK: mark.to_json()})
+                self._unsynced.sync()  # what comes next is known to be ours by this mark
+                self._rows = self._open_rows(specs, buffer_nbytes)
+                self._record = create_record(self._group, specs, self._locs)
+                self._unsynced.sync()
+                self._mark = attrs.evolve(mark, arrays=hash_parts(self.root, mark))
+                self._set_state(RUNNING)
+        except BaseException:
             self.abandon()
-            if isinstance(cause, OSError):
-                raise storage_error(cause, f"no store can be made in {self.root}") from cause
             raise
         return self._rows
 
@@ -156,16 +138,8 @@ class KeptRun:
         """Open what an earlier run has recorded, and check every byte of it.
 
         Damaged rows are missing from then on, with a StorageWarning. Whatever the record does not have is
-        removed.
-
-        Raises
-        ------
-        ResumeError
-            The store was made with other options; nothing was changed.
-        ResultFormatError
-            It is damaged beyond its rows.
-        StorageError
-            The disk refused.
+        removed. Before anything is changed, ResumeError tells that the store was made with other options,
+        ResultFormatError that it is damaged beyond its rows.
         """
         saved = open_result(
             self.root, mark=self._mark, is_partial=True, is_written=True, most_nbytes=most_nbytes
@@ -177,26 +151,20 @@ class KeptRun:
         self._record = {name: over(self._group[name], self._store) for name in RECORD}
         rows = self._open_rows(specs, buffer_nbytes, saved.arrays)
         try:
-            lost = restore(RowChecker(saved), rows, self.recorded, self._unsynced)
-            self._tell_lost(saved, rows, lost)
+            with telling(f"{self.root} cannot be resumed"):
+                lost = restore(RowChecker(saved), rows, self.recorded, self._unsynced)
+                self._tell_lost(saved, rows, lost)
         except BaseException as cause:
             rows.close()
-            what = f"{self.root} cannot be resumed"
             if isinstance(cause, MemoryError):
-                refusal = OSError(errno.ENOMEM, "there is not enough memory for its chunks")
-                raise storage_error(refusal, what) from cause
-            if isinstance(cause, OSError):
-                raise storage_error(cause, what) from cause
+                what = f"there is not enough memory for the chunks of {self.root} to resume it"
+                raise StorageError(errno.ENOMEM, what) from cause
             raise
         self._rows = rows
-        n_recorded = int(np.count_nonzero(self.recorded))
-        _log.info(
-            "resumed %s: %d of %d rows recorded, %d damaged and missing again",
-            self.root,
-            n_recorded,
-            len(self.recorded),
-            int(np.count_nonzero(saved.written)) - n_recorded,
-        )
+        n, n_recorded = len(self.recorded), int(np.count_nonzero(self.recorded))
+        n_damaged = int(np.count_nonzero(saved.written)) - n_recorded
+        text = "resumed %s: %d of %d rows recorded, %d damaged and missing again"
+        _log.info(text, self.root, n_recorded, n, n_damaged)
         return rows, specs.like(made.spec for made in rows.layouts)
 
     def abandon(self) -> None:
@@ -210,13 +178,7 @@ class KeptRun:
         self._rows = None
 
     def begin(self) -> None:
-        """Let a complete store be a running one again, before its rows change.
-
-        Raises
-        ------
-        StorageError
-            The disk refused, or the store is not where it was.
-        """
+        """Let a complete store be a running one again, before its rows change."""
         self._refuse_if_broken()
         if self._mark.is_complete or not self._is_marked:
             self._set_state(RUNNING)
@@ -235,22 +197,15 @@ class KeptRun:
             return
         what = f"rows cannot be recorded in {self.root}"
         try:
-            self._checkpoint(self._rows, written)
+            with telling(what):
+                self._checkpoint(self._rows, written)
         except StorageError:
             raise
-        except OSError as cause:
-            raise storage_error(cause, what) from cause
         except Exception as cause:  # zarr's, for what somebody else has put there
             raise StorageError(errno.EIO, f"{what} ({type(cause).__name__}: {cause})") from cause
 
     def complete(self) -> None:
-        """Say that the run is complete, after the last checkpoint.
-
-        Raises
-        ------
-        StorageError
-            The disk refused.
-        """
+        """Say that the run is complete, after the last checkpoint."""
         self._set_state(COMPLETE, hash_written(self.recorded))
 
     def release(self) -> None:
@@ -270,10 +225,8 @@ class KeptRun:
         mark = read_mark(self.root)
         if mark.state == CREATING:
             check_tree(self.root)
-            try:
+            with telling(f"{self.root} cannot be made anew"):
                 self._empty()
-            except OSError as cause:
-                raise storage_error(cause, f"{self.root} cannot be made anew") from cause
             return
         check_run(self.root, mark, self._mark)
         self._mark, self.is_resumed = mark, True
@@ -307,12 +260,10 @@ class KeptRun:
         self._is_marked = False  # a sync that fails comes after the change
         arrays = {} if state == CREATING else self._mark.arrays
         mark = attrs.evolve(self._mark, state=state, arrays=arrays, written=written)
-        try:
+        with telling(f"{self.root} cannot be marked as {state}"):
             write_mark(self._group, mark)
             self._mark = mark
             self._unsynced.sync()
-        except OSError as cause:
-            raise storage_error(cause, f"{self.root} cannot be marked as {state}") from cause
         self._is_marked = True
 
     def _refuse_if_broken(self) -> None:
@@ -320,12 +271,8 @@ class KeptRun:
             what, rows = self._broken
             raise StorageError(errno.EIO, what, str(self.root), rows=rows)
         if not self._folder.is_current():
-            raise StorageError(
-                errno.ENOENT,
-                "the store was removed, moved or replaced while it was written: close(), and resume it where "
-                "it is now",
-                str(self.root),
-            )
+            what = "the store was removed, moved or replaced while it was written: close(), and resume it"
+            raise StorageError(errno.ENOENT, f"{what} where it is now", str(self.root))
 
     def _checkpoint(self, rows: ZarrRows, written: NDArray[np.bool_]) -> None:
         new = written & ~self.recorded

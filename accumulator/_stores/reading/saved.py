@@ -12,7 +12,7 @@ import numpy as np
 from zarr.codecs import Crc32cCodec
 
 from accumulator._inputs.heads import Heads
-from accumulator._stores.files.errors import is_refusal, storage_error
+from accumulator._stores.files.errors import is_refusal, storage_error, telling
 from accumulator._stores.format.arrays import open_group
 from accumulator._stores.format.mark import (
     COMPLETE,
@@ -83,12 +83,11 @@ def open_mark(path: Path) -> Mark:
     StorageError
         The operating system does not let us look.
     """
-    try:
-        path.stat()
-    except FileNotFoundError as cause:
-        raise ResultNotFoundError(errno.ENOENT, "there is no saved result", str(path)) from cause
-    except OSError as cause:
-        raise storage_error(cause, f"{path} cannot be read") from cause
+    with telling(f"{path} cannot be read"):
+        try:
+            path.stat()
+        except FileNotFoundError as cause:
+            raise ResultNotFoundError(errno.ENOENT, "there is no saved result", str(path)) from cause
     if not path.is_dir():
         raise ResultFormatError(f"{path} is a file: a saved result is a folder")
     return read_mark(path)
@@ -109,22 +108,15 @@ def open_result(
     path : Path
         The group's folder.
     mark : Mark, optional
-        What `open_mark` returned, and nobody can have changed since.
+        What it says of itself, where that was read and nobody can have changed it since.
     is_partial : bool
-        Take a run that is not complete, too.
+        Take a run that is not complete, too; else UnfinishedError is raised.
     is_written : bool
-        Whether its files are about to be written by somebody else than this reader.
+        Whether its files are about to be written, by others than this reader.
     most_nbytes : int, optional
         What may be taken in memory: by the record, and by chunks that are looked at together.
 
-    Raises
-    ------
-    ResultFormatError
-        The folder is not a result, is damaged, or its parts do not fit together.
-    UnfinishedError
-        The run is not complete.
-    ResultNotFoundError, StorageError
-        As in `open_mark`.
+    Errors are those of `open_mark`; ResultFormatError says also that it is damaged.
     """
     stamp = stamp_of(path)
     mark = mark or open_mark(path)

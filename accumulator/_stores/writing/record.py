@@ -8,7 +8,7 @@ import attrs
 import numpy as np
 from zarr.codecs import Crc32cCodec
 
-from accumulator._stores.files.errors import storage_error
+from accumulator._stores.files.errors import telling
 from accumulator._stores.format.arrays import open_group
 from accumulator._stores.format.mark import COMPLETE, MARK, Mark, hash_locations, hash_of, hash_written
 from accumulator._stores.format.names import OUTPUTS, record_chunks
@@ -58,16 +58,10 @@ def complete_result(
     written: NDArray[np.bool_],
     checksums: Sequence[NDArray[np.uint64]],
 ) -> None:
-    """Add to a group of outputs all that makes it a result; the mark comes last.
-
-    Raises
-    ------
-    StorageError
-        The folder cannot be written.
-    """
+    """Add to a group of outputs all that makes it a result; the mark comes last."""
     names = None if heads.names is None else list(heads.names)
     mark = Mark(COMPLETE, names, len(heads), len(written), hash_locations(output_locs))
-    try:
+    with telling(f"the result in {store} cannot be completed"):
         group = open_group(store)
         record = create_record(group, heads, output_locs)
         record["written"][:] = written
@@ -75,8 +69,6 @@ def complete_result(
             record["checksums"][:] = np.stack(checksums, axis=1)
         hashes = hash_parts(store.root, mark)
         write_mark(group, attrs.evolve(mark, arrays=hashes, written=hash_written(written)))
-    except OSError as cause:
-        raise storage_error(cause, f"the result in {store} cannot be completed") from cause
 
 
 def _create(group: zarr.Group, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> Any:
