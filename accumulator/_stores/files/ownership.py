@@ -95,10 +95,10 @@ class ClaimedFolder:
         self._unlock()
 
 
-def content_of(folder: Path) -> list[Path]:
+def names_in(folder: Path) -> list[str]:
     """Return what is in a folder."""
     with telling(f"{folder} cannot be read"):
-        return list(folder.iterdir())
+        return [path.name for path in folder.iterdir()]
 
 
 def is_locked(folder: Path) -> bool | None:
@@ -123,20 +123,19 @@ def is_locked(folder: Path) -> bool | None:
 
 def _make(root: Path, mode: str) -> bool:
     """Make a folder, and return whether it was not there; a crash does not take it away again."""
-    with telling(f"the store {root} cannot be made"):
-        try:
-            made = [root, *(folder for folder in root.parents if not folder.exists())]
+    made = [root, *(folder for folder in root.parents if not folder.exists())]
+    try:
+        with telling(f"the store {root} cannot be made"):
             make_parents(root.parent)
-            system.make_folder(root, may_exist=False)
-            for folder in made:
-                system.sync(folder.parent)
-        except FileExistsError:
-            _refuse_what_is_there(root, mode)
-            return False
-        except BaseException:
-            _unmake(root)
-            raise
-    return True
+            if system.make_folder(root):
+                for folder in made:
+                    system.sync(folder.parent)
+                return True
+    except StorageError:
+        _unmake(root)
+        raise
+    _refuse_what_is_there(root, mode)
+    return False
 
 
 def _unmake(root: Path) -> None:
@@ -150,11 +149,11 @@ def _refuse_what_is_there(root: Path, mode: str) -> None:
         remedy = f"a store is a folder, and no link to one: give {root.resolve()}, where it leads"
     elif not root.is_dir():
         remedy = "a store is a folder: give another path"
-    elif mode == "w-" and content_of(root):
+    elif mode == "w-" and names_in(root):
         remedy = 'something is there already: give another path, or resume it with mode="a"'
     else:
         return
-    raise ResultExistsError(errno.EEXIST, remedy, str(root)) from None
+    raise ResultExistsError(errno.EEXIST, remedy, str(root))
 
 
 def _check_access(root: Path) -> None:

@@ -25,7 +25,6 @@ _FLAGS: Final = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getat
 NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 CHANGE: Final = os.O_RDWR
 READ: Final = os.O_RDONLY
-_PARTIAL: Final = ".partial"  # ends the names of files that are not whole yet
 _PARTIAL_NAME: Final = re.compile(r".+\.[0-9a-f]{32}\.partial", re.DOTALL)
 _STEP: Final = 2**20
 
@@ -80,7 +79,7 @@ def replace(path: Path, content: memoryview, *, is_synced: bool) -> None:
 
     When ``is_synced``, also after a crash: the name then never shows a file whose bytes are not on disk.
     """
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}{_PARTIAL}")
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
         with opened(partial, NEW) as descriptor:
             write_at(descriptor, content, 0)
@@ -131,13 +130,13 @@ def remove_folder(path: Path) -> bool:
     return True
 
 
-def make_folder(path: Path, *, may_exist: bool = True) -> None:
-    """Make a folder, which may be there already unless that is forbidden."""
+def make_folder(path: Path) -> bool:
+    """Make a folder, and return whether nothing was there."""
     try:
         os.mkdir(path)
     except FileExistsError:
-        if not may_exist:
-            raise
+        return False
+    return True
 
 
 def make_unique_folder(parent: Path, prefix: str) -> Path:

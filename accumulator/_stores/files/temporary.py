@@ -57,8 +57,7 @@ class TemporaryFolder:
 def make_parents(folder: Path) -> None:
     """Make a folder and those above it, remembering which, for `remove_empty`."""
     for missing in reversed([p for p in (folder, *folder.parents) if not p.exists()]):
-        with contextlib.suppress(FileExistsError):  # another process was faster
-            system.make_folder(missing, may_exist=False)
+        if system.make_folder(missing):  # and no other process was faster
             _MADE[missing] = _identity(missing)
 
 

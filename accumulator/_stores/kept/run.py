@@ -19,7 +19,7 @@ import zarr
 from accumulator._inputs.warn import warn
 from accumulator._stores.files import system
 from accumulator._stores.files.errors import telling
-from accumulator._stores.files.ownership import ClaimedFolder, content_of
+from accumulator._stores.files.ownership import ClaimedFolder, names_in
 from accumulator._stores.files.unsynced import Unsynced
 from accumulator._stores.format.arrays import layout_of, open_group, over
 from accumulator._stores.format.checksums import row_checksums, spoil
@@ -214,7 +214,7 @@ class KeptRun:
 
     def _look(self, mode: str) -> None:
         """Find out whose store it is, now that nobody else can change it."""
-        found = {path.name for path in content_of(self.root) if not system.is_partial(path.name)}
+        found = [name for name in names_in(self.root) if not system.is_partial(name)]
         if not found:
             return
         if "zarr.json" not in found:

@@ -18,7 +18,10 @@ from zarr.codecs import GzipCodec, ZstdCodec
 
 from accumulator import FullBatch, FullBatchAccumulator
 from accumulator._inputs.arguments import as_limit
+from accumulator._stores.format import mark as _mark
 from accumulator._stores.format.checksums import _multipliers, row_checksums
+from accumulator._stores.format.store import FolderStore
+from accumulator._stores.reading import trust as _trust
 from accumulator.exceptions import (
     DamagedError,
     HeadDtypeError,
@@ -87,6 +90,44 @@ def test_nothing_pushed_leaves_nothing():
     start("w-").close()
     start("a").close()
     assert not STORE.exists()
+
+
+def counted(monkeypatch, owner, name):
+    """Have the calls of a function listed by their arguments."""
+    calls, real = [], getattr(owner, name)
+
+    def count(*arguments, **options):
+        calls.append(arguments)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, count)
+    return calls
+
+
+def test_resume_looks_once(monkeypatch):
+    """The mark is parsed once, and the tree is walked once, however many rows there are to check."""
+    with start() as accumulator:
+        push(accumulator, range(18))
+    parsed = counted(monkeypatch, _mark, "digest")
+    walked = counted(monkeypatch, _trust, "walk")
+    start().close()
+    assert len(parsed) == len(walked) == 1
+
+
+def test_checkpoint_opens_nothing(monkeypatch):
+    """Stores and arrays are opened when a run begins: not for every record, nor for the mark."""
+    with start() as accumulator:
+        push(accumulator, [1])
+        accumulator.flush()
+        opened = counted(monkeypatch, FolderStore, "__init__")
+        read = counted(monkeypatch, FolderStore, "get")
+        for row in (2, 3):
+            push(accumulator, [row])
+            accumulator.flush()
+        assert opened == []
+        assert [key for _, key, *_ in read if "zarr.json" in key] == []
+        accumulator.finalize()
+        assert [key for _, key, *_ in read if "zarr.json" in key] == []
 
 
 def test_resumed_ten_times_gives_the_same_bytes():
