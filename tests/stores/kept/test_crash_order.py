@@ -299,7 +299,7 @@ STEPS = {
     "the arrays are synced before the mark": (
         RUN,
         "create",
-        "self._unsynced.sync()\n        self._mark",
+        "self._unsynced.sync()\n            self._mark",
         "self._mark",
     ),
     "marks are synced": (RUN, "_set_state", "self._unsynced.sync()", "pass"),
