@@ -204,17 +204,7 @@ class FullBatchAccumulator(Collector[FullBatch], Covered):
             raise OptionError(
                 "mode, resume_token and checkpoint_interval are for a run that is kept: give store= too"
             )
-        canvas = Canvas.open(
-            index.locs,
-            budget,
-            on_duplicate,
-            options,
-            n_least,
-            store=path,
-            mode=mode,
-            resume_token=token,
-            checkpoint_interval=interval,
-        )
+        canvas = Canvas.open(index.locs, budget, on_duplicate, options, n_least, path, mode, token, interval)
         self.__attrs_init__(index, canvas, canvas.written)
         self._tell_at_exit()
         if bar is not None:

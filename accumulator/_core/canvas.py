@@ -65,14 +65,13 @@ class Canvas:
         return np.zeros(self.n_rows, dtype=bool)
 
     @classmethod
-    def open(  # noqa: PLR0913  those of the class, and of the run
+    def open(  # noqa: PLR0913, PLR0917  those of the class, and of the run
         cls,
         locs: NDArray[Any],
         budget: Budget,
         on_duplicate: OnDuplicate,
         options: HeadOptions,
         n_expected: int = 0,
-        *,
         store: str | None = None,
         mode: Mode = "w-",
         resume_token: str | None = None,

@@ -198,18 +198,9 @@ class Stitcher(Collector[StitchedMap]):
             )
         # A band whose writing was interrupted is written again; it has the dtype asked for already.
         canvas = Canvas.open(map_rows, budget, "last", HeadOptions(**stored), store=path)
+        came, limit = np.zeros(len(index), dtype=bool), budget.memory_limit
         self.__attrs_init__(
-            index,
-            canvas,
-            np.zeros(len(index), dtype=bool),
-            map_rows,
-            window,
-            options,
-            output_shape,
-            origin,
-            on_band,
-            budget.memory_limit,
-            bar,
+            index, canvas, came, map_rows, window, options, output_shape, origin, on_band, limit, bar
         )
         self._tell_at_exit()
 
