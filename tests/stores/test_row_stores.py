@@ -91,3 +91,15 @@ def test_large_pushes_are_copied_by_several_threads(backends, monkeypatch, tuned
             put(store, order[order >= 200], values[order[order >= 200]])
             store.flush()
             np.testing.assert_array_equal(store.arrays[0][:], values)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("fill", [0.0, -0.0, 7.0, np.nan])
+def test_rows_that_never_came_hold_the_fill_value(backends, kind, fill):
+    """The first and the last too, to the byte: minus zero is something."""
+    made = KINDS[kind]
+    store = backends.make(kind, ROW, storage=Storage(made.chunks, made.shards, made.compressors, fill))
+    put(store, slice(3, 5), distinct(2, (4,)))
+    store.flush()
+    blank = np.delete(store.arrays[0][:], [3, 4], axis=0)
+    assert blank.tobytes() == np.full((N - 2, 4), fill, ROW.dtype).tobytes()
