@@ -49,6 +49,8 @@ _WINDOWS: Final[Mapping[str, Callable[[int], NDArray[np.float64]]]] = {
     "average": _ones,
     "gaussian": _gaussian,
     "hann": _hann,
+    "max": _ones,
+    "last": _ones,
 }
 
 
@@ -98,7 +100,7 @@ def as_blend(raw: Blend | ArrayLike) -> Blend | NDArray[np.float64]:
 def as_window(blend: Blend | NDArray[np.float64], patch: tuple[int, ...]) -> Window:
     """Return how patches of a spatial shape are blended."""
     if isinstance(blend, str):
-        lines = tuple(_WINDOWS.get(blend, _ones)(length) for length in patch)
+        lines = tuple(_WINDOWS[blend](length) for length in patch)
         weights = np.ones(())
         # In the order in which `Summer` multiplies: a lone patch stays itself, but for a last digit.
         for line in reversed(lines):
