@@ -110,7 +110,7 @@ def read_mark(path: Path) -> Mark:
         raise ResultFormatError(f"{path} is damaged: its mark was changed")
     mark = Mark(**{key: value for key, value in stated.items() if key != "version"})
     if not _is_possible(mark):
-        raise ResultFormatError(f"{path} is damaged: its mark says what cannot be")
+        raise ResultFormatError(f"{path} is damaged: its mark holds impossible values")
     return mark
 
 
@@ -120,9 +120,9 @@ def read_json(file: Path, path: Path) -> dict[str, Any]:
     try:
         status = file.lstat()
         if not stat.S_ISREG(status.st_mode):
-            raise ResultFormatError(f"{file} is not a file: a store holds folders and files alone")
+            raise ResultFormatError(f"{file} is not a file: a store holds only folders and files")
         if status.st_size > MOST_METADATA:
-            raise ResultFormatError(f"{file} has {status.st_size} bytes: no metadata is as long")
+            raise ResultFormatError(f"{file} has {status.st_size} bytes: metadata is never that long")
         content = file.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as cause:
         raise ResultFormatError(

@@ -131,7 +131,7 @@ class FolderStore(LocalStore):
             with contextlib.suppress(FileNotFoundError):
                 size = (self.root / key).lstat().st_size
                 if size > self._place.most_nbytes:
-                    raise SizeError(errno.EFBIG, f"{key} has {size} bytes: no file of this store is as long")
+                    raise SizeError(errno.EFBIG, f"{key} has {size} bytes: no file here is that long")
         return await super().get(key, prototype, byte_range)
 
     async def set(self, key: str, value: Buffer) -> None:

@@ -1,4 +1,4 @@
-"""A kept run's files after whatever ended it: right rows are taken over, of others no trace is left."""
+"""A kept run's files after whatever ended it: rows that are right stay, and no trace is left of others."""
 
 from __future__ import annotations
 

@@ -54,6 +54,8 @@ if TYPE_CHECKING:
     from accumulator._inputs.validation import HeadSpec
     from accumulator._stores.reading.saved import SavedResult
 
+    Checksums = Sequence[NDArray[np.uint64]]  # of each head
+
 _log: Final = logging.getLogger("accumulator")
 
 
@@ -282,8 +284,8 @@ class KeptRun:
         changed = np.concatenate([np.flatnonzero(new), *again])
         if len(changed) == 0:
             return
-        self._write_record("checksums", rows.checksums, changed, self.recorded | new)
-        self._write_record("written", [written], np.flatnonzero(new))
+        self._write_record("checksums", changed, self.recorded | new, rows.checksums)
+        self._write_record("written", np.flatnonzero(new), written)
         self.recorded |= new
         for redo in rows.redo:
             redo.apply()
@@ -308,24 +310,18 @@ class KeptRun:
             self._unsynced.doubtful.discard(path)
 
     def _write_record(
-        self,
-        name: str,
-        columns: Sequence[NDArray[Any]],
-        rows: NDArray[np.intp],
-        known: NDArray[np.bool_] | None = None,
+        self, name: str, rows: NDArray[np.intp], known: NDArray[np.bool_], checksums: Checksums = ()
     ) -> None:
-        """Write those chunks of a record's array that rows lie in, each in one step; then sync.
-
-        Checksums of rows that are not known are those of no row: see `spoil`.
-        """
+        """Write those chunks of the record that rows lie in, each in one step; then sync."""
         array, step = self._record[name], RECORD[name]
         (self.root / name / "zarr.json").lstat()  # where somebody removed it, zarr would make a folder
         for chunk in np.unique(rows // step).tolist():
             part = slice(chunk * step, (chunk + 1) * step)
-            values = np.stack([column[part] for column in columns], axis=1)
-            if known is not None:
+            values: NDArray[Any] = known[part]
+            if checksums:
+                values = np.stack([column[part] for column in checksums], axis=1)
                 spoil(values, known[part])
-            array[part] = values if array.ndim == 2 else values[:, 0]
+            array[part] = values
         self._unsynced.sync()
 
     def _tell_lost(self, saved: SavedResult, rows: ZarrRows, lost: NDArray[np.bool_]) -> None:
@@ -334,8 +330,8 @@ class KeptRun:
         if len(gone) == 0:
             return
         self.begin()
-        self._write_record("written", [self.recorded], gone)
-        self._write_record("checksums", rows.checksums, gone, self.recorded)
+        self._write_record("written", gone, self.recorded)
+        self._write_record("checksums", gone, self.recorded, rows.checksums)
         heads = [saved.heads.label(number) for number in np.flatnonzero(lost.any(axis=1)).tolist()]
         warn(
             f"{len(gone)} rows of {self.root} were damaged and are missing again, the first being row "

@@ -33,11 +33,11 @@ def check_tree(path: Path, *, is_written: bool = False) -> None:
     root = len(path.parts)
     for entry in walk(path):
         if len(Path(entry.path).parts) - root > _MOST_DEPTH:
-            raise ResultFormatError(f"{path} is damaged: it holds folders in folders without end")
+            raise ResultFormatError(f"{path} is damaged: its folders are nested too deep")
         is_file = entry.is_file(follow_symlinks=False)
         if not (entry.is_dir(follow_symlinks=False) or is_file):
             kind = "a symbolic link" if entry.is_symlink() else "not a file"
-            raise ResultFormatError(f"{entry.path} is {kind}: a store holds folders and files alone")
+            raise ResultFormatError(f"{entry.path} is {kind}: a store holds only folders and files")
         if is_written and is_file and entry.stat(follow_symlinks=False).st_nlink > 1:
             raise ResultFormatError(
                 f"{entry.path} has another name (a hard link), and would be changed there too: resume a copy "
@@ -64,9 +64,9 @@ def walk(path: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def check_output(array: Any, n_rows: int, most_nbytes: int | None, where: Path) -> None:
-    """Refuse a head that is no array of the rows, or that no memory and no patience would do for."""
+    """Refuse a head that is not an array of the rows, or that needs more memory or time than there is."""
     if not isinstance(array, zarr.Array) or array.ndim < 1 or array.shape[0] != n_rows:
-        raise ResultFormatError(f"{where} is damaged: it is no array of {n_rows} rows")
+        raise ResultFormatError(f"{where} is damaged: it is not an array of {n_rows} rows")
     if array.dtype.kind not in "biufc" or min(array.chunks) < 1:
         raise ResultFormatError(f"{where} is damaged: it has dtype {array.dtype} and chunks {array.chunks}")
     unit = array.shards or array.chunks

@@ -258,8 +258,8 @@ def mutate(monkeypatch, owner, name, old, new):
 
 
 RUN, REDO, FILES, UNSYNCED = _run.KeptRun, _redo.RedoChunks, _files.ChunkFiles, _unsynced.Unsynced
-_CHECKSUMS = 'self._write_record("checksums", rows.checksums, changed, self.recorded | new)'
-_WRITTEN = 'self._write_record("written", [written], np.flatnonzero(new))'
+_CHECKSUMS = 'self._write_record("checksums", changed, self.recorded | new, rows.checksums)'
+_WRITTEN = 'self._write_record("written", np.flatnonzero(new), written)'
 STEPS = {
     "files are synced": (UNSYNCED, "sync", "(self._files, self._folders)", "(self._folders,)"),
     "folders are synced": (UNSYNCED, "sync", "(self._files, self._folders)", "(self._files,)"),
