@@ -202,7 +202,7 @@ def _no_space(*_):
 def test_slow_disk_holds_the_caller_up(backends, monkeypatch):
     """When the disk is slower than the model, no more than the limit waits, and the caller waits."""
     gate, real = threading.Event(), _head.Block.write
-    monkeypatch.setattr(_head.Block, "write", lambda self: (gate.wait(), real(self)))
+    monkeypatch.setattr(_head.Block, "write", lambda self: (gate.wait(20), real(self)))
     store = backends.make("raw", ROW, n_rows=400)
     taken = []
 
@@ -229,7 +229,7 @@ def test_rows_for_a_chunk_that_waits_to_be_written(backends, monkeypatch):
 
     def slow(self):
         started.set()
-        gate.wait()
+        gate.wait(20)
         real(self)
 
     monkeypatch.setattr(_head.Block, "write", slow)
