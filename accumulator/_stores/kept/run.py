@@ -149,9 +149,10 @@ class KeptRun:
         stored = saved.heads.like(layout_of(array).spec for array in saved.arrays)
         specs = fit_options(self.root, len(self._locs), options, stored)
         self.recorded = saved.written.copy()
-        self._group = open_group(self._store)
-        self._record = {name: over(self._group[name], self._store) for name in RECORD}
-        rows = self._open_rows(specs, buffer_nbytes, saved.arrays)
+        with telling(f"{self.root} cannot be resumed"):
+            self._group = open_group(self._store)
+            self._record = {name: over(self._group[name], self._store) for name in RECORD}
+            rows = self._open_rows(specs, buffer_nbytes, saved.arrays)
         try:
             with telling(f"{self.root} cannot be resumed"):
                 lost = restore(RowChecker(saved), rows, self.recorded, self._unsynced)
