@@ -100,7 +100,7 @@ def _differences(n_rows: int, old: HeadSpec, new: HeadSpec) -> Iterator[tuple[st
         for what in ("chunks", "shards"):
             of_store, given = getattr(old.storage, what), getattr(made, what)
             if of_store != given:
-                yield what, _text(of_store), _text(given)
+                yield what, str(of_store or "none"), str(given or "none")
     if made.compressors != old.storage.compressors:
         yield "compressors", _codecs(old.storage.compressors), _codecs(made.compressors)
 
@@ -136,7 +136,3 @@ def _codecs(codecs: Sequence[Any] | None) -> str:
         settings = ", ".join(f"{key} {value}" for key, value in plain.get("configuration", {}).items())
         texts.append(f"{plain['name']} ({settings})" if settings else str(plain["name"]))
     return " and ".join(texts) or "none"
-
-
-def _text(shape: tuple[int, ...] | None) -> str:
-    return "none" if shape is None else str(shape)

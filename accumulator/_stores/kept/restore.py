@@ -29,21 +29,8 @@ def restore(
 ) -> NDArray[np.bool_]:
     """Check every recorded row; blank those that are damaged, and whatever else a crash has left.
 
-    Parameters
-    ----------
-    checker : RowChecker
-        Of the store as it was found.
-    rows : ZarrRows
-        The same store, opened to go on; it gets the checksums.
-    recorded : (N,) bool array
-        Which rows are recorded; those that are lost are taken out of it.
-    unsynced : Unsynced
-        What the changes are synced by before this returns.
-
-    Returns
-    -------
-    (heads, N) bool array
-        Where rows are lost.
+    ``rows`` are the store of ``checker``, opened to go on; they get its checksums. Rows that are lost are
+    taken out of ``recorded``, and returned as a bool array ``(heads, N)``. All is synced then.
     """
     root, saved, lock = checker.saved.store.root, checker.saved, threading.Lock()
     suspects: list[Unit] = []

@@ -74,14 +74,8 @@ def stamp_of(root: Path) -> tuple[tuple[int, int], ...]:
 def open_mark(path: Path) -> Mark:
     """Return what a store says of itself.
 
-    Raises
-    ------
-    ResultNotFoundError
-        There is nothing.
-    ResultFormatError
-        It is no store.
-    StorageError
-        The operating system does not let us look.
+    ResultNotFoundError tells that there is nothing, ResultFormatError that it is no store, StorageError that
+    the operating system does not let us look.
     """
     with telling(f"{path} cannot be read"):
         try:
@@ -103,20 +97,10 @@ def open_result(
 ) -> SavedResult:
     """Open a result for reading alone; the outputs stay on disk.
 
-    Parameters
-    ----------
-    path : Path
-        The group's folder.
-    mark : Mark, optional
-        What it says of itself, where that was read and nobody can have changed it since.
-    is_partial : bool
-        Take a run that is not complete, too; else UnfinishedError is raised.
-    is_written : bool
-        Whether its files are about to be written, by others than this reader.
-    most_nbytes : int, optional
-        What may be taken in memory: by the record, and by chunks that are looked at together.
-
-    Errors are those of `open_mark`; ResultFormatError says also that it is damaged.
+    ``mark`` is what it says of itself, where nobody can have changed that since it was read. A run that is
+    not complete is taken if ``is_partial``, else UnfinishedError is raised. If its files are about to be
+    written, ``is_written``, none may have another name. The record may take ``most_nbytes`` of memory, and so
+    may the chunks that are looked at together. Other errors are those of `open_mark`, also for damage.
     """
     stamp = stamp_of(path)
     mark = mark or open_mark(path)
