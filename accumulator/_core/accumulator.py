@@ -83,7 +83,8 @@ class FullBatchAccumulator(Collector[FullBatch], Covered):
         "8 GiB". On disk it also bounds the buffers, which need at least one row a head, or in a resumed
         run, whose chunks have their size already, one chunk a head.
     on_duplicate : {"error", "first", "last"}, default "error"
-        What a location pushed twice does: raise, keep the first prediction, or keep the last.
+        What a location pushed twice does, in one batch or in two: raise, keep the first prediction, or keep
+        the last.
     store : path, optional
         Where the run is kept: a zarr group, on disk from the first push, that survives the end of the
         process, however it comes. ``save_path`` and ``memory_threshold`` have no effect then. One
@@ -357,8 +358,8 @@ class FullBatchAccumulator(Collector[FullBatch], Covered):
         UnknownLocationError
             A location is not in the list; a KeyError.
         DuplicateLocationError
-            A location comes twice in the batch, or was pushed before and ``on_duplicate`` is "error";
-            a ValueError.
+            A location comes twice in the batch or was pushed before, and ``on_duplicate`` is "error"; a
+            ValueError.
         LocationError
             ``batch_locs`` is not 2-d whole numbers, or has the wrong number of columns; a ValueError.
         HeadError

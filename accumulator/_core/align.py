@@ -121,14 +121,14 @@ def prepare_multitask_full_batch(  # noqa: PLR0913, PLR0917  the documented sign
         full_output_locs if isinstance(full_output_locs, LocationIndex) else LocationIndex(full_output_locs)
     )
     heads = as_heads(batch_output)
-    rows = index.match(batch_locs)
+    rows, has_repeats = index.match_any(batch_locs, may_repeat=out is not None and out.takes_repeats)
     if heads.values:
         check_rows(heads, count(rows))
     consumed = len(index) if is_last else _last(rows) + 1
     if out is not None:
         if not heads.values:
             raise HeadError("the batch has no heads: push at least one array a batch")
-        out.place(heads, rows, consumed, index.locs)
+        out.place(heads, rows, consumed, index.locs, has_repeats=has_repeats)
         return out.arrays, index.locs[consumed:], index.locs[:consumed]
 
     held = as_canvas_nbytes(canvas_np, len(heads))

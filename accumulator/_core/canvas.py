@@ -28,7 +28,7 @@ from accumulator._inputs.validation import HeadSpec, as_specs, as_stored_heads, 
 from accumulator._stores.format.layout import check_options
 from accumulator._stores.kept.fit import check_heads
 from accumulator._stores.kept.run import KeptRun
-from accumulator._stores.memory.row_numbers import as_numbers, count
+from accumulator._stores.memory.row_numbers import as_numbers, count, without_repeats
 from accumulator.exceptions import AccumulatorError, DuplicateLocationError
 
 if TYPE_CHECKING:
@@ -164,14 +164,31 @@ class Canvas:
             recorded=None if self.run is None else self.run.recorded,
         )
 
-    def place(self, heads: Heads[NDArray[Any]], rows: Rows, n_consumed: int, locs: NDArray[Any]) -> None:
+    @property
+    def takes_repeats(self) -> bool:
+        """Whether a row may come twice."""
+        return self.on_duplicate != "error"
+
+    def place(
+        self,
+        heads: Heads[NDArray[Any]],
+        rows: Rows,
+        n_consumed: int,
+        locs: NDArray[Any],
+        *,
+        has_repeats: bool = False,
+    ) -> None:
         """Put each prediction in its row: all of them, or none.
 
-        The first call fixes number, names, patch shapes and dtypes of the heads, and makes the store. No row
-        comes twice in ``rows``; ``n_consumed`` are consumed then, and ``locs`` name culprits.
+        The first call fixes number, names, patch shapes and dtypes of the heads, and makes the store. Where a
+        row comes twice in ``rows`` it ``has_repeats``; ``n_consumed`` are consumed then, and ``locs`` name
+        culprits.
         """
         heads, specs = self._fit(heads)
         values = as_stored_heads(heads, specs)
+        if has_repeats:
+            kept = without_repeats(as_numbers(rows), is_last=self.on_duplicate == "last")
+            rows, values = as_numbers(rows)[kept], tuple(head[kept] for head in values)
         rows, values, seen = self._without_repeats(rows, values, locs)
         self._retry_checkpoint()
         is_first = self._batches is None

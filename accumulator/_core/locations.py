@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     Pack: TypeAlias = Callable[[NDArray[np.int64]], Keys]
 
 _KEY_LIMIT: Final = 2**63
+_NONE: Final = np.empty(0, dtype=np.intp)
+_ONCE: Final = (
+    "give each location once (FullBatchAccumulator and Stitcher take on_duplicate=, which says what counts)"
+)
 
 
 class LocationIndex:
@@ -52,7 +56,10 @@ class LocationIndex:
         if not _is_rising(self._keys):
             self._order = np.argsort(self._keys, kind="stable")
             self._keys = self._keys[self._order]
-            self._refuse_repeats(np.sort(self._order[1:][self._keys[1:] == self._keys[:-1]]))
+            repeats = np.sort(self._order[1:][self._keys[1:] == self._keys[:-1]])
+            if len(repeats):
+                remedy = "drop repeats before cutting patches"
+                raise _repeated(repeats, locs, "the list", "full_output_locs", remedy)
         self._next = 0  # where the last match ended: the next batch nearly always starts there
 
     def __len__(self) -> int:
@@ -64,28 +71,40 @@ class LocationIndex:
 
         Raises LocationError, UnknownLocationError or DuplicateLocationError.
         """
+        rows, _ = self.match_any(batch_locs)
+        return rows
+
+    def match_any(self, batch_locs: ArrayLike, *, may_repeat: bool = False) -> tuple[Rows, bool]:
+        """Return what `match` does, and whether a row comes twice, if it may."""
         given = as_locations(batch_locs, "batch_locs", self.locs.shape[1])
         locs = given.astype(np.int64, copy=False)
         n = len(locs)
         if n == 0:
-            return slice(0, 0)
+            return slice(0, 0), False
         start = self._next
         if not np.array_equal(self._exact[start : start + n], locs):
-            rows = self._search(locs, given)
+            rows, repeats = self._search(locs, given)
+            if len(repeats) and not may_repeat:
+                raise _repeated(repeats, given, "one batch", "batch_locs", _ONCE)
             start = int(rows[0])
             if int(rows[-1]) != start + n - 1 or not _is_rising(rows):
                 self._next = int(rows[-1]) + 1
-                return rows
+                return rows, len(repeats) > 0
         self._next = start + n
-        return slice(start, start + n)
+        return slice(start, start + n), False
 
     def find(self, locs: ArrayLike) -> NDArray[np.intp]:
         """Return the canonical row of each location, as `match` does, for a look that is no batch."""
         given = as_locations(locs, "locs", self.locs.shape[1])
-        return self._search(given.astype(np.int64, copy=False), given)
+        rows, repeats = self._search(given.astype(np.int64, copy=False), given)
+        if len(repeats):
+            raise _repeated(repeats, given, "one look", "locs", "give each location once")
+        return rows
 
-    def _search(self, locs: NDArray[np.int64], given: NDArray[Any]) -> NDArray[np.intp]:
-        """Find rows by key, compare them with the canonical rows, and refuse repeats."""
+    def _search(
+        self, locs: NDArray[np.int64], given: NDArray[Any]
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Find rows by key and compare them with the canonical rows; return which repeat another, too."""
         found = np.zeros(len(locs), dtype=bool)
         rows = np.zeros(len(locs), dtype=np.intp)
         if len(self):
@@ -104,26 +123,20 @@ class LocationIndex:
                 unknown,
                 given[unknown],
             )
-        if not _is_rising(rows):
-            ranked = np.argsort(rows, kind="stable")
-            repeats = np.sort(ranked[1:][np.diff(rows[ranked]) == 0])
-            if len(repeats):
-                raise DuplicateLocationError(
-                    f"repeated in one batch: {named(repeats, 'batch_locs')}, the first being "
-                    f"{given[repeats[0]].tolist()}; give each location once",
-                    repeats,
-                    given[repeats],
-                )
-        return rows
+        if _is_rising(rows):
+            return rows, _NONE
+        ranked = np.argsort(rows, kind="stable")
+        return rows, np.sort(ranked[1:][np.diff(rows[ranked]) == 0])
 
-    def _refuse_repeats(self, repeats: NDArray[np.intp]) -> None:
-        if len(repeats):
-            raise DuplicateLocationError(
-                f"repeated in the list: {named(repeats, 'full_output_locs')}, the first being "
-                f"{self.locs[repeats[0]].tolist()}; drop repeats before cutting patches",
-                repeats,
-                self.locs[repeats],
-            )
+
+def _repeated(
+    repeats: NDArray[np.intp], locs: NDArray[Any], where: str, name: str, remedy: str
+) -> DuplicateLocationError:
+    return DuplicateLocationError(
+        f"repeated in {where}: {named(repeats, name)}, the first being {locs[repeats[0]].tolist()}; {remedy}",
+        repeats,
+        locs[repeats],
+    )
 
 
 def _is_rising(numbers: NDArray[Any]) -> bool:

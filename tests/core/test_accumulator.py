@@ -227,6 +227,25 @@ def test_location_pushed_twice_follows_the_policy(where, policy, batches):
         np.testing.assert_array_equal(output[:], wanted)
 
 
+@pytest.mark.parametrize("policy", ["first", "last"])
+@given(batches=st.lists(st.lists(st.integers(0, N - 1), max_size=8), max_size=4))
+@pytest.mark.usefixtures("tiny_chunks")
+def test_same_location_twice_in_one_batch_follows_the_policy(where, policy, batches):
+    """A sampler pads its last batch with rows it had: the first or the last counts, as across pushes."""
+    oracle = Oracle(LOCS, policy)
+    with FullBatchAccumulator(LOCS, on_duplicate=policy, **where) as accumulator:
+        accumulator.push(*batch([]))
+        for i, rows in enumerate(batches):
+            heads = (distinct(len(rows), first=1000 * (i + 1)), distinct(len(rows), (3,), "i2", first=99 * i))
+            accumulator.push(heads, LOCS[rows])
+            oracle.push(heads, LOCS[rows])
+            np.testing.assert_array_equal(accumulator.written, oracle.written())
+    for output, wanted in zip(
+        accumulator.finalize().outputs, oracle.outputs([(2, 2, 1), (3,)], ["f4", "i2"]), strict=True
+    ):
+        np.testing.assert_array_equal(output[:], wanted)
+
+
 GOOD = {"batch_output": batch([3, 5])[0], "batch_locs": LOCS[[3, 5]]}
 BAD = [
     (UnknownLocationError, {"batch_locs": [[0, 0, 4, 4], [9, 9, 9, 9]]}, "row 1 of batch_locs"),

@@ -47,7 +47,7 @@ class Oracle:
         keys = [tuple(row) for row in np.asarray(batch_locs).tolist()]
         known = all(key in self.locs for key in keys)
         again = any(key in self.rows for key in keys)
-        return known and len(set(keys)) == len(keys) and not (again and self.on_duplicate == "error")
+        return known and not ((again or len(set(keys)) < len(keys)) and self.on_duplicate == "error")
 
     def push(self, heads, batch_locs):
         """Take a batch that is acceptable."""

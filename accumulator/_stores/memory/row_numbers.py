@@ -59,3 +59,10 @@ def cut(rows: Rows, start: int, stop: int) -> Rows:
     if isinstance(rows, slice):
         return slice(rows.start + start, min(rows.stop, rows.start + stop))
     return rows[start:stop]
+
+
+def without_repeats(rows: NDArray[np.intp], *, is_last: bool) -> NDArray[np.intp]:
+    """Return the positions of rows of which each is there once, rising: its first one, or its last."""
+    if is_last:
+        return np.sort(len(rows) - 1 - np.unique(rows[::-1], return_index=True)[1])
+    return np.sort(np.unique(rows, return_index=True)[1])

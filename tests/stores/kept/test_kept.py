@@ -531,3 +531,26 @@ def test_row_checksums_are_what_they_say(content, where):
     flipped = rows.copy()
     flipped[0, where % len(content)] ^= 1 << where % 8
     assert row_checksums(flipped) != row_checksums(rows)
+
+
+@pytest.mark.parametrize("policy", ["first", "last"])
+def test_same_location_twice_in_one_batch_follows_the_policy(policy):
+    """In a kept run too, and over rows that an earlier run has recorded."""
+    with start(on_duplicate=policy) as accumulator:
+        accumulator.push({name: head[[0, 1, 0]] for name, head in heads(range(2)).items()}, LOCS[[3, 7, 3]])
+        accumulator.flush()
+        accumulator.push(heads([11, 12, 13]), LOCS[[7, 5, 5]])
+    came = {
+        "first": {3: heads([0]), 7: heads([1]), 5: heads([12])},
+        "last": {3: heads([0]), 7: heads([11]), 5: heads([13])},
+    }
+    with FullBatch.load(STORE) as batch:
+        assert np.flatnonzero(batch.written).tolist() == [3, 5, 7]
+        for row, wanted in came[policy].items():
+            for name, head in wanted.items():
+                np.testing.assert_array_equal(batch.outputs[name][row], head[0])
+    with start(on_duplicate=policy) as accumulator:
+        accumulator.push(heads([14, 15]), LOCS[[3, 3]])
+    with FullBatch.load(STORE) as batch:
+        wanted = heads([0 if policy == "first" else 15])["map"][0]
+        np.testing.assert_array_equal(batch.outputs["map"][3], wanted)
