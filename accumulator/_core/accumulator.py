@@ -297,7 +297,7 @@ class FullBatchAccumulator(Collector[FullBatch], Covered):
         HeadError
             ``batch_output`` is not what `push` takes; a ValueError.
         HeadDtypeError
-            Its heads are not numbers; a TypeError.
+            Its heads are not numbers, have a mask, or a dtype that zarr cannot store; a TypeError.
         StorageError
             The disk cannot be looked at; an OSError.
         OptionError
@@ -349,7 +349,8 @@ class FullBatchAccumulator(Collector[FullBatch], Covered):
         ----------
         batch_output : tuple, list or dict of ``(n, *patch_shape)`` array-like, or one such array
             Predictions of each head: NumPy arrays, CPU tensors, nested lists, anything with
-            ``__array__`` or DLPack. bfloat16 is kept as float32.
+            ``__array__`` or DLPack. Floats of 16 bits and less that only other libraries know, such as
+            bfloat16 and float8, are kept as float32, int4 as int8. Masks are refused: fill them.
         batch_locs : (n, K) array-like of whole numbers
             The location of each prediction.
 
@@ -365,7 +366,8 @@ class FullBatchAccumulator(Collector[FullBatch], Covered):
         HeadError
             The number of rows or heads, the names or a patch shape are wrong; a ValueError.
         HeadDtypeError
-            A head is not numbers, or of a dtype that its first batch's cannot hold without loss; a TypeError.
+            A head is not numbers, has a mask, or a dtype that zarr cannot store (long double) or that its
+            first batch's cannot hold without loss; a TypeError.
         HeadValueError
             The ``dtype`` asked for cannot hold a value; a ValueError and an OverflowError.
         OptionError

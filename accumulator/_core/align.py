@@ -132,9 +132,8 @@ def prepare_multitask_full_batch(  # noqa: PLR0913, PLR0917  the documented sign
         return out.arrays, index.locs[consumed:], index.locs[:consumed]
 
     held = as_canvas_nbytes(canvas_np, len(heads))
-    canvas = Canvas(
-        consumed, Budget(as_path(save_path, "save_path"), as_percent(memory_threshold), held_nbytes=held)
-    )
+    budget = Budget(as_path(save_path, "save_path"), as_percent(memory_threshold), held_nbytes=held)
+    canvas = Canvas(consumed, budget, is_one_call=True)
     done = _extended(output_locs, index.locs[:consumed])
     try:
         canvas.place(heads, rows, consumed, index.locs)

@@ -21,6 +21,7 @@ from accumulator._core.memory import available_memory
 from accumulator._core.plan import Budget, Plan, make_plan
 from accumulator._core.ram_or_disk import RamOrDisk
 from accumulator._inputs import tuning
+from accumulator._inputs.arrays import is_foreign
 from accumulator._inputs.heads import Heads
 from accumulator._inputs.options import HeadOptions
 from accumulator._inputs.text import as_text, named
@@ -29,7 +30,7 @@ from accumulator._stores.format.layout import check_options
 from accumulator._stores.kept.fit import check_heads
 from accumulator._stores.kept.run import KeptRun
 from accumulator._stores.memory.row_numbers import as_numbers, count, without_repeats
-from accumulator.exceptions import AccumulatorError, DuplicateLocationError
+from accumulator.exceptions import AccumulatorError, DuplicateLocationError, HeadDtypeError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,6 +53,7 @@ class Canvas:
     n_expected: int = 0  # rows that will come at least
     run: KeptRun | None = None  # which keeps them, on disk whatever the budget
     checkpoint_interval: float = math.inf  # seconds between two records of a run that is kept, or longer
+    is_one_call: bool = False  # of the function: its arrays are the caller's, who may have many such calls
     written: NDArray[np.bool_] = attrs.field(init=False)
     specs: Heads[HeadSpec] = attrs.field(init=False, factory=Heads)  # none before the first batch
     _batches: AllOrNothing | None = attrs.field(init=False, default=None)  # None before the first batch
@@ -153,7 +155,7 @@ class Canvas:
         specs = self.specs
         if heads is not None and not specs:
             specs = as_specs(heads, self.options)
-            check_options(self.n_rows, specs.values)
+            self._check(specs)
         return make_plan(
             self.n_rows,
             specs,
@@ -291,7 +293,7 @@ class Canvas:
 
     def _open(self, specs: Heads[HeadSpec], first: tuple[NDArray[Any], ...], n_first: int) -> AllOrNothing:
         self.specs = specs
-        check_options(self.n_rows, specs.values)
+        self._check(specs)
         if self.run is None:
             self._place = RamOrDisk(self.n_rows, self.budget, specs.values)
             store = self._place.make(first, partial(self._check_disk, n_first))
@@ -303,7 +305,18 @@ class Canvas:
     def _tell_place(self) -> None:
         where = "RAM" if self.zarr_store is None else f"zarr in {self.zarr_store}"
         nbytes = as_text(self.nbytes)
-        _log.info("%d rows of %d heads, %s, go to %s", self.n_rows, len(self.specs), nbytes, where)
+        level = logging.DEBUG if self.is_one_call else logging.INFO
+        _log.log(level, "%d rows of %d heads, %s, go to %s", self.n_rows, len(self.specs), nbytes, where)
+
+    def _check(self, specs: Heads[HeadSpec]) -> None:
+        """Refuse what a result cannot be stored as, even if the rows may never go to zarr."""
+        check_options(self.n_rows, specs.values)
+        for i, spec in enumerate(specs):
+            if is_foreign(spec.dtype) and not self.is_one_call:
+                raise HeadDtypeError(
+                    f"{specs.label(i)} has dtype {spec.dtype}, which zarr cannot store: push float64 or "
+                    "complex128, or say so with dtype="
+                )
 
     def _check_disk(self, n_rows: int) -> None:
         self.plan().check_disk(n_rows)

@@ -11,6 +11,7 @@ import attrs
 import numpy as np
 import zarr
 
+from accumulator._inputs.heads import plain_key
 from accumulator.exceptions import HeadDtypeError, HeadError, OptionError
 
 if TYPE_CHECKING:
@@ -103,13 +104,13 @@ def as_maps(
     channel_names: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
 ) -> list[Map]:
     """Return arrays as maps; options are those of `ImageOptions`."""
-    maps = [_as_map(name, array, n_spatial) for name, array in arrays.items()]
+    maps = [_as_map(plain_key(name), array, n_spatial) for name, array in arrays.items()]
     sizes, unit = _as_sizes(pixel_size, n_spatial), _ALIASES.get(unit, unit)
     if isinstance(channel_names, Mapping):
-        unknown = [name for name in channel_names if name not in arrays]
+        by_head: Mapping[str, Any] = {plain_key(name): names for name, names in channel_names.items()}
+        unknown = [name for name in by_head if name not in arrays]
         if unknown:
             raise OptionError(f"channel_names has {unknown}: there is no such head")
-        by_head: Mapping[str, Any] = channel_names
     else:
         by_head = dict.fromkeys(arrays, channel_names)
     return [

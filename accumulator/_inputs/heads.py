@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import attrs
 
@@ -12,6 +12,14 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _Other = TypeVar("_Other")
+
+
+def plain_key(key: Any) -> Any:
+    """Return a head's name as plain text, whatever kind of text it is, such as a member of an enumeration.
+
+    Of all spellings that such text may have it is the one that equals it; what is no text stays as it is.
+    """
+    return str.__str__(key) if isinstance(key, str) else key
 
 
 @attrs.define(eq=False)
@@ -25,7 +33,10 @@ class Heads(Generic[_T]):
     def of(cls, given: Mapping[str, _T] | Iterable[_T]) -> Heads[_T]:
         """Return the heads of a list or dict."""
         if isinstance(given, Mapping):
-            return cls(tuple(given.values()), tuple(given))
+            names = tuple(given)
+            if any(type(name) is not str for name in names):
+                names = tuple(map(plain_key, names))
+            return cls(tuple(given.values()), names)
         return cls(tuple(given))
 
     def like(self, values: Iterable[_Other]) -> Heads[_Other]:

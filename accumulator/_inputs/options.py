@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Unpack
 import attrs
 import numpy as np
 
+from accumulator._inputs.arrays import is_foreign
+from accumulator._inputs.heads import plain_key
 from accumulator.exceptions import HeadDtypeError, HeadValueError, OptionError
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ class HeadOptions:
     """Options as the user gives them: one value for all heads, or a dict by head name or number."""
 
     def __init__(self, **given: Unpack[StorageOptions]) -> None:
-        self._given: Mapping[str, Any] = given
+        self._given = {name: _by_plain_key(name, value) for name, value in given.items()}
         dtype = self._given.get("dtype")
         for raw in dtype.values() if isinstance(dtype, Mapping) else [dtype]:  # before anything is pushed
             if raw is not None:
@@ -68,22 +70,33 @@ class HeadOptions:
         return value.get(key, default) if isinstance(value, Mapping) else value
 
 
+def _by_plain_key(name: str, value: Any) -> Any:
+    """Return an option as it is, its heads called as `Heads` call them."""
+    if not isinstance(value, Mapping):
+        return value
+    plain = {plain_key(key): each for key, each in value.items()}
+    if len(plain) != len(value):
+        raise OptionError(f"{name} has two entries for one head: {list(value)}")
+    return plain
+
+
 def as_fill_value(raw: Any, dtype: np.dtype[Any], head: int | str) -> Any:
     """Return a fill value as the head's dtype has it."""
-    is_same = dtype.kind == "c" or not np.iscomplexobj(raw)
+    is_same = (dtype.kind == "c" or not np.iscomplexobj(raw)) and not isinstance(raw, np.ma.MaskedArray)
     try:
         with np.errstate(all="ignore"):
-            value = np.asarray(raw).astype(dtype) if is_same else np.zeros((), dtype)
-            if dtype.kind in "fc" and value.ndim == 0 and np.isfinite(raw):
-                is_same &= bool(np.isfinite(value))
+            given = np.asarray(raw)
+            value = given.astype(dtype) if is_same else np.zeros((), dtype)
+            if dtype.kind in "fc" and value.ndim == 0:
+                is_same &= given.dtype.kind in "biufc" and not _became_infinite(value, given).any()
             else:
                 is_same &= value.ndim == 0 and bool(value == raw or (value != value and raw != raw))  # noqa: PLR0124  NaN
     except (TypeError, ValueError, OverflowError):
         is_same = False
-    if is_same and dtype.kind == "f" and np.isnan(value):
-        value = np.asarray(np.nan, dtype)  # metadata has no other NaN, and files must have the same one
     if not is_same:
         raise OptionError(f"fill_value of head {head!r} is {raw!r}, which {dtype} cannot hold")
+    for part in (value.real, value.imag) if dtype.kind == "c" else (value,) * (dtype.kind == "f"):
+        part[np.isnan(part)] = np.nan  # metadata has no other NaN, and files must have the same one
     return value[()]
 
 
@@ -96,18 +109,25 @@ def as_stored(head: NDArray[Any], dtype: np.dtype[Any], label: str) -> NDArray[A
     with np.errstate(all="ignore"):
         stored = head.astype(dtype)
         if head.dtype.kind in "fc" and dtype.kind in "fc":
-            wrong = ~np.isfinite(stored)
-            if wrong.any():
-                wrong &= np.isfinite(head)
+            wrong = _became_infinite(stored, head)
         else:
             wrong = ~_is_equal(stored, head)
     if wrong.any():
         at = tuple(int(each[0]) for each in np.nonzero(wrong))
+        value = str(head[at]) if is_foreign(head.dtype) else head[at]  # for format() rounds
         raise HeadValueError(
-            f"{label} has the value {head[at]} in row {at[0]} of the batch, at {list(at[1:])}, which "
+            f"{label} has the value {value} in row {at[0]} of the batch, at {list(at[1:])}, which "
             f"dtype={dtype} cannot hold: choose another dtype, or change the values"
         )
     return stored
+
+
+def _became_infinite(stored: NDArray[Any], head: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether a number is finite no more; of complex ones either part, whatever the other is."""
+    if stored.dtype.kind == "c":
+        return _became_infinite(stored.real, head.real) | _became_infinite(stored.imag, head.imag)
+    wrong: NDArray[np.bool_] = ~np.isfinite(stored)
+    return wrong & np.isfinite(head) if wrong.any() else wrong
 
 
 def _is_equal(stored: NDArray[Any], head: NDArray[Any]) -> NDArray[np.bool_]:
@@ -123,6 +143,9 @@ def _as_dtype(raw: Any) -> np.dtype[Any]:
         dtype: np.dtype[Any] = np.dtype(raw)
     except TypeError as cause:
         raise OptionError(f"dtype is {raw!r}, which NumPy does not know") from cause
-    if dtype.kind not in "biufc":
-        raise OptionError(f"dtype is {raw!r}: heads are bool, integer, float or complex numbers")
+    if dtype.kind not in "biufc" or is_foreign(dtype):
+        raise OptionError(
+            f"dtype is {raw!r}: heads are stored as bool, integers, floats or complex numbers "
+            "that every machine has, such as float16"
+        )
     return dtype

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 import numpy as np
 
+from accumulator._inputs.arrays import as_array
 from accumulator._inputs.heads import Heads
 from accumulator._inputs.options import HeadOptions, Storage, as_stored
 from accumulator._inputs.text import named
@@ -55,7 +56,7 @@ def as_locations(raw: ArrayLike, name: str, columns: int | None = None) -> NDArr
 
     Where so many ``columns`` are demanded, an empty list or 1-d array stands for no locations.
     """
-    locs = _as_array(raw, name, LocationError)
+    locs = as_array(raw, name, LocationError)
     if columns is not None and locs.shape == (0,):
         return np.empty((0, columns), dtype=locs.dtype if locs.dtype.kind in "iu" else _INT64)
     if locs.dtype.kind not in "iuf":
@@ -80,8 +81,8 @@ def as_locations(raw: ArrayLike, name: str, columns: int | None = None) -> NDArr
 
 def _check_whole(locs: NDArray[Any], name: str) -> None:
     """Refuse floats that are not whole numbers, and whole numbers beyond int64."""
-    if locs.dtype.kind == "f":
-        locs = locs.astype(np.float64)  # float16 cannot hold the limit
+    if locs.dtype == np.float16:
+        locs = locs.astype(np.float64)  # it cannot hold the limit
     good = locs < _INT64_LIMIT
     if locs.dtype.kind == "f":
         good &= (np.trunc(locs) == locs) & (locs >= -_INT64_LIMIT)
@@ -103,6 +104,8 @@ def as_heads(raw: BatchOutput) -> Arrays:
             if not isinstance(name, str):
                 raise HeadError(f"head names must be strings, but {name!r} is {type(name).__name__}")
         given = Heads.of(raw)
+        if len(set(given.keys)) != len(given.values):
+            raise HeadError(f"two heads have the same name: {list(given.keys)}")
     else:
         given = Heads((raw,))
     return given.like([_as_head(head, given.label(i)) for i, head in enumerate(given.values)])
@@ -198,7 +201,7 @@ def as_path(raw: StrPath, name: str) -> str:
 
 
 def _as_head(raw: ArrayLike, label: str) -> NDArray[Any]:
-    head = _as_array(raw, label, HeadDtypeError)
+    head = as_array(raw, label, HeadDtypeError)
     if head.dtype.kind not in _STORABLE_KINDS:
         raise HeadDtypeError(
             f"{label} is {type(raw).__name__} of dtype {head.dtype}: predictions are bool, integer, float or "
@@ -207,38 +210,6 @@ def _as_head(raw: ArrayLike, label: str) -> NDArray[Any]:
     if head.ndim == 0:
         raise HeadError(f"{label} is a single number: it must be (n, *patch_shape), one row a location")
     return head
-
-
-def _as_array(raw: ArrayLike, label: str, error: type[LocationError | HeadDtypeError]) -> NDArray[Any]:
-    """Look at anything array-like as NumPy, sharing its memory wherever that is possible."""
-    if type(raw) is np.ndarray:
-        array: NDArray[Any] = raw
-    else:
-        parts = raw if isinstance(raw, (list, tuple)) else (raw,)
-        if any(isinstance(part, np.ma.MaskedArray) for part in parts):
-            raise error(f"{label} is a masked array: call .filled(value), as its mask would be lost")
-        try:
-            array = _to_numpy(raw)
-        except (TypeError, ValueError, RuntimeError, BufferError, AttributeError, ArithmeticError) as cause:
-            raise error(
-                f"{label} is a {type(raw).__module__}.{type(raw).__qualname__} that NumPy cannot look "
-                f"at ({cause}): pass a NumPy array or a CPU tensor, for example tensor.cpu()"
-            ) from cause
-    if array.dtype.kind == "V" and array.dtype.name == "bfloat16":
-        # ml_dtypes, as JAX uses it; every value is a float32 too.
-        array = array.astype(np.float32)
-    return array
-
-
-def _to_numpy(raw: Any) -> NDArray[Any]:
-    detach = getattr(raw, "detach", None)
-    if callable(detach):  # a tensor, which may still belong to an autograd graph
-        raw = detach()
-        if str(getattr(raw, "dtype", "")).endswith("bfloat16"):
-            raw = raw.float()
-    if not hasattr(raw, "__array__") and hasattr(raw, "__dlpack__"):
-        return np.from_dlpack(raw)
-    return np.asarray(raw)
 
 
 def _is_lossless(source: np.dtype[Any], target: np.dtype[Any]) -> bool:

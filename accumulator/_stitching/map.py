@@ -9,6 +9,7 @@ import numpy as np
 
 from accumulator._core.lifecycle import Result
 from accumulator._export import write_ome_tiff, write_ome_zarr
+from accumulator._inputs.heads import plain_key
 from accumulator._pictures import plot_map
 from accumulator._stitching.weights import Summer, as_window
 from accumulator.exceptions import OptionError
@@ -252,7 +253,7 @@ class StitchedMap(Result):
 
     def _one(self, head: str | int | None) -> str:
         """Return the name of the one map that is meant."""
-        key = next(iter(self._named)) if head is None and len(self._named) == 1 else str(head)
+        key = next(iter(self._named)) if head is None and len(self._named) == 1 else str(plain_key(head))
         if key not in self._named:
             raise OptionError(f"head is {head!r}: choose one of the maps {list(self._named)}")
         return key

@@ -12,7 +12,7 @@ import numpy as np
 from accumulator._core.full_batch import FullBatch
 from accumulator._core.memory import fits_in_memory
 from accumulator._inputs import tuning
-from accumulator._inputs.heads import Heads
+from accumulator._inputs.heads import Heads, plain_key
 from accumulator._stitching.grid import as_grid
 from accumulator._stitching.stitcher import Stitcher
 from accumulator.exceptions import OptionError
@@ -107,7 +107,7 @@ def _chosen(outputs: Heads[RowArray], heads: Sequence[int | str] | None) -> Head
     known = dict(zip(outputs.keys, outputs, strict=True))
     if heads is not None and (isinstance(heads, str) or not isinstance(heads, Sequence)):
         raise OptionError(f"heads is {heads!r}: give a list of them, of {list(known)}")
-    chosen = list(known) if heads is None else list(heads)
+    chosen = list(known) if heads is None else [plain_key(head) for head in heads]
     if not chosen or len(set(chosen)) != len(chosen) or not set(chosen) <= known.keys():
         raise OptionError(f"heads is {heads!r}: choose from {list(known)}, each once")
     names = None if outputs.names is None else tuple(map(str, chosen))

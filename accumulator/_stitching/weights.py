@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 import attrs
 import numpy as np
 
+from accumulator._inputs.arrays import as_array
 from accumulator.exceptions import OptionError
 from accumulator.typing import Blend
 
@@ -87,10 +88,10 @@ def as_blend(raw: Blend | ArrayLike) -> Blend | NDArray[np.float64]:
         if raw not in names:
             raise OptionError(f"blend is {raw!r}: it is one of {', '.join(names)}, or an array of weights")
         return names[names.index(raw)]
-    try:
-        weights: NDArray[np.float64] = np.array(raw, dtype=np.float64)
-    except (TypeError, ValueError) as cause:
-        raise OptionError(f"blend is {type(raw).__name__}, not a name or an array of weights") from cause
+    given = as_array(raw, "blend", OptionError)
+    if given.dtype.kind not in "biuf":
+        raise OptionError(f"blend is {type(raw).__name__}, not a name or an array of weights")
+    weights = given.astype(np.float64)
     if weights.size == 0 or not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
         raise OptionError("blend has weights that are negative, infinite, NaN, or all zero")
     weights /= weights.max()
