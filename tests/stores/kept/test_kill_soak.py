@@ -5,65 +5,17 @@ from __future__ import annotations
 import json
 import os
 import random
-import select
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 from helpers import mortal
-from helpers.processes import ENVIRONMENT
+from helpers.processes import TIMEOUT, Process
 
 from accumulator._stores.files.ownership import is_locked
 
 KILLS = int(os.environ.get("ACCUMULATOR_KILLS", "100"))
-TIMEOUT = 300  # seconds; only what hangs takes them
-
-
-class Process:
-    """A process whose lines are read as they come."""
-
-    def __init__(self, errors, *arguments):
-        environment = ENVIRONMENT | {"OPENBLAS_NUM_THREADS": "1"}  # a thread of it would be there at the fork
-        with errors.open("ab") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, "-W", "error", "-m", "helpers.mortal", *arguments],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=file,
-                env=environment,
-                bufsize=0,
-            )
-        self.errors, self._left = errors, b""
-
-    def tell(self, line):
-        """Write a line to it."""
-        self.process.stdin.write(line.encode() + b"\n")
-
-    def line(self):
-        """Return its next line, "" once it has ended."""
-        while b"\n" not in self._left:
-            ready, _, _ = select.select([self.process.stdout], [], [], TIMEOUT)
-            assert ready, "it hangs"
-            read = os.read(self.process.stdout.fileno(), 2**16)
-            if not read:
-                return ""
-            self._left += read
-        line, self._left = self._left.split(b"\n", 1)
-        return line.decode()
-
-    def end(self, patience):
-        """Wait for its end, kill it if that does not come, and return how it ended."""
-        try:
-            status = self.process.wait(patience)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            status = self.process.wait()
-        self.process.stdin.close()
-        self.process.stdout.close()
-        return status
 
 
 class Killer:
@@ -72,7 +24,7 @@ class Killer:
     def __init__(self, folder, seed):
         self.chance = random.Random(seed)  # noqa: S311  no secret
         self.errors = folder / "errors"
-        self.parent = Process(self.errors, "serve")
+        self.parent = Process(self.errors, "helpers.mortal", "serve")
         assert self.parent.line() == "ready", self.errors.read_text()
 
     def life(self, store, name, acknowledged, *, is_spared=False):
@@ -87,7 +39,7 @@ class Killer:
         is_alone = not is_spared and chance.random() < 0.04
         if is_alone and trigger == "":
             delay = chance.random() / 2  # while it imports
-        process = Process(self.errors, "once") if is_alone else self.parent
+        process = Process(self.errors, "helpers.mortal", "once") if is_alone else self.parent
         process.tell(json.dumps([str(store), name, chance.randrange(2**32), acknowledged]))
         child = process.process.pid if is_alone else int(process.line().removeprefix("born "))
         said, is_through = "", False
