@@ -118,7 +118,7 @@ class ProcessError(AccumulatorError, RuntimeError):
 
 
 class NothingPushedError(AccumulatorError, ValueError):
-    """``finalize()`` before any push: the heads, and so the result, are unknown."""
+    """No push, and no heads declared: they are unknown, and so is the result."""
 
 
 class StorageError(_NamesRows, OSError):

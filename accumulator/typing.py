@@ -20,6 +20,7 @@ __all__ = [
     "Blend",
     "Chunks",
     "Compressors",
+    "DeclaredHeads",
     "FillValue",
     "Mode",
     "OnDuplicate",
@@ -45,6 +46,12 @@ ArrayLike: TypeAlias = npt.ArrayLike | SupportsDLPack
 
 BatchOutput: TypeAlias = Sequence[ArrayLike] | Mapping[str, ArrayLike] | ArrayLike
 """A tuple or list of heads, a dict of named heads, or one array: each ``(n, *patch_shape)``."""
+
+DeclaredHeads: TypeAlias = (
+    "Sequence[tuple[Sequence[int], npt.DTypeLike] | ArrayLike] "
+    "| Mapping[str, tuple[Sequence[int], npt.DTypeLike] | ArrayLike]"
+)
+"""A list or dict of what heads will be: pairs ``(patch_shape, dtype)``, or example arrays of any rows."""
 
 Bands: TypeAlias = "list[npt.NDArray[Any]] | dict[str, npt.NDArray[Any]]"
 """A band of each map, as the heads were pushed: a list, or a dict of named heads."""

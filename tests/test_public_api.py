@@ -19,6 +19,7 @@ RECORDED = Path(__file__).parent / "data" / "public_api.txt"
 NEW = {  # since then
     "accumulator.typing.Chunks",
     "accumulator.typing.Compressors",
+    "accumulator.typing.DeclaredHeads",
     "accumulator.typing.FillValue",
     "accumulator.typing.StorageOption",
     "class accumulator.typing.StitchOptions(dict)",

@@ -18,6 +18,7 @@ from accumulator._export import check_ome_tiff, check_ome_zarr
 from accumulator._export.map import UNITS
 from accumulator._inputs.heads import Heads
 from accumulator._inputs.text import printable, shape_text
+from accumulator._stitching.result import check_has_heads
 from accumulator.exceptions import OptionError
 from accumulator.typing import Blend
 
@@ -131,6 +132,7 @@ def _stitch(arguments: argparse.Namespace) -> int:
     if output.resolve().is_relative_to(arguments.path.resolve()):
         raise OptionError(f"{output} is in the store itself: write elsewhere")
     batch = FullBatch.load(arguments.path, partial=True)
+    check_has_heads(batch)
     heads = arguments.head
     if heads is not None and isinstance(batch.outputs, list):
         heads = [int(head) if head.isascii() and head.isdigit() else head for head in heads]

@@ -28,6 +28,7 @@ from accumulator._inputs.arguments import (
     as_threshold,
     as_token,
 )
+from accumulator._inputs.declared import as_declared
 from accumulator._inputs.options import HeadOptions
 from accumulator._inputs.validation import as_heads
 from accumulator._pictures import as_html, memory_text
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
         BatchOutput,
         Chunks,
         Compressors,
+        DeclaredHeads,
         FillValue,
         Mode,
         OnDuplicate,
@@ -119,6 +121,12 @@ class FullBatchAccumulator(Collector[FullBatch], Covered):
     progress : bool, default False
         Show a bar of the rows that have come, out of ``n_expected`` or of all, with the gaps, the memory, and
         whether they are in RAM or in zarr. Needs tqdm, the extra ``progress``.
+    heads : list, or dict by name, optional
+        The heads that will come: pairs ``(patch_shape, dtype)``, such as ``((256, 256, 1), "float32")``, or
+        example arrays, which are batches of any number of rows, even 0, as `push` takes them: their first
+        axis does not count. The result is planned and the store made at once, and a first batch that differs
+        is refused as any other is. A run that nothing is pushed to, as of a slide without tissue, then gives
+        a complete result of fill values.
 
     Raises
     ------
@@ -128,15 +136,21 @@ class FullBatchAccumulator(Collector[FullBatch], Covered):
         A location is in the list twice; a ValueError.
     OptionError
         An option has a value that it cannot have; a ValueError. Storage options that do not fit the heads
-        are found at the first push.
+        are found at the first push, or here where ``heads`` are declared.
+    HeadError
+        An example array of ``heads`` is a single number; a ValueError.
+    HeadDtypeError
+        ``heads`` are not numbers; a TypeError.
     StorageError
-        ``save_path`` is a file, or cannot be looked at; ``store`` cannot be made or read. An OSError.
+        ``save_path`` is a file, or cannot be looked at; ``store`` cannot be made or read; or the disk has no
+        room for declared heads. An OSError.
     ResultExistsError
         Something is at ``store``, and ``mode`` is "w-" or it is not the store of a run; a
         FileExistsError.
     ResumeError
-        ``store`` was made for other locations, with another ``resume_token``, or with other storage options;
-        a ValueError. Heads that it was not made for are refused by the first push.
+        ``store`` was made for other locations, with another ``resume_token``, with other storage options, or
+        for other heads than those declared; a ValueError. Without ``heads`` those that it was not made for
+        are refused by the first push.
     ResultFormatError
         More than rows of ``store`` is damaged, or somebody tampered with it; a ValueError.
     LockedError
@@ -190,6 +204,7 @@ class FullBatchAccumulator(Collector[FullBatch], Covered):
         resume_token: str | None = None,
         checkpoint_interval: float | None = None,
         progress: bool = False,
+        heads: DeclaredHeads | None = None,
     ) -> None:
         index = LocationIndex(full_output_locs)
         budget = Budget(as_folder(save_path), as_threshold(memory_threshold), as_limit(memory_limit))
@@ -205,7 +220,18 @@ class FullBatchAccumulator(Collector[FullBatch], Covered):
             raise OptionError(
                 "mode, resume_token and checkpoint_interval are for a run that is kept: give store= too"
             )
-        canvas = Canvas.open(index.locs, budget, on_duplicate, options, n_least, path, mode, token, interval)
+        canvas = Canvas.open(
+            index.locs,
+            budget,
+            on_duplicate,
+            options,
+            n_least,
+            path,
+            mode,
+            token,
+            interval,
+            as_declared(heads),
+        )
         self.__attrs_init__(index, canvas, canvas.written)
         self._tell_at_exit()
         if bar is not None:
@@ -342,8 +368,8 @@ class FullBatchAccumulator(Collector[FullBatch], Covered):
     def push(self, batch_output: BatchOutput, batch_locs: ArrayLike) -> None:
         """Put a batch of predictions where they belong.
 
-        The first push fixes the number, names, patch shapes and dtypes of the heads. Predictions are copied
-        before this returns: the caller may reuse the arrays.
+        The first push fixes the number, names, patch shapes and dtypes of the heads, unless ``heads`` has
+        declared them. Predictions are copied before this returns: the caller may reuse the arrays.
 
         Parameters
         ----------
@@ -367,7 +393,7 @@ class FullBatchAccumulator(Collector[FullBatch], Covered):
             The number of rows or heads, the names or a patch shape are wrong; a ValueError.
         HeadDtypeError
             A head is not numbers, has a mask, or a dtype that zarr cannot store (long double) or that its
-            first batch's cannot hold without loss; a TypeError.
+            first batch's, or the declared one, cannot hold without loss; a TypeError.
         HeadValueError
             The ``dtype`` asked for cannot hold a value; a ValueError and an OverflowError.
         OptionError
@@ -411,12 +437,12 @@ class FullBatchAccumulator(Collector[FullBatch], Covered):
         -------
         FullBatch
             All N rows, with the fill value where nothing came; the same object when called again. For N = 0
-            it has no heads.
+            it has the heads that were declared or pushed, if any.
 
         Raises
         ------
         NothingPushedError
-            Nothing was ever pushed, so that the heads are unknown; a ValueError.
+            Nothing was ever pushed and no heads declared, so that they are unknown; a ValueError.
         StorageError
             The disk refused the last rows; an OSError. Nothing is lost: make room and call again.
         ClosedError
@@ -435,8 +461,8 @@ class FullBatchAccumulator(Collector[FullBatch], Covered):
                 elif len(locs):
                     raise NothingPushedError(
                         f"nothing was pushed for any of the {len(locs)} locations, so that the heads are "
-                        "unknown: push at least one batch (an empty one with the right shapes will do), or "
-                        "close()"
+                        "unknown: declare them with heads=[(patch_shape, dtype), ...], and the result is "
+                        "complete without a push"
                     )
                 self._result = hand_over(canvas, locs)
                 self._stop()

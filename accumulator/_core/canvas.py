@@ -56,6 +56,7 @@ class Canvas:
     is_one_call: bool = False  # of the function: its arrays are the caller's, who may have many such calls
     written: NDArray[np.bool_] = attrs.field(init=False)
     specs: Heads[HeadSpec] = attrs.field(init=False, factory=Heads)  # none before the first batch
+    _told_by: str = attrs.field(init=False, default="the first batch")  # what the heads are, in messages
     _batches: AllOrNothing | None = attrs.field(init=False, default=None)  # None before the first batch
     _n_consumed: int = attrs.field(init=False, default=0)  # when it was closed
     _place: RamOrDisk | None = attrs.field(init=False, default=None)  # None in a run that is kept
@@ -78,25 +79,36 @@ class Canvas:
         mode: Mode = "w-",
         resume_token: str | None = None,
         checkpoint_interval: float | None = None,
+        declared: Heads[NDArray[Any]] | None = None,
     ) -> Self:
         """Return a canvas of one row a location; with ``store`` it has the rows that are recorded there.
 
-        Errors are those of `KeptRun.claim` and `KeptRun.resume`; nobody holds the store then.
+        Where heads are declared, it is made for them, as if a batch without rows had come. Errors are those
+        of `KeptRun.claim`, `KeptRun.resume` and `place`; nobody holds the store then.
         """
         if store is None:
-            return cls(len(locs), budget, on_duplicate, options, n_expected)
+            canvas = cls(len(locs), budget, on_duplicate, options, n_expected)
+            canvas._declare(declared, locs)
+            return canvas
         run = KeptRun.claim(store, mode, locs, resume_token)
         budget = attrs.evolve(budget, save_path=str(Path(store).parent))
         interval = 30 if checkpoint_interval is None else checkpoint_interval
+        canvas = cls(len(locs), budget, on_duplicate, options, n_expected, run, interval)
         try:
-            canvas = cls(len(locs), budget, on_duplicate, options, n_expected, run, interval)
             if run.is_resumed:
                 canvas._resume(run)
+            canvas._declare(declared, locs)
             canvas._next_checkpoint = time.monotonic() + interval
         except BaseException:
+            canvas.close()
             run.release()
             raise
         return canvas
+
+    def _declare(self, heads: Heads[NDArray[Any]] | None, locs: NDArray[Any]) -> None:
+        if heads is not None:
+            self.place(heads, slice(0, 0), 0, locs)
+            self._told_by = "heads="
 
     def _resume(self, run: KeptRun) -> None:
         store, self.specs = run.resume(self.options, self.budget.buffer_nbytes, available_memory())
@@ -268,7 +280,7 @@ class Canvas:
             check_heads(self.run.root, heads, self.specs)
         self._is_confirmed = True
         if self.specs.values:
-            return check_specs(heads, self.specs), self.specs
+            return check_specs(heads, self.specs, self._told_by), self.specs
         return heads, as_specs(heads, self.options)
 
     def _without_repeats(

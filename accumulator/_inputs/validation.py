@@ -122,33 +122,33 @@ def check_rows(heads: Arrays, n_locs: int) -> None:
         )
 
 
-def check_specs(heads: Arrays, specs: Heads[HeadSpec]) -> Arrays:
-    """Return the heads in the order of the first batch, refusing those that do not fit it."""
+def check_specs(heads: Arrays, specs: Heads[HeadSpec], first: str = "the first batch") -> Arrays:
+    """Return the heads in the order of the first batch, or of what else came first, refusing what differs."""
     if heads.names != specs.names:
-        heads = _in_named_order(heads, specs.names)
+        heads = _in_named_order(heads, specs.names, first)
     if len(heads.values) != len(specs.values):
-        raise HeadError(f"number of heads: {len(heads)}, but the first batch had {len(specs)}")
+        raise HeadError(f"number of heads: {len(heads)}, but {first} had {len(specs)}")
     for i, (head, spec) in enumerate(zip(heads.values, specs.values, strict=True)):
         if head.shape[1:] != spec.patch_shape:
             raise HeadError(
-                f"{heads.label(i)} has patch shape {head.shape[1:]} but the first batch had "
+                f"{heads.label(i)} has patch shape {head.shape[1:]} but {first} had "
                 f"{spec.patch_shape}: push one shape throughout"
             )
         if head.dtype != spec.dtype and not spec.is_converted and not _is_lossless(head.dtype, spec.dtype):
             raise HeadDtypeError(
-                f"{heads.label(i)} has dtype {head.dtype} but the first batch had {spec.dtype}, which "
+                f"{heads.label(i)} has dtype {head.dtype} but {first} had {spec.dtype}, which "
                 "cannot hold it without loss: push every batch, from the first on, in one dtype that holds "
                 f"all their values, such as {np.promote_types(head.dtype, spec.dtype)}"
             )
     return heads
 
 
-def _in_named_order(heads: Arrays, names: tuple[str, ...] | None) -> Arrays:
+def _in_named_order(heads: Arrays, names: tuple[str, ...] | None, first: str) -> Arrays:
     if heads.names is None or names is None:
-        first, now = ("without names", "names") if names is None else ("with names", "none")
-        raise HeadError(f"the first batch came {first} but this one has {now}: push one kind throughout")
+        then, now = ("without names", "names") if names is None else ("with names", "none")
+        raise HeadError(f"{first} came {then} but this one has {now}: push one kind throughout")
     if set(heads.names) != set(names):
-        raise HeadError(f"the batch has heads {sorted(heads.names)} but the first batch had {sorted(names)}")
+        raise HeadError(f"the batch has heads {sorted(heads.names)} but {first} had {sorted(names)}")
     by_name = heads.by_name()
     return Heads(tuple(by_name[name] for name in names), names)
 

@@ -110,6 +110,10 @@ def as_grid(
         shape = _as_ints(output_shape, n_spatial, "output_shape")
     else:
         shape = stop.max(axis=0).tolist() if len(stop) else [0] * n_spatial
+    if output_shape is None and not len(locs):
+        raise OptionError(
+            f"{name} is empty, so that the maps have no size of their own: give output_shape (--shape)"
+        )
     if min(shape) < 1:
         raise OptionError(
             f"the map would have the spatial shape {tuple(shape)}: nothing lies behind origin {first}; give "

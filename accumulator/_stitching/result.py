@@ -15,7 +15,7 @@ from accumulator._inputs import tuning
 from accumulator._inputs.heads import Heads, plain_key
 from accumulator._stitching.grid import as_grid
 from accumulator._stitching.stitcher import Stitcher
-from accumulator.exceptions import OptionError
+from accumulator.exceptions import NothingPushedError, OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,12 +41,13 @@ def stitch(
         Names or numbers of the heads to stitch, which must have patches of the same height and width; by
         default all. Heads without names are numbered anew, in the options too.
     **options
-        Those of `Stitcher`. By default the maps end with the last of all locations, written or not.
+        Those of `Stitcher`. By default the maps end with the last of all locations, written or not; where
+        there are none, give ``output_shape``.
 
     Returns
     -------
     StitchedMap
-        One map a head, with all locations of ``batch``.
+        One map a head, with all locations of ``batch``; if none was written, of fill values.
 
     Raises
     ------
@@ -54,6 +55,8 @@ def stitch(
         Locations are not boxes, or larger than the patches; a ValueError.
     HeadError
         Heads are not patches, or of different size; a ValueError.
+    NothingPushedError
+        ``batch`` has no heads, as nothing was pushed and none were declared; a ValueError.
     HeadDtypeError
         A head has a dtype that zarr cannot store (long double); a TypeError.
     OptionError
@@ -84,6 +87,7 @@ def stitch(
     """
     if not isinstance(batch, FullBatch):
         raise OptionError(f"batch is {type(batch).__name__}: give a FullBatch, such as FullBatch.load(path)")
+    check_has_heads(batch)
     chosen = _chosen(Heads.of(batch.outputs), heads)
     rows = np.flatnonzero(batch.written)
     frame = as_grid(
@@ -100,6 +104,15 @@ def stitch(
                 stitcher.push(values.as_given(), batch.output_locs[some])
     maps = stitcher.finalize()
     return attrs.evolve(maps, output_locs=batch.output_locs, written=batch.written)
+
+
+def check_has_heads(batch: FullBatch) -> None:
+    """Refuse a result whose heads nobody has told."""
+    if not batch.outputs:
+        raise NothingPushedError(
+            "the result has no heads, as nothing was pushed: declare them where it is collected, with "
+            "FullBatchAccumulator(..., heads=[(patch_shape, dtype), ...]), and its maps are complete"
+        )
 
 
 def _chosen(outputs: Heads[RowArray], heads: Sequence[int | str] | None) -> Heads[RowArray]:

@@ -19,6 +19,7 @@ from accumulator._core.memory import fits_in_memory
 from accumulator._core.plan import Budget
 from accumulator._inputs import tuning
 from accumulator._inputs.arguments import as_folder, as_limit, as_store, as_threshold
+from accumulator._inputs.declared import as_declared
 from accumulator._inputs.heads import Heads
 from accumulator._inputs.options import HeadOptions
 from accumulator._inputs.text import as_text, named
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
         Blend,
         Chunks,
         Compressors,
+        DeclaredHeads,
         FillValue,
         StorageOption,
         StorageOptions,
@@ -110,6 +112,11 @@ class Stitcher(Collector[StitchedMap]):
         Where the maps go, as in `FullBatchAccumulator`; here a row is a row of the maps. On disk a chunk has
         whole rows by default; ``chunks=(512, 512, C)`` makes tiles, which are slower to write. The store of a
         process that died is not resumed: stitch again. ``memory_limit`` bounds the maps, and each band.
+    heads : list, or dict by name, optional
+        The heads that will come, as `FullBatchAccumulator` takes them: pairs ``(patch_shape, dtype)``, or
+        example arrays, which are batches of any number of rows. All that the first push could refuse of them
+        is refused at once, and maps that nothing is pushed to are complete: fill values. With an empty list
+        of boxes they need ``output_shape``.
 
     Raises
     ------
@@ -118,7 +125,12 @@ class Stitcher(Collector[StitchedMap]):
     DuplicateLocationError
         A box is in the list twice; a ValueError.
     OptionError
-        An option has a value that it cannot have; a ValueError.
+        An option has a value that it cannot have; or there are no boxes, and no ``output_shape``. A
+        ValueError.
+    HeadError
+        ``heads`` that are declared cannot be maps; a ValueError.
+    HeadDtypeError
+        ``heads`` are not numbers, or of a dtype that zarr cannot store; a TypeError.
     MemoryLimitError
         The maps have so many rows that what has to be known of each does not fit in memory; a MemoryError.
     StorageError
@@ -152,6 +164,7 @@ class Stitcher(Collector[StitchedMap]):
     _memory_limit: int | None
     _bar: Any
     _specs: Heads[HeadSpec] = attrs.field(init=False, factory=Heads)  # none until the first batch
+    _told_by: str = attrs.field(init=False, default="the first batch")  # what the heads are, in messages
     _delivery: Delivery | None = attrs.field(init=False, default=None)
 
     def __init__(  # noqa: PLR0913  each is told by its name
@@ -172,7 +185,9 @@ class Stitcher(Collector[StitchedMap]):
         chunks: StorageOption[Chunks] = None,
         shards: StorageOption[Chunks] = None,
         compressors: StorageOption[Compressors] = None,
+        heads: DeclaredHeads | None = None,
     ) -> None:
+        declared = as_declared(heads)
         index, window, bar = LocationIndex(full_output_locs), as_blend(blend), as_progress(progress)
         stored: StorageOptions = {
             "fill_value": fill_value,
@@ -203,6 +218,13 @@ class Stitcher(Collector[StitchedMap]):
             index, canvas, came, map_rows, window, options, output_shape, origin, on_band, limit, bar
         )
         self._tell_at_exit()
+        if declared is not None:
+            try:
+                self._start(declared, Bands)
+            except BaseException:
+                self.close()
+                raise
+            self._told_by = "heads="
 
     @property
     def open_nbytes(self) -> int:
@@ -212,8 +234,8 @@ class Stitcher(Collector[StitchedMap]):
     def push(self, batch_output: BatchOutput, batch_locs: ArrayLike) -> None:
         """Blend a batch of patches into the maps.
 
-        The first push fixes the number, names, patch shapes and dtypes of the heads. Patches are blended
-        before this returns: the caller may reuse the arrays.
+        The first push fixes the number, names, patch shapes and dtypes of the heads, unless ``heads`` has
+        declared them. Patches are blended before this returns: the caller may reuse the arrays.
 
         Parameters
         ----------
@@ -268,7 +290,7 @@ class Stitcher(Collector[StitchedMap]):
                 raise HeadError("the batch has no heads: push at least one array a batch")
             check_rows(heads, len(rows))
             delivery = self._delivery or self._start(heads, Bands)[0]
-            heads = check_specs(heads, self._specs)
+            heads = check_specs(heads, self._specs, self._told_by)
             self._refuse_repeats(rows)
             delivery.deliver_waiting()
             bands = delivery.bands
@@ -290,7 +312,7 @@ class Stitcher(Collector[StitchedMap]):
         Raises
         ------
         NothingPushedError
-            Nothing was ever pushed, so that the heads are unknown; a ValueError.
+            Nothing was ever pushed and no heads declared, so that they are unknown; a ValueError.
         StorageError
             The disk refused the last bands; an OSError. Nothing is lost: make room and call again.
         ClosedError
@@ -303,8 +325,8 @@ class Stitcher(Collector[StitchedMap]):
                 self._refuse_if_done("finalize")
                 if self._delivery is None:
                     raise NothingPushedError(
-                        "nothing was pushed, so that the heads are unknown: push at least one batch (an "
-                        "empty one with the right shapes will do), or close()"
+                        "nothing was pushed, so that the heads are unknown: declare them with "
+                        "heads=[(patch_shape, dtype), ...], and the maps are complete without a push"
                     )
                 self._delivery.deliver_waiting()
                 self._delivery.deliver(self._delivery.bands.all_open())

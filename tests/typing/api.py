@@ -59,6 +59,9 @@ FullBatchAccumulator(
 )
 FullBatchAccumulator(locs, dtype="f2", fill_value=np.float32(1), chunks=(4, 8, 8, 3), compressors=ZstdCodec())
 FullBatchAccumulator(locs, on_duplicate="never")  # type: ignore[arg-type]
+FullBatchAccumulator(locs, heads=[((4, 4, 1), "float32"), np.empty((0, 3), np.uint8)])
+Stitcher(locs, heads={"a": ((4, 4, 1), np.float32)})
+FullBatchAccumulator(locs, heads=3)  # type: ignore[arg-type]
 by_name = {"a": 4}
 FullBatchAccumulator(locs, chunks=by_name, dtype={"a": np.float16})
 FullBatchAccumulator(locs, chunks="many")  # type: ignore[arg-type]
