@@ -20,6 +20,7 @@ __all__ = [
     "Blend",
     "Chunks",
     "Compressors",
+    "Crop",
     "DeclaredHeads",
     "FillValue",
     "Mode",
@@ -83,6 +84,10 @@ Compressors: TypeAlias = (
 )
 """Codecs of zarr, also as its metadata writes them, "auto" for zarr's choice, or None."""
 
+Crop: TypeAlias = Literal["center", "start"] | int | Sequence[int] | None
+"""Which part of a larger patch is its box: the middle, the first part, or what is left when so many pixels
+are cut on each side, on all axes or one number an axis, x first."""
+
 FillValue: TypeAlias = "complex | np.generic"
 """A number of a head's dtype, or a bool."""
 
@@ -106,7 +111,9 @@ class StitchOptions(StorageOptions, total=False):
 
     blend: Blend | ArrayLike
     output_shape: Sequence[int] | None
-    origin: Sequence[int] | None
+    origin: Sequence[int] | Literal["min"] | None
+    channels_first: StorageOption[bool]
+    crop: StorageOption[Crop]
     on_band: Callable[[slice, Bands], object] | None
     save_path: StrPath
     memory_threshold: float

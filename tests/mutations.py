@@ -32,6 +32,7 @@ CHUNKS, COPYING = f"{STORES}/memory/row_numbers.py", f"{STORES}/memory/copying.p
 RAM, WRITER = f"{STORES}/memory/ram.py", f"{STORES}/writing/writer.py"
 STITCHING = "accumulator/_stitching"
 BANDS, BLEND, GRID = f"{STITCHING}/bands.py", f"{STITCHING}/blend.py", f"{STITCHING}/grid.py"
+FRAME = f"{STITCHING}/frame.py"
 NUMBERS, WEIGHTS = f"{STITCHING}/numbers.py", f"{STITCHING}/weights.py"
 PARTS, STITCH = f"{STITCHING}/parts.py", f"{STITCHING}/result.py"
 WHOLE = f"{STITCHING}/whole.py"
@@ -44,6 +45,7 @@ TESTS = {  # the likely ones first
     "accumulator/_core": [*_CORE, "inputs/test_options.py", *_STORES],
     f"{STORES}/memory": ["stores/memory", *_STORES, *_CORE],
     STORES: [*_STORES, *_CORE],
+    FRAME: ["stitching/test_geometry.py", "stitching/test_values.py"],
     GRID: ["stitching/test_grid.py", "stitching/test_values.py"],
     PARTS: ["stitching/test_grid.py", "stitching/test_values.py", "stitching/test_bands.py"],
     STITCHING: ["stitching/test_values.py", "stitching/test_bands.py", "stitching/test_stitcher.py"],
@@ -130,9 +132,10 @@ MUTATIONS = [
         "job not in self._running)\n            return id(job) in self._failed",
         "job not in self._running)\n            return False",
     ),
-    (GRID, "high = np.clip(stop, 0, shape)", "high = np.clip(stop, 0, None)"),
-    (GRID, "skip = low - start", "skip = low * 0"),
-    (GRID, "[:, :n_spatial][:, ::-1] - np.array", "[:, :n_spatial] - np.array"),
+    (FRAME, "np.clip(stop, 0, shape)", "np.clip(stop, 0, None)"),
+    (FRAME, "skip = low - start", "skip = low * 0"),
+    (FRAME, "pixels(frame.start, scale) - origin", "pixels(frame.start, scale)"),
+    (FRAME, "ends & ~begins & is_known", "ends & ~begins"),
     (GRID, "for corner in np.ndindex", "for corner in [(0,) * len(size)] or np.ndindex"),
     (WEIGHTS, "known = self._lines.get(key)", "known = next(iter(self._lines.values()), None)"),
     (WEIGHTS, "last is not None and last[0] == key:", "last is not None:"),

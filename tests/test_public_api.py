@@ -17,8 +17,10 @@ import accumulator
 
 RECORDED = Path(__file__).parent / "data" / "public_api.txt"
 NEW = {  # since then
+    "  n_outside",
     "accumulator.typing.Chunks",
     "accumulator.typing.Compressors",
+    "accumulator.typing.Crop",
     "accumulator.typing.DeclaredHeads",
     "accumulator.typing.FillValue",
     "accumulator.typing.StorageOption",

@@ -11,41 +11,40 @@ if TYPE_CHECKING:
     from accumulator._inputs.heads import Heads
     from accumulator._inputs.options import HeadOptions
     from accumulator._inputs.validation import HeadSpec
+    from accumulator._stitching.frame import Frame, Lay
     from accumulator._stitching.weights import Window
 
 
-def patch_of(specs: Heads[HeadSpec], n_spatial: int) -> tuple[int, ...]:
-    """Return the spatial shape of a patch; or HeadError, as all heads must have the same."""
-    patch = specs.values[0].patch_shape[:n_spatial]
-    for i, spec in enumerate(specs):
-        if len(spec.patch_shape) not in {n_spatial, n_spatial + 1} or 0 in spec.patch_shape:
+def lay_heads(frame: Frame, specs: Heads[HeadSpec]) -> Heads[Lay]:
+    """Return how the patches of each head lie; or HeadError, as all must lie alike."""
+    frame.geometry.check_heads(specs.keys)
+    lays = [
+        frame.lay(key, specs.label(i), spec.patch_shape)
+        for i, (key, spec) in enumerate(zip(specs.keys, specs, strict=True))
+    ]
+    for i, lay in enumerate(lays):
+        if lay.group != lays[0].group:
             raise HeadError(
-                f"{specs.label(i)} has patch shape {spec.patch_shape}: with locations of "
-                f"{2 * n_spatial} numbers a patch has {n_spatial} axes, or one more for channels; leave "
-                "heads of another kind out, with stitch(batch, heads=[...])"
+                f"{specs.label(i)} has patches of {lay.grid.patch}, but {specs.label(0)} "
+                f"of {lays[0].grid.patch}: stitch heads of different size one by one"
             )
-        if spec.patch_shape[:n_spatial] != patch:
-            raise HeadError(
-                f"{specs.label(i)} has patches of {spec.patch_shape[:n_spatial]}, but {specs.label(0)} "
-                f"of {patch}: stitch heads of different size one by one"
-            )
-    return patch
+    return specs.like(lays)
 
 
 def map_specs(
-    specs: Heads[HeadSpec], n_spatial: int, options: HeadOptions, window: Window, n_overlaps: int
+    specs: Heads[HeadSpec], lays: Heads[Lay], options: HeadOptions, window: Window, n_overlaps: int
 ) -> Heads[MapSpec]:
     """Return the maps that heads make, where so many rows cover a pixel at most.
 
     Raises HeadError, HeadDtypeError or OptionError where a head, or what is asked for, cannot be a map.
     """
     maps = []
-    for i, (key, spec) in enumerate(zip(specs.keys, specs, strict=True)):
+    for i, (key, spec, lay) in enumerate(zip(specs.keys, specs, lays, strict=True)):
         storage, asked = options.for_head(key, spec.dtype)
         if window.blend == "max" and spec.dtype.kind == "c":
             raise HeadError(f"{specs.label(i)} is complex, which has no largest value: blend its parts")
         dtype = result_dtype(spec.dtype, asked, specs.label(i))
         sums = sum_dtype(spec.dtype, window, n_overlaps)
         is_checked = window.is_sum and sums == spec.dtype.newbyteorder("=") and wider(sums) != sums
-        maps.append(MapSpec(spec.patch_shape[n_spatial:], dtype, storage.fill_value, sums, is_checked))
+        maps.append(MapSpec(lay.channels, dtype, storage.fill_value, sums, is_checked))
     return specs.like(maps)

@@ -44,6 +44,8 @@ class StitchedMap(Result):
         The locations that were asked for.
     written : (N,) bool numpy.ndarray
         Which of them have come.
+    n_outside : int
+        How many of them, come or not, lie wholly outside of the maps, by ``output_shape`` or ``origin``.
     """
 
     _counted: ClassVar[str] = "patches"
@@ -54,6 +56,7 @@ class StitchedMap(Result):
     written: NDArray[np.bool_]
     _rows: FullBatch  # the same arrays as rows of the map, which own the files
     _grid: Grid  # of those that have come
+    n_outside: int = attrs.field(default=0, kw_only=True)
 
     @property
     def n_stitched(self) -> int:

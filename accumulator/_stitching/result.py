@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeGuard, Unpack
+from typing import TYPE_CHECKING, Any, Final, TypeGuard, Unpack
 
 import attrs
 import numpy as np
@@ -13,7 +13,10 @@ from accumulator._core.full_batch import FullBatch
 from accumulator._core.memory import fits_in_memory
 from accumulator._inputs import tuning
 from accumulator._inputs.heads import Heads, plain_key
-from accumulator._stitching.grid import as_grid
+from accumulator._inputs.validation import HeadSpec
+from accumulator._stitching.frame import as_frame
+from accumulator._stitching.geometry import as_geometry
+from accumulator._stitching.heads import lay_heads
 from accumulator._stitching.stitcher import Stitcher
 from accumulator.exceptions import NothingPushedError, OptionError
 
@@ -22,9 +25,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from accumulator._stitching.frame import Lay
     from accumulator._stitching.grid import Grid
     from accumulator._stitching.map import StitchedMap
     from accumulator.typing import RowArray, StitchOptions
+
+_GEOMETRY: Final = ("output_shape", "origin", "channels_first", "crop")
 
 
 def stitch(
@@ -90,20 +96,32 @@ def stitch(
     check_has_heads(batch)
     chosen = _chosen(Heads.of(batch.outputs), heads)
     rows = np.flatnonzero(batch.written)
-    frame = as_grid(
-        batch.output_locs, None, options.get("output_shape"), options.get("origin"), name="output_locs"
-    )
-    options["output_shape"] = frame.shape[: frame.n_spatial]
+    lays = _lay(batch, chosen, options)
+    grid = lays.values[0].grid
     with Stitcher(batch.output_locs[rows], **options) as stitcher:
-        at_hand = [array for array in chosen if _is_at_hand(array)]
+        at_hand = [array for array, lay in zip(chosen, lays, strict=True) if _is_at_hand(array, lay)]
         if len(rows) and len(at_hand) == len(chosen):
             stitcher._push_whole(chosen.like(at_hand).as_given(), rows)  # noqa: SLF001
         else:
-            for some in _in_batches(frame, rows, chosen.values):
+            for some in _in_batches(grid, rows, chosen.values):
                 values = chosen.like(_read(array, some) for array in chosen)
                 stitcher.push(values.as_given(), batch.output_locs[some])
     maps = stitcher.finalize()
-    return attrs.evolve(maps, output_locs=batch.output_locs, written=batch.written)
+    return attrs.evolve(maps, output_locs=batch.output_locs, written=batch.written, n_outside=grid.n_outside)
+
+
+def _lay(batch: FullBatch, chosen: Heads[RowArray], options: StitchOptions) -> Heads[Lay]:
+    """Look at all boxes, written or not, and put what they tell into the options; return how heads lie."""
+    said: dict[str, Any] = {name: options[name] for name in _GEOMETRY if name in options}
+    geometry = as_geometry(batch.output_locs.shape[1], name="output_locs", **said)
+    frame = as_frame(batch.output_locs, geometry, name="output_locs")
+    specs = chosen.like(HeadSpec(array.shape[1:], array.dtype) for array in chosen)
+    lays = lay_heads(frame, specs)
+    options["origin"] = frame.origin
+    options["output_shape"] = lays.values[0].shape
+    if any(geometry.of("crop", key) == "center" for key in specs.keys):
+        options["crop"] = {key: lay.crop for key, lay in zip(specs.keys, lays, strict=True)}
+    return lays
 
 
 def check_has_heads(batch: FullBatch) -> None:
@@ -127,9 +145,9 @@ def _chosen(outputs: Heads[RowArray], heads: Sequence[int | str] | None) -> Head
     return Heads(tuple(known[head] for head in chosen), names)
 
 
-def _is_at_hand(array: RowArray) -> TypeGuard[NDArray[Any]]:
+def _is_at_hand(array: RowArray, lay: Lay) -> TypeGuard[NDArray[Any]]:
     """Whether patches can be blended from where they are."""
-    return isinstance(array, np.ndarray) and array.flags.c_contiguous and array.dtype.isnative
+    return isinstance(array, np.ndarray) and lay.seen(array).flags.c_contiguous and array.dtype.isnative
 
 
 def _in_batches(grid: Grid, rows: NDArray[np.intp], arrays: Sequence[RowArray]) -> Iterator[NDArray[np.intp]]:

@@ -6,7 +6,7 @@ import errno
 import logging
 import os
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeVar
 
 import attrs
 import numpy as np
@@ -27,8 +27,9 @@ from accumulator._inputs.validation import as_heads, as_specs, check_rows, check
 from accumulator._pictures.progress import Progress, as_progress
 from accumulator._stitching.bands import Bands
 from accumulator._stitching.delivery import Delivery
-from accumulator._stitching.grid import as_grid, count_axes
-from accumulator._stitching.heads import map_specs, patch_of
+from accumulator._stitching.frame import as_frame
+from accumulator._stitching.geometry import as_geometry
+from accumulator._stitching.heads import lay_heads, map_specs
 from accumulator._stitching.map import StitchedMap
 from accumulator._stitching.weights import as_blend, as_window
 from accumulator._stitching.whole import WholeBands
@@ -49,12 +50,14 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
     from accumulator._inputs.validation import HeadSpec
+    from accumulator._stitching.frame import Frame, Lay
     from accumulator.typing import (
         ArrayLike,
         BatchOutput,
         Blend,
         Chunks,
         Compressors,
+        Crop,
         DeclaredHeads,
         FillValue,
         StorageOption,
@@ -82,9 +85,10 @@ class Stitcher(Collector[StitchedMap]):
     ----------
     full_output_locs : (N, K) array-like of whole numbers
         The boxes that will come, no two the same, in pixels of the maps: ``[start_x, start_y, end_x,
-        end_y]``, or for other than two axes all starts and then all ends, x before y before z. A box may
-        reach over the edges of the maps. It may be smaller than its patch, whose first part is taken then.
-        Bands wait for every box of the list until `finalize`: leave out what will not come.
+        end_y]``, or for other than two axes all starts and then all ends, x before y before z. A box is as
+        large as its patch, and may reach over the edges of the maps. One that was cut where the maps end is
+        the first part of its patch; any other smaller one is refused, unless ``crop`` says what it is. Bands
+        wait for every box of the list until `finalize`: leave out what will not come.
     blend : {"average", "gaussian", "hann", "max", "last"} or array, default "average"
         The value of a pixel that several patches cover: their mean, where all count the same or most in
         their middle (a Gaussian whose sigma is an eighth of the patch; Hann's window); the largest; or that
@@ -93,9 +97,19 @@ class Stitcher(Collector[StitchedMap]):
         a patch makes its pixels NaN.
     output_shape : sequence of int, optional
         The spatial shape of the maps, ``(height, width)``; by default they end with the last box.
-    origin : sequence of int, optional
-        The location ``[x, y]`` of the maps' first pixel, by default ``[0, 0]``. With ``output_shape``
-        it chooses a region.
+    origin : "min" or sequence of int, optional
+        The location ``[x, y]`` of the maps' first pixel, by default ``[0, 0]``; "min" is where the first box
+        begins, on each axis. With ``output_shape`` it chooses a region. Where one of both is given, boxes
+        that lie wholly outside are left out, which `StitchedMap.n_outside` counts; otherwise they are
+        refused, and so are maps of more than 1,000 times the pixels of all boxes.
+    channels_first : bool, default False
+        Whether patches are ``(n, C, h, w)``. Maps are ``(H, W, C)`` in any case. This option and ``crop``
+        may be a dict by head.
+    crop : "center", "start", int or sequence of int, optional
+        Which part of a larger patch is its box: the middle, the first part, or what is left when so many
+        pixels are cut on each side (on all axes, or one number an axis, x first). "start" is for each box
+        alone; with the others a box may be cut where the maps end, and for "center" the largest box is a
+        whole one.
     dtype : dtype, optional
         The dtype of the maps, by default that of the heads. A mean of integers is rounded to the nearest, a
         tie to the even one; a mean of bools is True from one half on. With unequal weights, what is a tie is
@@ -121,7 +135,8 @@ class Stitcher(Collector[StitchedMap]):
     Raises
     ------
     LocationError
-        The list is not a 2-d array of whole numbers, or its rows are not boxes; a ValueError.
+        The list is not a 2-d array of whole numbers, or its rows are not boxes, or lie outside of the maps,
+        or far apart; a ValueError.
     DuplicateLocationError
         A box is in the list twice; a ValueError.
     OptionError
@@ -158,12 +173,12 @@ class Stitcher(Collector[StitchedMap]):
     _map_rows: NDArray[Any]  # their numbers: what locations are elsewhere
     _blend: Blend | NDArray[np.float64]
     _options: HeadOptions
-    _output_shape: Sequence[int] | None
-    _origin: Sequence[int] | None
+    _frame: Frame
     _on_band: Callable[[slice, BandValues], object] | None
     _memory_limit: int | None
     _bar: Any
     _specs: Heads[HeadSpec] = attrs.field(init=False, factory=Heads)  # none until the first batch
+    _lays: Heads[Lay] = attrs.field(init=False, factory=Heads)
     _told_by: str = attrs.field(init=False, default="the first batch")  # what the heads are, in messages
     _delivery: Delivery | None = attrs.field(init=False, default=None)
 
@@ -173,7 +188,9 @@ class Stitcher(Collector[StitchedMap]):
         *,
         blend: Blend | ArrayLike = "average",
         output_shape: Sequence[int] | None = None,
-        origin: Sequence[int] | None = None,
+        origin: Sequence[int] | Literal["min"] | None = None,
+        channels_first: StorageOption[bool] = False,
+        crop: StorageOption[Crop] = None,
         dtype: StorageOption[DTypeLike | None] = None,
         fill_value: StorageOption[FillValue] = 0,
         on_band: Callable[[slice, BandValues], object] | None = None,
@@ -199,7 +216,15 @@ class Stitcher(Collector[StitchedMap]):
         options = HeadOptions(**asked)
         if on_band is not None and not callable(on_band):
             raise OptionError(f"on_band is {on_band!r}: it is called with a slice and the values of a band")
-        n_rows = as_grid(index.locs, None, output_shape, origin).shape[0]
+        geometry = as_geometry(
+            index.locs.shape[1],
+            output_shape=output_shape,
+            origin=origin,
+            channels_first=channels_first,
+            crop=crop,
+        )
+        frame = as_frame(index.locs, geometry)
+        n_rows = frame.shape[0]
         if not fits_in_memory(_ROW_NBYTES * n_rows, 0, 100):
             raise MemoryLimitError(
                 f"a map of {n_rows} rows: what is known of each does not fit in memory; give a smaller "
@@ -214,9 +239,7 @@ class Stitcher(Collector[StitchedMap]):
         # A band whose writing was interrupted is written again; it has the dtype asked for already.
         canvas = Canvas.open(map_rows, budget, "last", HeadOptions(**stored), store=path)
         came, limit = np.zeros(len(index), dtype=bool), budget.memory_limit
-        self.__attrs_init__(
-            index, canvas, came, map_rows, window, options, output_shape, origin, on_band, limit, bar
-        )
+        self.__attrs_init__(index, canvas, came, map_rows, window, options, frame, on_band, limit, bar)
         self._tell_at_exit()
         if declared is not None:
             try:
@@ -252,7 +275,7 @@ class Stitcher(Collector[StitchedMap]):
             A box comes twice, in this batch or after an earlier one; a ValueError.
         LocationError
             ``batch_locs`` is not 2-d whole numbers, or has the wrong number of columns. At the first push
-            also: boxes are larger than the patches. A ValueError.
+            also: boxes are not as large as the patches, and no option says why. A ValueError.
         HeadError
             The number of rows or heads, the names or a patch shape are wrong; a ValueError.
         HeadDtypeError
@@ -295,7 +318,7 @@ class Stitcher(Collector[StitchedMap]):
             delivery.deliver_waiting()
             bands = delivery.bands
             bands.open(rows)
-            bands.add(bands.prepare(rows, heads.values))  # which says in `written` that they came
+            bands.add(bands.prepare(rows, self._seen(heads)))  # which says in `written` that they came
             if self._progress is not None:
                 self._progress.show()
             delivery.tell_if_large()
@@ -331,9 +354,16 @@ class Stitcher(Collector[StitchedMap]):
                 self._delivery.deliver_waiting()
                 self._delivery.deliver(self._delivery.bands.all_open())
                 rows, grid = hand_over(self._canvas, self._map_rows), self._delivery.bands.grid
-                origin = tuple(int(number) for number in self._origin or [0] * grid.n_spatial)
                 locs, written = self._index.locs.copy(), self._written.copy()
-                self._result = StitchedMap(rows.outputs, origin, locs, written, rows, grid.of(written))
+                self._result = StitchedMap(
+                    rows.outputs,
+                    self._frame.origin,
+                    locs,
+                    written,
+                    rows,
+                    grid.of(written),
+                    n_outside=grid.n_outside,
+                )
                 self._stop()
             return self._result
 
@@ -353,7 +383,7 @@ class Stitcher(Collector[StitchedMap]):
         with self._lock:
             heads = as_heads(batch_output)
             delivery, bands = self._start(heads, WholeBands)
-            for number in bands.blend_all(heads.values, patches):
+            for number in bands.blend_all(self._seen(heads), patches):
                 delivery.deliver([number])
                 self._written |= bands.are_over(number)
                 if self._progress is not None:
@@ -364,25 +394,34 @@ class Stitcher(Collector[StitchedMap]):
         """Fix the heads; nothing has changed if this raises."""
         specs = as_specs(heads, HeadOptions())
         self._options.check_heads(specs.keys)
-        n_spatial = count_axes(self._index.locs.shape[1])
-        grid = as_grid(self._index.locs, patch_of(specs, n_spatial), self._output_shape, self._origin)
+        lays = lay_heads(self._frame, specs)
+        grid = lays.values[0].grid
         window = as_window(self._blend, grid.patch)
-        maps = map_specs(specs, n_spatial, self._options, window, grid.most_overlaps())
-        shape, canvas = grid.shape[1:n_spatial], self._canvas
+        maps = map_specs(specs, lays, self._options, window, grid.most_overlaps())
+        shape, canvas = grid.shape[1 : grid.n_spatial], self._canvas
         blank = [np.empty((0, *shape, *each.channels), each.dtype) for each in maps]
         canvas.place(maps.like(blank), slice(0, 0), 0, self._map_rows)
         _log.info(
-            "stitching %d maps of %s in %s", len(maps), grid.shape[:n_spatial], canvas.zarr_store or "RAM"
+            "stitching %d maps of %s in %s",
+            len(maps),
+            grid.shape[: grid.n_spatial],
+            canvas.zarr_store or "RAM",
         )
+        if grid.n_outside:
+            _log.info("%d boxes lie wholly outside of the maps, and are left out", grid.n_outside)
         # A map that takes much of the memory may have to leave it: then no band is held in it.
         home = canvas.views if fits_in_memory(canvas.nbytes, 0, tuning.now.small_percent) else None
         bands = kind(grid, window, maps.values, self._written, home, self._memory_limit)
         delivery = Delivery(bands, maps, canvas, self._map_rows, self._on_band)
-        self._specs, self._delivery = specs, delivery
+        self._specs, self._lays, self._delivery = specs, lays, delivery
         if self._bar is not None:
             n = len(self._index)
             self._progress = Progress(self._bar, n, n, partial(delivery.progress, self._written))
         return delivery, bands
+
+    def _seen(self, heads: Heads[NDArray[Any]]) -> list[NDArray[Any]]:
+        """Return what counts of patches, channels last."""
+        return [lay.seen(head) for lay, head in zip(self._lays, heads, strict=True)]
 
     def _stop(self) -> None:
         super()._stop()

@@ -12,14 +12,22 @@ from hypothesis import given
 
 from accumulator import Stitcher
 from accumulator._stitching import parts as _parts
-from accumulator._stitching.grid import as_grid
+from accumulator._stitching.frame import as_frame
+from accumulator._stitching.geometry import as_geometry
+
+
+def as_grid(locs, patch, shape=None, origin=None):
+    """Return the boxes of patches that may be larger."""
+    geometry = as_geometry(np.shape(locs)[1], output_shape=shape, origin=origin, crop="start")
+    return as_frame(locs, geometry).lay(0, "head 0", tuple(patch)).grid
 
 
 @pytest.mark.parametrize("starts", [[2, 4], [[2, 2], [2, 4], [4, 2], [4, 4]], [[2, 2, 2], [4, 4, 4]]])
 def test_bound_of_overlaps_counts_patches_on_both_sides_of_a_line(starts):
     """Patches of four that begin in different cells of four meet in one pixel, all of them."""
     starts = np.asarray(starts).reshape(len(starts), -1)
-    grid = as_grid(boxes(starts, (4,) * starts.shape[1]), None, None, None)
+    patch = (4,) * starts.shape[1]
+    grid = as_grid(boxes(starts, patch), patch)
     assert grid.most_overlaps() >= len(starts)
 
 
@@ -35,7 +43,7 @@ def test_bound_of_overlaps_is_one(case):
 def test_patches_are_cut_to_equal_shares():
     """A push that is worth it is shared by all threads, each of which has as many pixels to add as others."""
     locs = boxes([[y, x] for y in [*range(0, 40, 4), *range(40, 80, 2)] for x in (0, 8, 9)], (8, 8))
-    grid, rows = as_grid(locs, (8, 8), None, None), np.arange(0, len(locs), 2)
+    grid, rows = as_grid(locs, (8, 8)), np.arange(0, len(locs), 2)
     pixels = np.zeros(grid.shape[0], int)
     for row in rows:
         pixels[locs[row, 1] : locs[row, 3]] += 8
@@ -53,7 +61,7 @@ def test_patches_are_cut_to_equal_shares():
 def test_far_apart_patches_take_no_memory_for_what_is_between():
     """What a push is cut into follows from its patches, not from how far apart they lie."""
     locs = np.array([[0, 0, 4, 4], [0, 10**9, 4, 10**9 + 4]])
-    grid = as_grid(locs, (4, 4), None, None)
+    grid = as_grid(locs, (4, 4), (10**9 + 4, 4))
     tracemalloc.start()
     try:
         share = _parts.share_of(grid, np.arange(2), 0, grid.shape[0], 2**22, 64)

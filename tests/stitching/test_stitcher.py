@@ -160,7 +160,7 @@ def test_wrong_construction_is_refused(locs, options, error, message):
         ({}, np.ones((1, 4)), LOCS[:1], HeadError, "heads=\\[...\\]"),
         ({}, np.ones((1, 4, 4, 1, 1)), LOCS[:1], HeadError, "one more for channels"),
         ({}, np.ones((1, 3, 4)), LOCS[:1], LocationError, "larger than the patches"),
-        ({}, (ONES, np.ones((1, 8, 8))), LOCS[:1], HeadError, "one by one"),
+        ({}, (ONES, np.ones((1, 8, 8))), LOCS[:1], LocationError, "head 1 has patches of \\(8, 8\\)"),
         ({}, (), LOCS[:1], HeadError, "no heads"),
         ({"blend": np.ones((3, 4))}, ONES, LOCS[:1], OptionError, "shape"),
         ({"blend": "max"}, ONES * 1j, LOCS[:1], HeadError, "complex"),

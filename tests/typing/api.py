@@ -106,6 +106,7 @@ assert_type(stitcher.finalize(), StitchedMap)
 assert_type(stitch(accumulator.finalize(), blend=np.ones((8, 8)), heads=["a"]), StitchedMap)
 assert_type(stitcher.finalize().coverage(), npt.NDArray[np.uint32])
 stitch(batch, fill_value={"a": np.nan}, chunks=(512, 512, 3), output_shape=(8, 8), save_path=Path("spill"))
+stitch(batch, channels_first=True, crop={"a": "center", "b": 2}, origin="min")
 stitch(batch, blnd="hann")  # type: ignore[call-arg]
 
 

@@ -1,0 +1,300 @@
+"""Where patches lie: the frame that the maps show of the plane, and each head's boxes in it.
+
+A box is its patch. What is smaller than its patch, lies elsewhere or is far too large is refused, unless the
+user said what is meant.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+import numpy as np
+
+from accumulator._inputs.text import named
+from accumulator._stitching.explain import Misfit
+from accumulator._stitching.geometry import FAR, in_order
+from accumulator._stitching.grid import Grid
+from accumulator.exceptions import HeadError, LocationError, OptionError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from accumulator._stitching.geometry import Geometry
+    from accumulator.typing import Crop
+
+_MOST_EMPTY: Final = 1000  # times its boxes: what a frame may be that nobody asked for
+
+
+@attrs.frozen(eq=False)
+class Lay:
+    """How the patches of a head lie."""
+
+    grid: Grid
+    channels: tuple[int, ...]  # the shape behind the spatial axes: ``(C,)``, or nothing
+    scale: tuple[float, ...]  # pixels of the map a unit of the locations, x first
+    cut: tuple[int, ...]  # pixels of a patch that are left out on each side, in the order of the array's axes
+    is_start: bool  # whether any box may be the first part of its patch
+    _moves_channels: bool  # from the front to the end
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The map's spatial shape."""
+        return self.grid.shape[: self.grid.n_spatial]
+
+    @property
+    def crop(self) -> Crop:
+        """The same as an option that needs no look at the boxes."""
+        return "start" if self.is_start else self.cut[::-1]
+
+    @property
+    def group(self) -> tuple[Any, ...]:
+        """What heads have in common that share bands: all of their boxes are the same then."""
+        return self.grid.shape, self.grid.patch, self.scale
+
+    def seen(self, patches: NDArray[Any]) -> NDArray[Any]:
+        """Return the part of patches that counts, channels last: a view."""
+        if self._moves_channels:
+            patches = np.moveaxis(patches, 1, -1)
+        if any(self.cut):
+            axes = zip(self.cut, patches.shape[1:], strict=False)
+            patches = patches[:, *(slice(cut, length - cut) for cut, length in axes)]
+        return patches
+
+
+@attrs.frozen(eq=False)
+class Frame:
+    """Boxes in the order of the array's axes, and what of the plane the maps show."""
+
+    geometry: Geometry
+    name: str  # of the locations, in messages
+    start: NDArray[np.int64]  # (N, d)
+    stop: NDArray[np.int64]
+    first: NDArray[np.int64]  # (d,): the location of the maps' first pixel
+
+    @property
+    def origin(self) -> tuple[int, ...]:
+        """The location of the maps' first pixel, x first."""
+        return tuple(self.first[::-1].tolist())
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The maps' spatial shape where no head has a scale or shape of its own."""
+        asked = self.geometry.by_head["output_shape"]
+        return tuple(self.size.tolist() if asked is None else asked)
+
+    @property
+    def size(self) -> NDArray[np.int64]:
+        """From the maps' first pixel to the end of the last box, in the locations' unit."""
+        size: NDArray[np.int64] = self.stop.max(axis=0, initial=-FAR) - self.first
+        return size
+
+    def lay(self, key: int | str, label: str, patch_shape: tuple[int, ...]) -> Lay:
+        """Return how patches of a head lie; LocationError where they do not fit their boxes."""
+        n, geometry = self.geometry.n_spatial, self.geometry
+        if len(patch_shape) not in {n, n + 1} or 0 in patch_shape:
+            raise HeadError(
+                f"{label} has patch shape {patch_shape}: with locations of {2 * n} numbers a patch has {n} "
+                "axes, or one more for channels; leave heads of another kind out, with stitch(batch, "
+                "heads=[...])"
+            )
+        moves = bool(geometry.of("channels_first", key)) and len(patch_shape) > n
+        whole = patch_shape[1:] if moves else patch_shape[:n]
+        channels = patch_shape[:1] if moves else patch_shape[n:]
+        factors, crop = geometry.of("scale", key), geometry.of("crop", key)
+        scale = None if factors is None else in_order(factors, np.float64)
+        boxes = _Boxes.of(self, scale, geometry.of("output_shape", key), label)
+        misfit = Misfit(label, patch_shape, whole, boxes.length, self.boxes, self.name, moves)
+        cut = self._cut(whole, crop, boxes, misfit)
+        patch = np.array(whole) - 2 * cut
+        start, stop, shape = boxes.laid(
+            patch, attrs.evolve(misfit, patch=tuple(patch.tolist())), may_be_shorter=crop == "start"
+        )
+        scales = tuple(float(each) for each in factors or (1,) * n)
+        grid = _as_grid(start, stop, shape, tuple(patch.tolist()))
+        return Lay(grid, channels, scales, tuple(cut.tolist()), crop == "start", moves)
+
+    @property
+    def boxes(self) -> NDArray[np.int64]:
+        """The locations as they were given."""
+        halves = []
+        for half in (self.start, self.stop):
+            given = np.empty_like(half)
+            given[:, self.geometry.columns] = half
+            halves.append(given)
+        return np.hstack(halves)
+
+    def _cut(self, whole: tuple[int, ...], crop: Any, boxes: _Boxes, misfit: Misfit) -> NDArray[np.int64]:
+        """Return how many pixels of a patch are left out on each side."""
+        none = np.zeros(len(whole), np.int64)
+        if crop is None or crop == "start":
+            return none
+        if crop != "center":
+            cut = in_order(crop)
+            if (np.array(whole) <= 2 * cut).any():
+                raise OptionError(
+                    f"{misfit.label} has patches of {whole}, of which crop={crop!r} (x first) leaves nothing"
+                )
+            return cut
+        if not len(boxes.length):
+            return none
+        more = np.array(whole) - pixels(boxes.length.max(axis=0), None)
+        if (more < 0).any():
+            return none  # and the boxes are too large
+        if (more % 2).any():
+            raise misfit.error(
+                'no pixel begins in their middle: crop them yourself, or give crop="start" or the pixels to '
+                "be cut on each side"
+            )
+        longest = boxes.length >= boxes.length.max(axis=0)
+        if ((more > 0) & ~(longest & ~boxes.may_be_cut).any(axis=0)).any():
+            raise misfit.error(
+                "all of them end where the maps end, and may have been cut there, so that nobody knows what "
+                "the middle is: give crop= as the pixels that are left out on each side"
+            )
+        return more // 2
+
+
+@attrs.frozen(eq=False)
+class _Boxes:
+    """Boxes in pixels of one map."""
+
+    first: NDArray[np.int64]  # (N, d): where they begin
+    last: NDArray[np.int64]  # where they end, or where their patch has to, if they are as long
+    length: NDArray[Any]  # exactly
+    shape: NDArray[np.int64] | None  # of the map, if it is known
+    ends: NDArray[np.int64]  # (d,): where the last box ends, if it is not
+    slack: int  # pixels by which an end may be off, as it is rounded
+
+    @classmethod
+    def of(
+        cls, frame: Frame, scale: NDArray[np.float64] | None, shape: list[int] | None, label: str
+    ) -> _Boxes:
+        if scale is not None and len(frame.start):
+            largest = max(np.abs(frame.start).max(), np.abs(frame.stop).max(), np.abs(frame.first).max())
+            if float(largest) * scale.max() > FAR:
+                raise LocationError(f"scale makes coordinates of {label} that are beyond 2**61")
+        origin = pixels(frame.first, scale)
+        first, last = pixels(frame.start, scale) - origin, pixels(frame.stop, scale) - origin
+        length = frame.stop - frame.start if scale is None else (frame.stop - frame.start) * scale
+        asked = None if shape is None else np.array(shape, dtype=np.int64)
+        return cls(first, last, length, asked, last.max(axis=0, initial=0), int(scale is not None))
+
+    @property
+    def may_be_cut(self) -> NDArray[np.bool_]:
+        """Which boxes end with the map, and do not begin with it, ``(N, d)``."""
+        end = self.ends if self.shape is None else self.shape
+        may_be: NDArray[np.bool_] = (np.abs(self.last - end) <= self.slack) & (self.first > 0)
+        return may_be
+
+    def laid(
+        self, patch: NDArray[np.int64], misfit: Misfit, *, may_be_shorter: bool
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], tuple[int, ...]]:
+        """Return where boxes begin and end, and the map's shape."""
+        misfit.refuse_larger(self.length >= patch + 1)
+        is_shorter = self.length <= patch - 1
+        stop = np.where(
+            is_shorter,
+            np.maximum(self.first + 1, np.minimum(self.last, self.first + patch)),
+            self.first + patch,
+        )
+        shape = stop.max(axis=0, initial=0) if self.shape is None else self.shape
+        if is_shorter.any() and not may_be_shorter:
+            is_inside = np.all((stop > 0) & (self.first < shape), axis=1, keepdims=True)
+            ends, begins = np.abs(self.last - shape) <= self.slack, self.first <= 0
+            # Where the map ends is known from boxes alone, if nobody said it: one of them has to be whole.
+            is_known = np.array([self.shape is not None or not column.all() for column in is_shorter.T])
+            is_wrong = is_shorter & ~(ends & ~begins & is_known) & is_inside
+            misfit.refuse_shorter(is_wrong, begins, ends, is_known, tuple(shape.tolist()))
+        return self.first, stop, tuple(shape.tolist())
+
+
+def as_frame(locs: NDArray[Any], geometry: Geometry, name: str = "full_output_locs") -> Frame:
+    """Return the frame of locations ``[start_x, start_y, ..., end_x, end_y, ...]``, or refuse them."""
+    n = geometry.n_spatial
+    boxes = np.asarray(locs, dtype=np.int64)
+    far = np.flatnonzero(((boxes > FAR) | (boxes < -FAR)).any(axis=1))
+    if len(far):
+        raise LocationError(f"coordinates beyond 2**61: {named(far, name)}")
+    start, stop = boxes[:, :n][:, geometry.columns], boxes[:, n:][:, geometry.columns]
+    wrong = np.flatnonzero((stop <= start).any(axis=1))
+    if len(wrong):
+        raise LocationError(
+            f"no boxes: {named(wrong, name)}, the first being {boxes[wrong[0]].tolist()}; each end has to be "
+            "behind its start: [start_x, start_y, end_x, end_y]"
+        )
+    if geometry.origin == "min":
+        first = start.min(axis=0) if len(start) else np.zeros(n, np.int64)
+    else:
+        first = in_order(geometry.origin or (0,) * n)
+    frame = Frame(geometry, name, start, stop, first)
+    _check_shape(frame)
+    if geometry.origin is None and geometry.by_head["output_shape"] is None:
+        _refuse_outside(frame)
+        _refuse_empty(frame)
+    return frame
+
+
+def pixels(places: NDArray[Any], scale: NDArray[np.float64] | None) -> NDArray[np.int64]:
+    """Return the nearest whole pixels of places, half-way the next."""
+    if scale is None and places.dtype.kind == "i":
+        return places
+    exact = places if scale is None else places * scale
+    below = np.floor(exact)
+    nearest: NDArray[np.int64] = (below + (exact - below >= 0.5)).astype(np.int64)
+    return nearest
+
+
+def _check_shape(frame: Frame) -> None:
+    if not len(frame.start) and frame.geometry.by_head["output_shape"] is None:
+        raise OptionError(
+            f"{frame.name} is empty, so that the maps have no size of their own: give output_shape (--shape)"
+        )
+    asked, origin = frame.geometry.by_head["output_shape"], frame.origin
+    shapes = asked.values() if isinstance(asked, dict) else [asked]
+    for shape in [frame.size.tolist() if each is None else each for each in shapes]:
+        if min(shape) < 1:
+            raise OptionError(
+                f"the map would have the spatial shape {tuple(shape)}: nothing lies behind origin {origin}; "
+                "give output_shape, or another origin"
+            )
+
+
+def _refuse_outside(frame: Frame) -> None:
+    """Refuse boxes that no map without a word of the user's would show."""
+    outside = np.flatnonzero((frame.stop <= 0).any(axis=1))
+    if len(outside):
+        raise LocationError(
+            f"boxes that lie wholly outside of the maps, which begin at {list(frame.origin)}: "
+            f"{named(outside, frame.name)}, the first being {frame.boxes[outside[0]].tolist()}; give "
+            'origin="min" for maps that begin with the first box, or origin= or output_shape= for a region, '
+            "out of which such boxes are left"
+        )
+
+
+def _refuse_empty(frame: Frame) -> None:
+    """Refuse a frame that is hardly covered, before anything is made for it."""
+    n = len(frame.start)
+    area = float(frame.size.astype(np.float64).prod())
+    covered = float((frame.stop - frame.start).astype(np.float64).prod(axis=1).sum())
+    if area > _MOST_EMPTY * covered:
+        raise LocationError(
+            f"the maps would have the spatial shape {frame.shape}, {area:.4g} pixels, and all {n} boxes "
+            f'together have {covered:.4g}: give origin="min" for maps that begin with the first box, here at '
+            f"{frame.start.min(axis=0)[::-1].tolist()}, or output_shape={frame.shape} if they are to be so "
+            "large"
+        )
+
+
+def _as_grid(
+    start: NDArray[np.int64], stop: NDArray[np.int64], shape: tuple[int, ...], patch: tuple[int, ...]
+) -> Grid:
+    """Return boxes cropped to the map."""
+    n = len(shape)
+    low, high = np.clip(start, 0, shape), np.clip(stop, 0, shape)
+    skip = low - start
+    if n == 1:
+        zeros = np.zeros_like(low)
+        low, high, skip = (np.hstack(pair) for pair in ((low, zeros), (high, zeros + 1), (skip, zeros)))
+        shape, patch = (*shape, 1), (*patch, 1)
+    return Grid(shape, patch, low, high, skip, n)
