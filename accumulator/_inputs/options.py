@@ -39,7 +39,7 @@ class HeadOptions:
     """Options as the user gives them: one value for all heads, or a dict by head name or number."""
 
     def __init__(self, **given: Unpack[StorageOptions]) -> None:
-        self._given = {name: _by_plain_key(name, value) for name, value in given.items()}
+        self._given = {name: by_plain_key(name, value) for name, value in given.items()}
         dtype = self._given.get("dtype")
         for raw in dtype.values() if isinstance(dtype, Mapping) else [dtype]:  # before anything is pushed
             if raw is not None:
@@ -70,7 +70,7 @@ class HeadOptions:
         return value.get(key, default) if isinstance(value, Mapping) else value
 
 
-def _by_plain_key(name: str, value: Any) -> Any:
+def by_plain_key(name: str, value: Any) -> Any:
     """Return an option as it is, its heads called as `Heads` call them."""
     if not isinstance(value, Mapping):
         return value

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import attrs
 import numpy as np
 
+from accumulator._inputs.options import by_plain_key
 from accumulator.exceptions import LocationError, OptionError
 
 if TYPE_CHECKING:
@@ -72,7 +73,9 @@ def as_geometry(  # noqa: PLR0913  what may be said
 ) -> Geometry:
     """Return what was said of locations with so many numbers, which messages call ``name``."""
     n = _count_axes(n_columns, name)
-    shape = _each(output_shape, lambda raw: as_ints(raw, n, "output_shape", "(height, width)"))
+    shape = _each(
+        "output_shape", output_shape, lambda raw: as_ints(raw, n, "output_shape", "(height, width)")
+    )
     is_min = isinstance(origin, str) and origin == "min"
     first = None if origin is None or is_min else tuple(as_ints(origin, n, "origin", '[x, y], or "min"'))
     return Geometry(
@@ -81,9 +84,9 @@ def as_geometry(  # noqa: PLR0913  what may be said
         "min" if is_min else first,
         {
             "output_shape": shape,
-            "channels_first": _each(channels_first, _as_flag),
-            "crop": _each(crop, lambda raw: _as_crop(raw, n)),
-            "scale": _each(scale, lambda raw: _as_scale(raw, n)),
+            "channels_first": _each("channels_first", channels_first, _as_flag),
+            "crop": _each("crop", crop, lambda raw: _as_crop(raw, n)),
+            "scale": _each("scale", scale, lambda raw: _as_scale(raw, n)),
         },
     )
 
@@ -161,8 +164,9 @@ def _is_factor(raw: Any) -> bool:
     return isinstance(raw, Real) and not isinstance(raw, bool) and 0 < float(raw) < math.inf
 
 
-def _each(raw: Any, checked: Callable[[Any], Any]) -> Any:
+def _each(name: str, given: Any, checked: Callable[[Any], Any]) -> Any:
     """Return an option, checked for all heads or head by head; None says nothing."""
+    raw = by_plain_key(name, given)
     if isinstance(raw, Mapping):
         return {key: None if value is None else checked(value) for key, value in raw.items()}
     return None if raw is None else checked(raw)
