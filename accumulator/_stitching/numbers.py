@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from accumulator._stitching.weights import Window
 
 FEW: Final = 64  # additions after which float32 is still float32: an error of a few last digits
+# Weights up to which a dtype holds the products: of any value whose square is finite, too, and a few of them.
+_MOST_WEIGHT: Final[Mapping[str, float]] = {"f": 2.0**50, "F": 2.0**50, "d": 2.0**500, "D": 2.0**500}
 _KINDS: Final = "biufc"
 _WIDER: Final[Mapping[np.dtype[Any], np.dtype[Any]]] = {
     np.dtype(np.float32): np.dtype(np.float64),
@@ -57,19 +59,26 @@ def sum_dtype(head: np.dtype[Any], window: Window, n_overlaps: int) -> np.dtype[
         bits = 1 if head.kind == "b" else 8 * head.itemsize
         if not window.is_weighted and 2 * n_overlaps * 2**bits <= 2**24:
             return np.dtype(np.float32)
-        return np.dtype(np.float64 if bits <= 32 else np.longdouble)
+        return _for_weights(np.dtype(np.float64 if bits <= 32 else np.longdouble), window)
     single = np.result_type(head, np.float32)
-    is_enough = n_overlaps <= FEW and (not window.is_weighted or window.fits_float32)
-    return single if is_enough else _WIDER.get(single, single)
+    return _for_weights(single if n_overlaps <= FEW else wider(single), window)
+
+
+def _for_weights(sums: np.dtype[Any], window: Window) -> np.dtype[Any]:
+    """Return a dtype that holds products with the largest weight, too."""
+    while window.is_weighted and window.largest > _MOST_WEIGHT.get(sums.char, np.inf):
+        sums = wider(sums)
+    return sums
 
 
 def is_large(values: NDArray[Any]) -> bool:
-    """Whether the sum of a few such values may be infinite in their dtype."""
+    """Whether the sum of a few such values, times a weight, may be infinite in their dtype."""
     if values.dtype.kind == "c":
         return is_large(values.real) or is_large(values.imag)
     largest = max(values.max(initial=0), -values.min(initial=0))
     if not np.isfinite(largest):  # what is infinite or none at all stays so, whatever the dtype
         largest = np.abs(values[np.isfinite(values)]).max(initial=0)
+    largest = float(largest) * _MOST_WEIGHT.get(values.dtype.char, 1)
     return bool(largest >= np.finfo(values.dtype).max / (2 * FEW))
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from accumulator.typing import ArrayLike
 
 _SIGMA: Final = 0.125  # of a patch's length, as MONAI has it
-_TINY: Final = 1e-15  # what is multiplied with less may be nothing in float32
+_MOST_BITS: Final = 1000  # that a weight is lifted by: sums of them stay finite
 _LINES_NBYTES: Final = 2**25  # kept, with a multiple of each: a grid has one line, tissue a few a band
 
 
@@ -62,7 +62,7 @@ class Window:
     blend: str  # the name; "weights" for the user's own
     # the weights axis by axis, whose product they are; None for the user's own
     lines: tuple[NDArray[np.float64], ...] | None
-    weights: NDArray[np.float64]  # their product, in the patch's spatial shape
+    weights: NDArray[np.float64]  # their product, in the patch's spatial shape; 0, or about 1 and more
 
     @property
     def is_sum(self) -> bool:
@@ -75,10 +75,9 @@ class Window:
         return self.is_sum and self.blend != "average"
 
     @property
-    def fits_float32(self) -> bool:
-        """Whether float32 holds what is multiplied with any weight."""
-        positive = self.weights[self.weights > 0]
-        return bool(positive.min() >= _TINY)
+    def largest(self) -> float:
+        """The largest weight."""
+        return float(self.weights.max())
 
 
 def as_blend(raw: Blend | ArrayLike) -> Blend | NDArray[np.float64]:
@@ -101,7 +100,7 @@ def as_blend(raw: Blend | ArrayLike) -> Blend | NDArray[np.float64]:
 def as_window(blend: Blend | NDArray[np.float64], patch: tuple[int, ...]) -> Window:
     """Return how patches of a spatial shape are blended."""
     if isinstance(blend, str):
-        lines = tuple(_WINDOWS[blend](length) for length in patch)
+        lines = tuple(_lifted(_WINDOWS[blend](length)) for length in patch)
         weights = np.ones(())
         # In the order in which `Summer` multiplies: a lone patch stays itself, but for a last digit.
         for line in reversed(lines):
@@ -109,7 +108,16 @@ def as_window(blend: Blend | NDArray[np.float64], patch: tuple[int, ...]) -> Win
         return Window(blend, lines, weights)
     if patch not in {blend.shape, (*blend.shape, 1)}:  # a 1-d map has a second axis here
         raise OptionError(f"blend has weights of shape {blend.shape}, but patches are {patch}")
-    return Window("weights", None, blend.reshape(patch))
+    return Window("weights", None, _lifted(blend.reshape(patch)))
+
+
+def _lifted(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return weights times a power of two, so that the least is 1 or more.
+
+    A product is then no smaller than the value, which may be near the least that its dtype has.
+    """
+    least = float(weights[weights > 0].min())
+    return np.ldexp(weights, min(1 - math.frexp(least)[1], _MOST_BITS))
 
 
 class Line:
