@@ -99,14 +99,19 @@ Damaged rows are bits that flipped, or files that were cut, swapped or lost. Ful
 them, and a run resumed with mode="a" takes them as missing, so that they are predicted again. In a complete
 store rows that never came must hold the fill value; in a running one they may hold what a crash left.
 A store that is being written is not disturbed; what it had recorded at the start is checked.
+
+The last line says "right", "unfinished" or "DAMAGED", and --json "verdict": unfinished is a run that is not
+complete, or one that ended while it replaced rows. Nothing of it is lost, and what was recorded is right.
 """
 
 _VERIFY_EXAMPLES: Final = """\
 examples:
   accumulator verify run.zarr && echo right
+  accumulator verify run.zarr --json | jq -e '.verdict == "right"'              a complete store alone
   accumulator verify run.zarr --json | jq '.heads[] | {name, damaged_rows}'    all rows, not the first few
 
-exit codes: 0 every byte is right, 1 damaged, or no store, or one that cannot be read, 2 wrong arguments
+exit codes: 0 every byte that was recorded is right, of an unfinished run too, 1 damaged, or no store, or one
+that cannot be read, 2 wrong arguments
 """
 
 _MISSING: Final = """\

@@ -14,7 +14,7 @@ import numpy as np
 from accumulator._core.memory import available_memory
 from accumulator._inputs.text import few, printable, shape_text
 from accumulator._stores.files.ownership import is_locked
-from accumulator._stores.format.mark import CREATING
+from accumulator._stores.format.mark import COMPLETE, CREATING
 from accumulator._stores.reading.check import RowChecker
 from accumulator._stores.reading.look import disk_nbytes, head_details
 from accumulator._stores.reading.saved import open_mark, open_result
@@ -85,21 +85,37 @@ class Verdict:
     # for each head: others that do not hold the fill value; in a running store a crash left them, and they
     # are no damage: resuming removes them
     dirty: list[NDArray[np.intp]]
+    # for each head: recorded rows that are right, and not in their place yet: a run that replaced them ended
+    # too early. They are read as they were recorded, and resuming puts them there
+    replaced: list[NDArray[np.intp]]
 
     @property
     def is_right(self) -> bool:
         """Whether nothing is damaged."""
-        wrong = [*self.damaged, *(self.dirty if self.state == "complete" else [])]
+        wrong = [*self.damaged, *(self.dirty if self.state == COMPLETE else [])]
         return not any(len(rows) for rows in wrong)
+
+    @property
+    def verdict(self) -> str:
+        """Return "right", "unfinished" or "damaged"."""
+        is_finished = self.state == COMPLETE and not any(len(rows) for rows in self.replaced)
+        return ("right" if is_finished else "unfinished") if self.is_right else "damaged"
 
     def as_json(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
+        rows = (self.damaged, self.dirty, self.replaced)
         heads = [
-            {"name": name, "damaged_rows": damaged.tolist(), "dirty_rows": dirty.tolist()}
-            for name, damaged, dirty in zip(self.names, self.damaged, self.dirty, strict=True)
+            {
+                "name": name,
+                "damaged_rows": damaged.tolist(),
+                "dirty_rows": dirty.tolist(),
+                "replaced_rows": replaced.tolist(),
+            }
+            for name, damaged, dirty, replaced in zip(self.names, *rows, strict=True)
         ]
         return {
             "path": self.path,
+            "verdict": self.verdict,
             "is_right": self.is_right,
             "state": self.state,
             "is_locked": self.is_locked,
@@ -112,18 +128,24 @@ class Verdict:
         """Yield what is printed for people."""
         if self.is_locked:
             yield "somebody is writing this store: only what it had recorded at the start was checked"
-        for name, damaged, dirty in zip(self.names, self.damaged, self.dirty, strict=True):
+        found = (self.damaged, self.dirty, self.replaced)
+        for name, damaged, dirty, replaced in zip(self.names, *found, strict=True):
+            if len(replaced):
+                yield (
+                    f"head {printable(name)}: {len(replaced)} rows whose replacement is unfinished and which "
+                    f"are right (resuming finishes it): {few(replaced, _SHOWN)}"
+                )
             if len(damaged):
                 yield f"head {printable(name)}: {len(damaged)} damaged rows: {few(damaged, _SHOWN)}"
             if len(dirty):
-                remedy = "" if self.state == "complete" else " (a crash left them: resuming removes them)"
+                remedy = "" if self.state == COMPLETE else " (a crash left them: resuming removes them)"
                 yield (
                     f"head {printable(name)}: {len(dirty)} rows that never came do not hold the fill value: "
                     f"{few(dirty, _SHOWN)}{remedy}"
                 )
-        verdict = "right" if self.is_right else "DAMAGED"
+        words = {"right": "right", "unfinished": "unfinished, right so far", "damaged": "DAMAGED"}
         rows = f"{self.n_written} of {self.n} rows of {len(self.names)} heads"
-        yield f"{printable(self.path)}: {verdict}: {rows}, {self.state}"
+        yield f"{printable(self.path)}: {words[self.verdict]}: {rows}, {self.state}"
 
 
 @attrs.frozen
@@ -165,10 +187,10 @@ def verify(path: Path) -> Verdict:
     open_mark(root)
     is_written = is_locked(root)
     saved = _open(root)
-    damaged, dirty = _check(saved)
+    damaged, dirty, replaced = _check(saved)
     if is_written and any(rows.any() for rows in damaged):
-        # A recorded row that was pushed again has its new checksum a moment before its place has it.
-        again, _ = _check(_open(root))
+        # A recorded row that is pushed again just now may be in its place with a checksum that came later.
+        again, *_ = _check(_open(root))
         damaged = [rows & more for rows, more in zip(damaged, again, strict=True)]
     return Verdict(
         str(root),
@@ -179,6 +201,7 @@ def verify(path: Path) -> Verdict:
         list(saved.heads.by_name()),
         [np.flatnonzero(rows) for rows in damaged],
         [np.flatnonzero(rows) for rows in dirty],
+        [np.flatnonzero(rows) for rows in replaced],
     )
 
 
@@ -193,16 +216,17 @@ def _open(root: Path) -> SavedResult:
     return open_result(root, is_partial=True, most_nbytes=available_memory())
 
 
-def _check(saved: SavedResult) -> tuple[list[NDArray[np.bool_]], list[NDArray[np.bool_]]]:
-    """Return for each head which recorded rows are damaged, and which others are not empty."""
-    damaged, dirty = ([np.zeros_like(saved.written) for _ in saved.arrays] for _ in range(2))
+def _check(saved: SavedResult) -> tuple[list[NDArray[np.bool_]], ...]:
+    """Return for each head which recorded rows are damaged, which others are not empty, and which wait."""
+    damaged, dirty, replaced = ([np.zeros_like(saved.written) for _ in saved.arrays] for _ in range(3))
 
     def note(unit: Any, findings: Any) -> None:
         damaged[unit.head][unit.rows] = findings.damaged
         dirty[unit.head][unit.rows] = findings.dirty
+        replaced[unit.head][unit.rows] = findings.redone
 
     RowChecker(saved).look_at_all(note)
-    return damaged, dirty
+    return damaged, dirty, replaced
 
 
 def _described(head: dict[str, Any]) -> Iterator[str]:

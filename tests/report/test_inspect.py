@@ -121,9 +121,13 @@ def test_running_store_is_looked_at_without_being_changed(running, capsys):
     before = tree(running)
     code, found = run_json(capsys, "info", running)
     assert (code, found["state"], found["is_locked"]) == (0, "running", False)
-    assert run_json(capsys, "verify", running)[1]["is_right"]
+    found = run_json(capsys, "verify", running)[1]
+    assert (found["is_right"], found["verdict"]) == (True, "unfinished")
     code, out, _ = run(capsys, "verify", running)
-    assert (code, out) == (0, f"{running.absolute()}: right: 6 of 11 rows of 2 heads, running\n")
+    assert (code, out) == (
+        0,
+        f"{running.absolute()}: unfinished, right so far: 6 of 11 rows of 2 heads, running\n",
+    )
     assert tree(running) == before
 
 

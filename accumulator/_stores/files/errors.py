@@ -34,6 +34,8 @@ def storage_error(cause: OSError, what: str) -> StorageError:
 def is_refusal(cause: BaseException) -> TypeGuard[OSError]:
     """Whether the system refused, which says nothing of what is in a file: another time it may be whole.
 
-    Codecs raise OSError, too: without a number, and for a file that is damaged.
+    Codecs raise OSError, too: without a number, and for a file that is damaged. A folder where a file should
+    be, or a file where a folder should be, is damage as well.
     """
-    return isinstance(cause, OSError) and cause.errno is not None and not isinstance(cause, SizeError)
+    damage = (SizeError, IsADirectoryError, NotADirectoryError)
+    return isinstance(cause, OSError) and cause.errno is not None and not isinstance(cause, damage)

@@ -114,6 +114,14 @@ def remove(path: Path) -> None:
         os.unlink(path)
 
 
+def clear(path: Path) -> None:
+    """Remove whatever is there: a file, a link, or a folder and all that is in it; links are not followed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        remove(path)
+
+
 def remove_tree(folder: Path) -> None:
     """Remove a folder and all that is in it; links are removed, not followed."""
     shutil.rmtree(folder)

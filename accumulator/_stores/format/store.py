@@ -8,6 +8,7 @@ import errno
 from typing import TYPE_CHECKING, Any
 
 import attrs
+from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import LocalStore
 
 from accumulator._stores.files import system
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-    from zarr.abc.store import ByteRequest
+    from zarr.abc.store import ByteRequest, Store
     from zarr.core.buffer import Buffer, BufferPrototype
 
     from accumulator._stores.files.temporary import TemporaryFolder
@@ -32,7 +33,7 @@ class _Place:
     root: Path
     is_closed: bool = False
     most_nbytes: int | None = None  # of a file that is read
-    guard: Callable[[str], Awaitable[None]] | None = None
+    guard: Callable[[str], Awaitable[Store | None]] | None = None
 
 
 class FolderStore(LocalStore):
@@ -117,8 +118,11 @@ class FolderStore(LocalStore):
         """Refuse to read longer files from now on, which may be holes that no memory has room for."""
         self._place.most_nbytes = nbytes
 
-    def watch(self, guard: Callable[[str], Awaitable[None]]) -> None:
-        """Have every key looked at before it is read, by a function that raises where it is damaged."""
+    def watch(self, guard: Callable[[str], Awaitable[Store | None]]) -> None:
+        """Have every key looked at before it is read, by a function that raises where it is damaged.
+
+        It may return another store, to read this key from.
+        """
         self._place.guard = guard
 
     async def get(
@@ -126,7 +130,9 @@ class FolderStore(LocalStore):
     ) -> Buffer | None:
         """Return a key's bytes, as zarr asks for them."""
         if self._place.guard is not None:
-            await self._place.guard(key)
+            other = await self._place.guard(key)
+            if other is not None:
+                return await other.get(key, prototype or default_buffer_prototype(), byte_range)
         if self._place.most_nbytes is not None:
             with contextlib.suppress(FileNotFoundError):
                 size = (self.root / key).lstat().st_size

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from accumulator._stores.files import system
-from accumulator._stores.format.checksums import row_checksums
 from accumulator._stores.format.chunk_files import ChunkFiles, Part
 from accumulator._stores.format.names import OUTPUTS, RECORD, REDO, SCRATCH
 
@@ -36,7 +35,8 @@ def restore(
     suspects: list[Unit] = []
 
     def note(unit: Unit, findings: Findings) -> None:
-        if findings.values is None or findings.damaged.any() or findings.dirty.any():
+        wrong = (findings.damaged, findings.dirty, findings.redone)
+        if not findings.is_readable or any(rows.any() for rows in wrong):
             with lock:
                 suspects.append(unit)
 
@@ -66,12 +66,12 @@ def remove_partial(folder: Path) -> None:
     """Remove files that a crash kept from becoming whole."""
     for path in list(folder.iterdir()):
         if system.is_partial(path.name):
-            system.remove(path)
+            system.clear(path)
 
 
 def _remove_tree(folder: Path) -> None:
     with contextlib.suppress(OSError):  # it is of no use; another resume tries again
-        system.remove_tree(folder)
+        system.clear(folder)
 
 
 def _tidy(folder: Path, chunk_rows: int, recorded: NDArray[np.bool_]) -> None:
@@ -82,40 +82,40 @@ def _tidy(folder: Path, chunk_rows: int, recorded: NDArray[np.bool_]) -> None:
         parts = path.name.split(".")
         is_chunk = parts[0] == "c" and len(parts) > 1 and parts[1].isdecimal()
         if system.is_partial(path.name) or (is_chunk and int(parts[1]) not in known):
-            system.remove(path)
+            system.clear(path)
 
 
 def _mend(unit: Unit, checker: RowChecker, rows: ZarrRows, unsynced: Unsynced) -> NDArray[np.bool_]:
-    """Take damaged rows from those that wait to be redone, blank the unrecorded; return the lost."""
+    """Put rows that wait to be redone in their place, blank the unrecorded; return the lost."""
     saved, redo, head = checker.saved, rows.redo[unit.head], rows.heads[unit.head]
     files = redo.inner if isinstance(redo.inner, ChunkFiles) else None
     path = None if files is None else files.path_of(unit.number)
+    if path is not None and path.is_dir():
+        system.clear(path)
     if files is not None and path is not None and path.exists():
         with system.opened(path, system.CHANGE) as file:  # one that was cut has lost its end alone
             system.set_size(file, files.file_nbytes)
         unsynced.add(path, is_new=False)
-    values, damaged, dirty = checker.look(unit)
-    if values is None and files is None:
-        # zarr would read it before it writes what is left of a last unit
+    found = checker.look(unit)
+    if files is None:
+        # zarr would read it before it writes what is left of a last unit, and cannot replace a folder
         inner = head.array.shards or head.array.chunks
         grid = [range(-(-n // size)) for n, size in zip(head.array.shape[1:], inner[1:], strict=True)]
         for piece in itertools.product(*grid):
             key = head.array.metadata.encode_chunk_key((unit.number, *piece))
-            system.remove(saved.store.root / head.array.path / key)
+            piece_path = saved.store.root / head.array.path / key
+            if not found.is_readable or piece_path.is_dir():
+                system.clear(piece_path)
     fill = np.asarray(head.array.fill_value, head.dtype)
-    shape = (len(damaged), *head.array.shape[1:])
-    values = np.full(shape, fill) if values is None else np.array(values, dtype=head.dtype)
-    changed = damaged | dirty
-    values[changed] = fill
-    if damaged.any() and (waiting := redo.restore(unit.number, len(damaged))) is not None:
-        right = damaged & (row_checksums(waiting) == saved.checksums[unit.rows, unit.head])
-        values[right] = waiting[right]
-        damaged &= ~right
+    shape = (len(found.damaged), *head.array.shape[1:])
+    values = np.full(shape, fill) if found.values is None else np.array(found.values, dtype=head.dtype)
+    values[found.damaged | found.dirty] = fill
     if files is None:
         head.array[unit.rows] = values
     elif path is not None:
+        changed = found.damaged | found.dirty | found.redone
         files.write(Part(unit.number, values, changed), is_there=path.exists())
-    return damaged
+    return found.damaged
 
 
 def _blank(rows: ZarrRows, lost: NDArray[np.intp]) -> None:

@@ -239,8 +239,7 @@ class KeptRun:
         if self._group is not None and (self._mark.state != CREATING or not self._is_marked):
             self._set_state(CREATING)  # else what is left by a crash in here would look damaged
         for part in (OUTPUTS, *RECORD):
-            if (self.root / part).exists():
-                system.remove_tree(self.root / part)
+            system.clear(self.root / part)
         system.sync(self.root)  # parts without a mark would be somebody else's
         system.remove(self.root / "zarr.json")
         remove_partial(self.root)

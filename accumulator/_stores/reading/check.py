@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import stat
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import zarr
+from zarr.storage import MemoryStore
 
 from accumulator._stores.files.errors import SizeError, is_refusal, storage_error
 from accumulator._stores.format.arrays import chunk_path, layout_of, over
@@ -19,6 +21,7 @@ from accumulator._stores.format.mark import MOST_METADATA
 from accumulator._stores.format.names import OUTPUTS
 from accumulator._stores.memory.threads import run_all
 from accumulator._stores.reading.bounded import bounded, file_nbytes
+from accumulator._stores.reading.redone import Redone
 from accumulator._stores.reading.saved import stamp_of
 from accumulator.exceptions import DamagedError, StorageError
 
@@ -42,9 +45,11 @@ class Unit(NamedTuple):
 class Findings(NamedTuple):
     """What a unit's rows look like."""
 
-    values: NDArray[Any] | None  # None where they cannot be read
+    values: NDArray[Any] | None  # None where there are none to be had
+    is_readable: bool  # whether their place could be read
     damaged: NDArray[np.bool_]  # recorded rows that are not what they were
     dirty: NDArray[np.bool_]  # other rows that do not hold the fill value
+    redone: NDArray[np.bool_]  # recorded rows that still wait beside their place, and are right there
 
 
 class RowChecker:
@@ -55,7 +60,9 @@ class RowChecker:
         self.layouts = [layout_of(array) for array in saved.arrays]
         self._is_complete = saved.mark.is_complete
         self._right: set[tuple[int, int]] = set()
-        self._tasks: dict[tuple[int, int], asyncio.Future[Findings]] = {}
+        self._tasks: dict[tuple[int, int], asyncio.Future[tuple[Findings, MemoryStore | None]]] = {}
+        self._nothing = MemoryStore()
+        self._redone = Redone(saved.store.root, saved.arrays, self.layouts)
         self._blanks = [_blank(array) for array in saved.arrays]
         self._readers = [bounded(array) for array in saved.arrays]
         saved.store.limit(max([MOST_METADATA, *(file_nbytes(array) for array in saved.arrays)]))
@@ -79,10 +86,10 @@ class RowChecker:
 
     def look(self, unit: Unit) -> Findings:
         """Read a unit, and say which rows are damaged; a StorageError says nothing of them."""
-        values = None
+        waiting, values = self._waiting(unit), None
         with self._reading(unit):
             values = self._values(unit)
-        return self._compare(unit, values)
+        return self._compare(unit, values, waiting)
 
     def look_at_all(self, use: Callable[[Unit, Findings], None] | None = None) -> list[NDArray[np.bool_]]:
         """Check every unit, on all cores, and return for each head which rows are damaged.
@@ -100,21 +107,29 @@ class RowChecker:
         run_all(check, self.units())
         return damaged
 
-    async def guard(self, key: str) -> None:
+    async def guard(self, key: str) -> MemoryStore | None:
         """Raise if the file of a chunk holds damaged rows; each unit is read once.
+
+        A store is returned where the file's place is not what is to be read: one with the rows that still
+        wait beside it, or an empty one where the record names no row of it, whatever a crash left there.
 
         It runs on zarr's event loop and waits for nothing else there: zarr's own threads may all be taken by
         readers that wait for this.
         """
         unit = self._unit_of(key)
         if unit is None or unit[:2] in self._right:
-            return
+            return None
+        if not (self._is_complete or self.saved.written[unit.rows].any()):
+            return self._nothing
+        served = self._redone.served(*unit[:2])
+        if served is not None:
+            return served
         task = self._tasks.get(unit[:2])
         if task is None:  # a unit may be in many files, which are all asked for at once
             task = self._tasks[unit[:2]] = asyncio.ensure_future(self._check(unit))
             task.add_done_callback(lambda _: self._tasks.pop(unit[:2]))
-        findings = await asyncio.shield(task)
-        is_all = self._is_complete or findings.values is None
+        findings, served = await asyncio.shield(task)
+        is_all = self._is_complete or (not findings.is_readable and findings.damaged.any())
         wrong = findings.damaged | (findings.dirty & is_all)
         if wrong.any():
             if self.saved.stamp != stamp_of(self.saved.store.root):
@@ -132,7 +147,9 @@ class RowChecker:
                 str(self.saved.store.root / key),
                 rows=rows,
             )
-        self._right.add(unit[:2])
+        if served is None:
+            self._right.add(unit[:2])
+        return served
 
     def guarded(self, store: FolderStore) -> list[zarr.Array[Any]]:
         """Return the arrays over another store of the same files, whose every reading is checked."""
@@ -146,13 +163,23 @@ class RowChecker:
     def _label(self, unit: Unit) -> str:
         return self.saved.heads.label(unit.head)
 
-    async def _check(self, unit: Unit) -> Findings:
+    async def _check(self, unit: Unit) -> tuple[Findings, MemoryStore | None]:
         if self._files[unit.head] is not None:
-            return await asyncio.to_thread(self.look, unit)
-        values = None
+            findings = await asyncio.to_thread(self.look, unit)
+        else:
+            waiting, values = await asyncio.to_thread(self._waiting, unit), None
+            with self._reading(unit):
+                values = np.asarray(await self._readers[unit.head].getitem(unit.rows))
+            findings = await asyncio.to_thread(self._compare, unit, values, waiting)
+        if findings.values is None or not findings.redone.any():
+            return findings, None
+        return findings, await self._redone.serve(*unit, findings.values)
+
+    def _waiting(self, unit: Unit) -> NDArray[Any] | None:
+        """Return what waits beside a unit. Its place is read later: it has the rows before they go here."""
         with self._reading(unit):
-            values = np.asarray(await self._readers[unit.head].getitem(unit.rows))
-        return await asyncio.to_thread(self._compare, unit, values)
+            return self._redone.read(unit.head, unit.number, unit.rows.stop - unit.rows.start)
+        return None
 
     @contextlib.contextmanager
     def _reading(self, unit: Unit) -> Iterator[None]:
@@ -169,19 +196,27 @@ class RowChecker:
         rows = f"rows {unit.rows.start} to {unit.rows.stop - 1} of {self._label(unit)}"
         return StorageError(errno.ENOMEM, f"there is not enough memory to read {rows}", str(self.saved.store))
 
-    def _compare(self, unit: Unit, values: NDArray[Any] | None) -> Findings:
-        written = self.saved.written[unit.rows]
-        if values is None:
-            return Findings(None, written.copy(), ~written)
+    def _compare(self, unit: Unit, values: NDArray[Any] | None, waiting: NDArray[Any] | None) -> Findings:
+        written, recorded = self.saved.written[unit.rows], self.saved.checksums[unit.rows, unit.head]
+        is_readable, redone = values is not None, np.zeros_like(written)
         try:
-            sums = row_checksums(values)
+            if values is None:
+                damaged, dirty = written.copy(), ~written
+            else:
+                sums = row_checksums(values)
+                damaged, dirty = written & (sums != recorded), ~written & (sums != self._blanks[unit.head])
+                if self._is_complete:  # else a crash may have left the checksum of a row without record
+                    dirty &= sums != recorded
+            if waiting is not None and damaged.any():
+                redone = damaged & (row_checksums(waiting) == recorded)
+                damaged &= ~redone
+            if waiting is not None and redone.any():
+                array = self.saved.arrays[unit.head]
+                values = np.full_like(waiting, array.fill_value) if values is None else np.array(values)
+                values[redone] = waiting[redone]
         except MemoryError as cause:
             raise self._no_memory(unit) from cause
-        differ = sums != self.saved.checksums[unit.rows, unit.head]
-        dirty = ~written & (sums != self._blanks[unit.head])
-        if self._is_complete:  # else a crash may have left the checksum of a row that is not recorded
-            dirty &= differ
-        return Findings(values, written & differ, dirty)
+        return Findings(values, is_readable, damaged, dirty, redone)
 
     def _unit_of(self, key: str) -> Unit | None:
         """Return the unit that a key's file belongs to; None for metadata."""
@@ -200,11 +235,11 @@ class RowChecker:
             return np.asarray(zarr.Array(self._readers[unit.head])[unit.rows])
         path, n = files.path_of(unit.number), unit.rows.stop - unit.rows.start
         try:
-            size = path.lstat().st_size
+            status = path.lstat()
         except FileNotFoundError:
             return np.full((n, *array.shape[1:]), array.fill_value, array.dtype)
-        if size != files.file_nbytes:
-            raise SizeError(errno.EIO, f"the file has {size} bytes, not {files.file_nbytes}")
+        if status.st_size != files.file_nbytes or not stat.S_ISREG(status.st_mode):
+            raise SizeError(errno.EIO, f"it is no file of {files.file_nbytes} bytes")
         return files.read(unit.number, 0, n)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
+import stat
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -183,12 +184,14 @@ def _read(array: Any, path: Path, needed: NDArray[np.bool_] | None = None) -> An
     for chunk in range(-(-array.shape[0] // step) if array.size else 0):
         key = array.metadata.encode_chunk_key((chunk, *(0 for _ in array.shape[1:])))
         try:
-            size = (path / name / key).lstat().st_size
+            status = (path / name / key).lstat()
         except FileNotFoundError:
             size = None
+        else:
+            size = status.st_size if stat.S_ISREG(status.st_mode) else -1
         may_miss = needed is not None and not needed[chunk * step : (chunk + 1) * step].any()
         if size != nbytes and not (may_miss and size is None):
-            what = "is missing" if size is None else f"has {size} bytes, not {nbytes}"
+            what = {None: "is missing", -1: "is no file"}.get(size, f"has {size} bytes, not {nbytes}")
             raise ResultFormatError(f"{path} is damaged: {name}/{key} {what}")
     array.store.limit(max(MOST_METADATA, nbytes))
     return np.asarray(array[...]) if array.size else np.zeros(array.shape, array.dtype)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from accumulator._stores.files import system
-from accumulator._stores.files.errors import SizeError
 from accumulator._stores.format.chunk_files import ChunkFiles, Part
 from accumulator._stores.writing.encoded import EncodedChunks
 
@@ -72,13 +71,6 @@ class RedoChunks:
         """Return which rows of the head wait."""
         rows = [np.flatnonzero(mask) + chunk * self._chunk_rows for chunk, mask in self._waiting.items()]
         return np.concatenate(rows) if rows else np.empty(0, dtype=np.intp)
-
-    def restore(self, chunk: int, size: int) -> NDArray[Any] | None:
-        """Return the rows in a chunk's redo file of an earlier run; None where there is no whole one."""
-        try:
-            return self._files.read(chunk, 0, size)
-        except (FileNotFoundError, SizeError):
-            return None
 
     def apply(self) -> None:
         """Write to their place what waits, once the record has it, and remove the redo files."""

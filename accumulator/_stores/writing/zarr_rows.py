@@ -225,7 +225,9 @@ def copy_rows(sources: Sequence[RowArray], target: ZarrRows, known: NDArray[np.b
         is_plain = is_ours and unit[1:] == source.shape[1:]  # one file for each chunk of rows
         for chunk, start in enumerate(range(0, source.shape[0], unit[0])):
             is_known = True if known is None else known[start : start + unit[0]]
-            if not np.any(is_known) or (is_plain and not chunk_path(source, chunk).exists()):
+            if not np.any(is_known) or (
+                known is None and is_plain and not chunk_path(source, chunk).exists()
+            ):
                 continue
             block = np.ascontiguousarray(source[start : start + unit[0]])
             # Not its values: minus zero is something too.
