@@ -19,6 +19,7 @@ from accumulator._export.map import UNITS
 from accumulator._inputs.heads import Heads
 from accumulator._inputs.text import printable, shape_text
 from accumulator._stitching.result import check_has_heads
+from accumulator._stores.files.target import is_inside
 from accumulator.exceptions import OptionError
 from accumulator.typing import Blend
 
@@ -129,7 +130,7 @@ def _stitch(arguments: argparse.Namespace) -> int:
     kind = _kind(output)
     if output.exists() or output.is_symlink():
         raise OptionError(f"{output} is there already: give another name, or remove it first")
-    if output.resolve().is_relative_to(arguments.path.resolve()):
+    if is_inside(output, arguments.path):
         raise OptionError(f"{output} is in the store itself: write elsewhere")
     batch = FullBatch.load(arguments.path, partial=True)
     check_has_heads(batch)

@@ -90,7 +90,8 @@ class FullBatchAccumulator(Collector[FullBatch], Covered):
     store : path, optional
         Where the run is kept: a zarr group, on disk from the first push, that survives the end of the
         process, however it comes. ``save_path`` and ``memory_threshold`` have no effect then. One
-        accumulator at a time writes it.
+        accumulator at a time writes it. Links that the path leads through are followed, those inside of
+        the store never.
     mode : {"w-", "a"}, default "w-"
         "w-" makes a new store, and refuses a path where something is already. "a" resumes the run that is
         there, or starts one: rows that were recorded are `written` from the start, once every byte of them

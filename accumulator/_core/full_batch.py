@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import attrs
@@ -11,7 +10,7 @@ import numpy as np
 
 from accumulator._core.lifecycle import Covered, Result
 from accumulator._core.memory import available_memory
-from accumulator._inputs.validation import HeadSpec, as_path
+from accumulator._inputs.validation import HeadSpec, as_place, as_target
 from accumulator._stores.files.target import reaching, staged
 from accumulator._stores.format.arrays import read_only, storage_of
 from accumulator._stores.format.store import FolderStore
@@ -23,6 +22,7 @@ from accumulator.exceptions import ClosedError, OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -102,7 +102,7 @@ class FullBatch(Result, Covered):
         HeadDtypeError
             A head in RAM has a dtype that zarr cannot store (long double); a TypeError.
         """
-        target = Path(as_path(path, "path")).absolute()
+        target = as_target(path, "path")
         store = self._store
         if store is not None and store.is_closed:
             raise ClosedError("the result was closed, and its files removed: save() it before close()")
@@ -147,7 +147,7 @@ class FullBatch(Result, Covered):
         OptionError
             ``path`` is not a local path; a ValueError.
         """
-        source = Path(as_path(path, "path")).absolute()
+        source = as_place(path, "path")
         saved = open_result(source, is_partial=partial, most_nbytes=available_memory())
         store = FolderStore(source, read_only=True)
         arrays: list[RowArray] = list(RowChecker(saved).guarded(store))

@@ -7,12 +7,11 @@ import re
 import stat
 from fractions import Fraction
 from numbers import Real
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, get_args
 
 import numpy as np
 
-from accumulator._inputs.validation import as_path
+from accumulator._inputs.validation import as_place
 from accumulator._inputs.warn import warn
 from accumulator.exceptions import OptionError, StorageError
 from accumulator.typing import Mode, OnDuplicate
@@ -26,7 +25,7 @@ _BYTES: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgtp])(i?))?b?\s*", re.I
 
 def as_folder(raw: StrPath) -> str:
     """Return a folder, there or not yet, as an absolute path."""
-    path = Path(as_path(raw, "save_path")).absolute()  # wherever the process goes until it is needed
+    path = as_place(raw, "save_path")  # wherever the process goes until it is needed
     try:
         is_folder = stat.S_ISDIR(path.stat().st_mode)
     except FileNotFoundError:
@@ -85,7 +84,7 @@ def as_on_duplicate(raw: OnDuplicate) -> OnDuplicate:
 
 def as_store(raw: StrPath | None) -> str | None:
     """Return the path of a store, absolute; None where the run is not kept."""
-    return None if raw is None else str(Path(as_path(raw, "store")).absolute())
+    return None if raw is None else str(as_place(raw, "store"))
 
 
 def as_mode(raw: Mode) -> Mode:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -198,6 +199,22 @@ def as_path(raw: StrPath, name: str) -> str:
     if "://" in path or path.startswith("~"):
         raise OptionError(f"{name} is {path!r}: give a local path; for ~ use pathlib.Path.expanduser()")
     return path
+
+
+def as_place(raw: StrPath, name: str) -> Path:
+    """Return where a folder is or will be, wherever links lead there: a user's own path is followed.
+
+    Only a link that leads nowhere stays one.
+    """
+    path = as_path(raw, name)
+    place = Path(os.path.realpath(path))
+    return place if os.path.lexists(place) else as_target(path, name)
+
+
+def as_target(raw: StrPath, name: str) -> Path:
+    """Return where something is about to be put, wherever links above it lead; a link there is in the way."""
+    path = Path(as_path(raw, name))
+    return Path(os.path.realpath(path.parent)) / path.name
 
 
 def _as_head(raw: ArrayLike, label: str) -> NDArray[Any]:

@@ -21,7 +21,7 @@ from accumulator._inputs.text import as_text, few, shape_text, visible
 from accumulator._pictures import as_svg, describe
 from accumulator._report.content import gather
 from accumulator._report.images import MASKS, RAMP
-from accumulator._stores.files.target import check_free, write_file
+from accumulator._stores.files.target import check_free, is_inside, write_file
 from accumulator.exceptions import OptionError, StorageError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def write_report(store: Path, target: Path) -> int:
     """Write the report of a store to a file that is not there yet, and return its bytes."""
     need("jinja2", "report")  # before much is read
     check_free(target)
-    if target.resolve().is_relative_to(store.resolve()):
+    if is_inside(target, store):
         raise OptionError(f"{target} is in the store: write the report elsewhere")
     if not target.parent.is_dir():
         raise StorageError(errno.ENOENT, "there is no such folder to write the report to", str(target.parent))

@@ -146,7 +146,7 @@ def _unmake(root: Path) -> None:
 def _refuse_what_is_there(root: Path, mode: str) -> None:
     """Refuse all but a folder that is empty or may be resumed."""
     if root.is_symlink():
-        remedy = f"a store is a folder, and no link to one: give {root.resolve()}, where it leads"
+        remedy = "a link that leads nowhere is there: remove it, or make the folder where it leads"
     elif not root.is_dir():
         remedy = "a store is a folder: give another path"
     elif mode == "w-" and names_in(root):

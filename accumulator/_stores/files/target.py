@@ -6,10 +6,9 @@ import contextlib
 import errno
 import os
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from accumulator._inputs.validation import as_path
+from accumulator._inputs.validation import as_target
 from accumulator._stores.files import system
 from accumulator._stores.files.errors import storage_error
 from accumulator._stores.files.temporary import TemporaryFolder, make_parents, remove_empty
@@ -17,6 +16,7 @@ from accumulator.exceptions import AccumulatorError, ResultExistsError, StorageE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from accumulator.typing import StrPath
 
@@ -32,7 +32,7 @@ def staged(path: StrPath, *, replaces: bool = False) -> Iterator[Path]:
     After an error there is nothing new at ``path``, nor beside it: StorageError where the disk refused,
     ResultExistsError where something is there, unless it ``replaces`` that.
     """
-    target = Path(as_path(path, "path")).absolute()
+    target = as_target(path, "path")
     with reaching(target, replaces=replaces):
         folder = TemporaryFolder(str(target.parent))
         try:
@@ -79,6 +79,12 @@ def check_free(target: Path) -> None:
         raise ResultExistsError(
             errno.EEXIST, "something is there already: save elsewhere or remove it first", str(target)
         )
+
+
+def is_inside(target: Path, folder: Path) -> bool:
+    """Whether a place is in a folder, wherever links lead."""
+    real = os.path.realpath(folder)
+    return os.path.commonpath([real, os.path.realpath(target)]) == real
 
 
 def _remove_all(folder: TemporaryFolder) -> None:

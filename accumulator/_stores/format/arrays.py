@@ -10,7 +10,7 @@ from zarr.storage import StorePath
 
 from accumulator._inputs.options import Storage
 from accumulator._inputs.validation import HeadSpec
-from accumulator._stores.format.layout import Layout
+from accumulator._stores.format.layout import CONFIG, Layout
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -26,9 +26,8 @@ def open_group(store: FolderStore, path: str = "", *, mode: Literal["r", "r+"] =
 
 def over(array: zarr.Array[Any], store: Store) -> zarr.Array[Any]:
     """Return an array over another store of its files; it writes chunks of the fill value, too."""
-    config: Any = {"write_empty_chunks": True}
     place = StorePath(store, array.path)
-    return zarr.Array(zarr.AsyncArray(metadata=array.metadata, store_path=place, config=config))
+    return zarr.Array(zarr.AsyncArray(metadata=array.metadata, store_path=place, config=CONFIG))
 
 
 def read_only(array: zarr.Array[Any]) -> zarr.Array[Any]:

@@ -24,6 +24,9 @@ _NUMCODECS: Final = "blosc bz2 crc32 crc32c gzip lz4 lzma shuffle zlib zstd"  # 
 COMPRESSORS: Final = frozenset(  # that a result may have: others are code that somebody else wrote
     {"crc32c", "gzip", "zstd", "blosc", *(f"numcodecs.{name}" for name in _NUMCODECS.split())}
 )
+# Of every array, whatever zarr's global configuration says. What never came is not written anyway: no need to
+# look whether a chunk is empty.
+CONFIG: Final[Any] = {"order": "C", "write_empty_chunks": True}
 HANDED_CHUNKS: Final = 3  # a head; one is written, the next waits, and one more may have to go early
 
 
@@ -70,8 +73,7 @@ class Layout:
                 fill_value=storage.fill_value,
                 # "." keeps all chunks of an array in one folder; "/" would make a folder for each.
                 chunk_key_encoding={"name": "default", "separator": "."},
-                # What never came is not written anyway: no need to look whether a chunk is empty.
-                config={"write_empty_chunks": True},
+                config=CONFIG,
             )
         except (ValueError, TypeError, KeyError) as cause:
             raise OptionError(

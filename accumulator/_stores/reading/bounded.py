@@ -22,6 +22,8 @@ import zarr
 from zarr.abc.codec import ArrayArrayCodec, BytesBytesCodec
 from zarr.codecs import ShardingCodec
 
+from accumulator._stores.format.layout import CONFIG
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -53,7 +55,8 @@ def bounded(array: zarr.Array[Any]) -> zarr.AsyncArray[Any]:
     """Return the same array for reading alone, with compressors that refuse to make more than a chunk."""
     metadata: Any = array.metadata
     codecs = _bound(metadata.codecs, array.dtype.itemsize * math.prod(array.chunks), file_nbytes(array))
-    return zarr.AsyncArray(metadata=replace(metadata, codecs=codecs), store_path=array.store_path)
+    metadata = replace(metadata, codecs=codecs)
+    return zarr.AsyncArray(metadata=metadata, store_path=array.store_path, config=CONFIG)
 
 
 def file_nbytes(array: zarr.Array[Any]) -> int:

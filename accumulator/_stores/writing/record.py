@@ -10,6 +10,7 @@ from zarr.codecs import Crc32cCodec
 
 from accumulator._stores.files.errors import telling
 from accumulator._stores.format.arrays import open_group
+from accumulator._stores.format.layout import CONFIG
 from accumulator._stores.format.mark import COMPLETE, MARK, Mark, hash_locations, hash_of, hash_written
 from accumulator._stores.format.names import OUTPUTS, record_chunks
 
@@ -81,6 +82,6 @@ def _create(group: zarr.Group, name: str, shape: tuple[int, ...], dtype: DTypeLi
         filters=None,
         fill_value=0,
         chunk_key_encoding={"name": "default", "separator": "."},
-        config={"write_empty_chunks": True},
+        config=CONFIG,
         overwrite=True,
     )

@@ -82,7 +82,11 @@ class ZarrRows:
         try:
             system.make_folder(zarr_store.root_folder)
             if there is None:
-                group = zarr.create_group(store=zarr_store) if recorded is None else open_group(zarr_store)
+                group = (
+                    zarr.create_group(store=zarr_store, zarr_format=3)
+                    if recorded is None
+                    else open_group(zarr_store)
+                )
                 outputs = group.require_group(OUTPUTS)
                 there = [each.create(outputs, str(number)) for number, each in enumerate(layouts)]
             for array, each in zip(there, layouts, strict=True):
