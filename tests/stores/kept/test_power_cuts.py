@@ -1,0 +1,138 @@
+"""Kept runs on a disk whose power is cut: what was acknowledged is there, and no sync can be left out."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import random
+import shutil
+import signal
+
+import pytest
+from helpers import mortal
+from helpers.power.mount import Machine, why_not
+from helpers.processes import Process
+
+from accumulator._cli import main
+from accumulator.exceptions import AccumulatorError
+
+CUTS = int(os.environ.get("ACCUMULATOR_CUTS", "22"))
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=why_not())]
+
+
+class Lives:
+    """Lets processes go on with a run until the power is cut, and knows what they said."""
+
+    def __init__(self, folder, parent, seed):
+        self.chance = random.Random(seed)  # noqa: S311  no secret
+        self.machine = Machine(folder / "disk", folder / "errors of the disk")
+        self.store, self.n_cuts = folder / "disk" / "run.zarr", 0
+        self._parent, self._errors, self._most = parent, parent.errors, 0
+
+    def run(self, name, *, wanted, n_cuts, ignores=None):
+        """Go on with a run until it is complete, over at most so many cuts; return hashes of its files."""
+        acknowledged, is_cut = mortal.NOTHING, True
+        while is_cut:
+            cut_at = self.chance.randint(1, self._most) if n_cuts > 0 else None
+            acknowledged, is_cut = self._live(name, acknowledged, cut_at, ignores)
+            n_cuts -= 1
+            self.n_cuts += 1  # after its end, too
+            if is_cut:
+                self.machine.mount()
+                if "repeats" not in name:
+                    self._look(acknowledged)
+                self.machine.unmount()
+        self.machine.mount()
+        # That rows do not wait any more is not synced: what is left of it says nothing of any row.
+        found = mortal.check_complete(self.store, name, wanted, leftovers={"redo", "part"})
+        shutil.rmtree(self.store)
+        self.machine.unmount()
+        return found
+
+    def _live(self, name, acknowledged, cut_at, ignores):
+        """Let one process live; return what it acknowledged, and whether the power was cut before its end."""
+        self.machine.mount(cut_at, ignores)
+        self._parent.tell(json.dumps([str(self.store), name, self.chance.randrange(2**32), acknowledged]))
+        said, is_through = "", False
+        while not said.startswith("ended "):
+            said = self._parent.line()
+            assert said, self._errors.read_text()
+            if said.startswith("flushed "):
+                acknowledged = json.loads(said.removeprefix("flushed "))
+            is_through |= said == "end"
+        self._parent.tell("")
+        self._most = max(self._most, self.machine.cut(self.chance.random()))
+        status = int(said.removeprefix("ended "))
+        assert status in {0, -signal.SIGKILL}, self._errors.read_text()
+        assert is_through or status != 0
+        return acknowledged, not is_through
+
+    def _look(self, acknowledged):
+        """Have `accumulator verify` look at what is left: it is unfinished, and not damaged."""
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            code = main(["verify", str(self.store)])
+        assert "damaged" not in said.getvalue().lower(), said.getvalue()
+        assert code == 0 or acknowledged == mortal.NOTHING, said.getvalue()
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory):
+    """Give a process to fork lives from."""
+    parent = Process(tmp_path_factory.mktemp("parent") / "errors", "helpers.mortal", "serve")
+    assert parent.line() == "ready", parent.errors.read_text()
+    yield parent
+    parent.end(0)
+
+
+@pytest.fixture
+def lives(tmp_path, parent, request):
+    """Give a disk, and processes that live on it."""
+    lives = Lives(tmp_path, parent, request.node.name)
+    yield lives
+    lives.machine.close()
+
+
+@pytest.mark.parametrize("number", range(len(mortal.CONFIGURATIONS)), ids=mortal.CONFIGURATIONS)
+def test_power_cuts_take_nothing_that_was_acknowledged(lives, number):
+    """After any cut a run has all rows that flush() returned for, no wrong one, and ends the same."""
+    name = list(mortal.CONFIGURATIONS)[number]
+    n_cuts = (CUTS + number) // len(mortal.CONFIGURATIONS)  # the sum of all is CUTS
+    wanted = lives.run(name, wanted=None, n_cuts=0)  # and cut after its end
+    while lives.n_cuts <= n_cuts:  # that one does not count
+        lives.run(name, wanted=wanted, n_cuts=n_cuts - lives.n_cuts)
+
+
+HEAD, RECORD = r"/run\.zarr/outputs/\d+", r"/run\.zarr/(written|checksums)"
+SYNCS = {  # which file or folder, and a run that needs it
+    "chunks": (HEAD + r"/c\.[\d.]+", "shuffled"),
+    "encoded chunks before they are renamed": (HEAD + r"/c\.\S+\.partial", "shuffled, zstd"),
+    "names of chunks": (HEAD, "shuffled"),
+    "names of encoded chunks": (HEAD, "shuffled, shards"),
+    "rows that wait": (HEAD + r"/redo/\d+", "shuffled, repeats"),
+    "names of rows that wait": (HEAD + r"/redo", "shuffled, repeats"),
+    "the record before it is renamed": (RECORD + r"/c\S+\.partial", "in order"),
+    "names of the record": (RECORD, "in order"),
+    "locations before they are renamed": (r"/run\.zarr/output_locs/c\S+\.partial", "in order"),
+    "the name of locations": (r"/run\.zarr/output_locs", "in order"),
+    "what arrays are, before it is renamed": (r"/run\.zarr/.+/zarr\.json\.\S+\.partial", "in order"),
+    "names of heads": (r"/run\.zarr/outputs", "in order"),
+    "the mark before it is renamed": (r"/run\.zarr/zarr\.json\.\S+\.partial", "in order"),
+    "the name of the mark": (r"/run\.zarr", "in order"),
+    "the name of the store": ("/", "in order"),
+}
+
+
+@pytest.mark.parametrize("kind", SYNCS)
+def test_a_sync_that_is_not_done_is_missed(lives, kind):
+    """A disk that acknowledges a sync of this kind and does not do it loses what was acknowledged."""
+    ignores, name = SYNCS[kind]
+    found = None
+    while found is None and lives.n_cuts < 100:
+        try:
+            lives.run(name, wanted=None, n_cuts=0 if lives.n_cuts == 0 else 10, ignores=ignores)
+        except (AssertionError, AccumulatorError) as failure:
+            found = failure
+    assert found is not None, "nothing misses this sync"
