@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AccumulatorError",
+    "BlendWarning",
     "ClosedError",
     "DamagedError",
     "DuplicateLocationError",
@@ -136,6 +137,10 @@ class StorageError(_NamesRows, OSError):
 
 class StorageWarning(AccumulatorError, UserWarning):  # noqa: N818  a warning
     """The disk has less room than the result may take."""
+
+
+class BlendWarning(AccumulatorError, UserWarning):  # noqa: N818  a warning
+    """Integers are blended by their mean, which nobody has asked for: labels have none."""
 
 
 class ResultExistsError(AccumulatorError, FileExistsError):

@@ -17,6 +17,10 @@ import accumulator
 
 RECORDED = Path(__file__).parent / "data" / "public_api.txt"
 NEW = {  # since then
+    (
+        "class accumulator.exceptions.BlendWarning"
+        "(AccumulatorError, UserWarning, Warning, Exception, BaseException)"
+    ),
     "  n_outside",
     "accumulator.typing.Chunks",
     "accumulator.typing.Compressors",

@@ -19,6 +19,7 @@ from accumulator._export.map import UNITS
 from accumulator._inputs.heads import Heads
 from accumulator._inputs.text import printable, shape_text
 from accumulator._stitching.result import check_has_heads
+from accumulator._stitching.weights import DEFAULT_BLEND
 from accumulator._stores.files.target import is_inside
 from accumulator.exceptions import OptionError
 from accumulator.typing import Blend
@@ -65,7 +66,7 @@ def add_stitch(add: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--blend",
         choices=get_args(Blend),
-        default="average",
+        default=DEFAULT_BLEND,
         help="how overlapping patches are blended: their mean, plain or with more weight in the middle "
         "(gaussian, hann), the largest value, or the last in the list (default: average)",
     )

@@ -45,20 +45,36 @@ class Grid:
 
     def most_overlaps(self) -> int:
         """Return how many rows cover a pixel at most: never too few, up to a few times too many."""
-        inside = self.is_inside
+        return int(np.unique(self._cells()[1], return_counts=True)[1].max(initial=0))
+
+    def has_overlaps(self) -> bool:
+        """Whether two rows share a pixel."""
+        rows, cells = self._cells()
+        order = np.argsort(cells, kind="stable")
+        rows, cells = rows[order], cells[order]
+        for step in range(1, len(rows)):  # each with those that touch its cell
+            near = np.flatnonzero(cells[step:] == cells[:-step])
+            a, b = rows[near], rows[near + step]
+            if ((self.start[a] < self.stop[b]) & (self.start[b] < self.stop[a])).all(axis=1).any():
+                return True
+            if not len(near):
+                break
+        return False
+
+    def _cells(self) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+        """Return rows and the cells of a lattice that they touch, at most two an axis."""
+        inside = np.flatnonzero(self.is_inside)
         start, stop = self.start[inside], self.stop[inside]
-        if not len(start):
-            return 0
-        # Rows are counted in the cells of a lattice that they touch, at most two a axis.
         size = np.array(self.patch)
         first, last = start // size, (stop - 1) // size
         counts = np.array(self.shape) // size + 1
-        cells = []
+        rows, cells = [], []
         for corner in np.ndindex(*(2,) * len(size)):
             cell = first + np.minimum(corner, last - first)
             is_new = (np.array(corner) <= last - first).all(axis=1)
+            rows.append(inside[is_new])
             cells.append(_flat(cell[is_new], counts))
-        return int(np.unique(np.concatenate(cells), return_counts=True)[1].max())
+        return np.concatenate(rows), np.concatenate(cells)
 
     def not_covered(self, rows: NDArray[np.intp], box: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which pixels of a box, its start and stop, none of some rows covers."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from accumulator._inputs.warn import warn
 from accumulator._stitching.numbers import MapSpec, result_dtype, sum_dtype, wider
-from accumulator.exceptions import HeadError
+from accumulator._stitching.weights import LABEL_BLENDS
+from accumulator.exceptions import BlendWarning, HeadError
 
 if TYPE_CHECKING:
     from accumulator._inputs.heads import Heads
-    from accumulator._inputs.options import HeadOptions
     from accumulator._inputs.validation import HeadSpec
     from accumulator._stitching.frame import Frame, Lay
+    from accumulator._stitching.grid import Grid
     from accumulator._stitching.weights import Window
 
 
@@ -31,20 +33,29 @@ def lay_heads(frame: Frame, specs: Heads[HeadSpec]) -> Heads[Lay]:
     return specs.like(lays)
 
 
-def map_specs(
-    specs: Heads[HeadSpec], lays: Heads[Lay], options: HeadOptions, window: Window, n_overlaps: int
-) -> Heads[MapSpec]:
+def map_specs(specs: Heads[HeadSpec], lays: Heads[Lay], window: Window, n_overlaps: int) -> Heads[MapSpec]:
     """Return the maps that heads make, where so many rows cover a pixel at most.
 
-    Raises HeadError, HeadDtypeError or OptionError where a head, or what is asked for, cannot be a map.
+    Raises HeadError or HeadDtypeError where a head cannot be a map.
     """
     maps = []
-    for i, (key, spec, lay) in enumerate(zip(specs.keys, specs, lays, strict=True)):
-        storage, asked = options.for_head(key, spec.dtype)
+    for i, (spec, lay) in enumerate(zip(specs, lays, strict=True)):
         if window.blend == "max" and spec.dtype.kind == "c":
             raise HeadError(f"{specs.label(i)} is complex, which has no largest value: blend its parts")
-        dtype = result_dtype(spec.dtype, asked, specs.label(i))
+        dtype = result_dtype(spec.dtype, specs.label(i))
         sums = sum_dtype(spec.dtype, window, n_overlaps)
         is_checked = window.is_sum and sums == spec.dtype.newbyteorder("=") and wider(sums) != sums
-        maps.append(MapSpec(lay.channels, dtype, storage.fill_value, sums, is_checked))
+        maps.append(MapSpec(lay.channels, dtype, spec.storage.fill_value, sums, is_checked))
     return specs.like(maps)
+
+
+def warn_of_mean(specs: Heads[HeadSpec], grid: Grid) -> None:
+    """Warn of integers that meet in a mean which nobody has asked for: if they are labels, it is another."""
+    labels = [specs.label(i) for i, spec in enumerate(specs) if spec.dtype.kind in "iu"]
+    if labels and grid.has_overlaps():
+        others = " or ".join(f'"{blend}"' for blend in LABEL_BLENDS)
+        warn(
+            f"{', '.join(labels)}: integers are blended by their mean, which makes class 1 of 0 and 2; for "
+            f'labels say blend={others}, and for quantities blend="average" or another mean',
+            BlendWarning,
+        )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 import numpy as np
 
-from accumulator.exceptions import HeadDtypeError, OptionError
+from accumulator.exceptions import HeadDtypeError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 FEW: Final = 64  # additions after which float32 is still float32: an error of a few last digits
 # Weights up to which a dtype holds the products: of any value whose square is finite, too, and a few of them.
 _MOST_WEIGHT: Final[Mapping[str, float]] = {"f": 2.0**50, "F": 2.0**50, "d": 2.0**500, "D": 2.0**500}
-_KINDS: Final = "biufc"
 _WIDER: Final[Mapping[np.dtype[Any], np.dtype[Any]]] = {
     np.dtype(np.float32): np.dtype(np.float64),
     np.dtype(np.float64): np.dtype(np.longdouble),
@@ -87,18 +86,11 @@ def wider(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return _WIDER.get(dtype, dtype)
 
 
-def result_dtype(head: np.dtype[Any], asked: np.dtype[Any] | None, label: str) -> np.dtype[Any]:
+def result_dtype(head: np.dtype[Any], label: str) -> np.dtype[Any]:
     """Return the dtype of a map."""
     if head.char in "gG":
         raise HeadDtypeError(f"{label} has dtype {head}, which zarr cannot store: use float64")
-    if asked is None or asked == head:
-        return head
-    if _KINDS.index(asked.kind) < _KINDS.index(head.kind.replace("u", "i")):
-        raise OptionError(
-            f"dtype={asked} for {label}, which is {head}: a map is of the same kind or a higher one; "
-            "scale and round its values yourself, as only you know which step is meant"
-        )
-    return asked
+    return head
 
 
 def lowest(dtype: np.dtype[Any]) -> Any:
@@ -117,23 +109,16 @@ def convert(values: NDArray[Any], target: NDArray[Any]) -> None:
     if target.dtype.kind == "b" and values.dtype.kind != "b":
         np.greater_equal(values, 0.5, out=target)
     elif target.dtype.kind in "iu":
-        limits = np.iinfo(target.dtype)
-        if values.dtype.kind in "fc":
-            np.rint(values, out=values)
-            # The largest integers of 64 bits have no float64 of their own: what is above them is set after.
-            is_over, is_under = values >= limits.max, values <= limits.min
-            with np.errstate(invalid="ignore"):
-                np.copyto(target, values, casting="unsafe")
-            target[is_over], target[is_under] = limits.max, limits.min
-        elif values.dtype.kind == "b":
+        if values.dtype.kind not in "fc":  # they were chosen, and are of this dtype
             np.copyto(target, values)
-        else:
-            own = np.iinfo(values.dtype)
-            np.copyto(
-                target,
-                values.clip(max(limits.min, own.min), min(limits.max, own.max)),
-                casting="unsafe",
-            )
+            return
+        limits = np.iinfo(target.dtype)
+        np.rint(values, out=values)
+        # The largest integers of 64 bits have no float64 of their own: what is above them is set after.
+        is_over, is_under = values >= limits.max, values <= limits.min
+        with np.errstate(invalid="ignore"):
+            np.copyto(target, values, casting="unsafe")
+        target[is_over], target[is_under] = limits.max, limits.min
     else:
         with np.errstate(over="ignore"):
             np.copyto(target, values, casting="same_kind")

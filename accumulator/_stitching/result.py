@@ -13,6 +13,7 @@ from accumulator._core.full_batch import FullBatch
 from accumulator._core.memory import fits_in_memory
 from accumulator._inputs import tuning
 from accumulator._inputs.heads import Heads, plain_key
+from accumulator._inputs.options import HeadOptions
 from accumulator._inputs.validation import HeadSpec
 from accumulator._stitching.frame import as_frame
 from accumulator._stitching.geometry import as_geometry
@@ -65,6 +66,8 @@ def stitch(
         ``batch`` has no heads, as nothing was pushed and none were declared; a ValueError.
     HeadDtypeError
         A head has a dtype that zarr cannot store (long double); a TypeError.
+    HeadValueError
+        The ``dtype`` asked for cannot hold a value; a ValueError and an OverflowError.
     OptionError
         ``batch``, ``heads`` or an option is not what it can be; a ValueError.
     ResultExistsError
@@ -99,7 +102,12 @@ def stitch(
     lays = _lay(batch, chosen, options)
     grid = lays.values[0].grid
     with Stitcher(batch.output_locs[rows], **options) as stitcher:
-        at_hand = [array for array, lay in zip(chosen, lays, strict=True) if _is_at_hand(array, lay)]
+        dtypes = HeadOptions(dtype=options.get("dtype"))
+        at_hand = [
+            array
+            for key, array, lay in zip(chosen.keys, chosen, lays, strict=True)
+            if _is_at_hand(array, lay, dtypes.for_head(key, array.dtype)[1])
+        ]
         if len(rows) and len(at_hand) == len(chosen):
             stitcher._push_whole(chosen.like(at_hand).as_given(), rows)  # noqa: SLF001
         else:
@@ -145,9 +153,11 @@ def _chosen(outputs: Heads[RowArray], heads: Sequence[int | str] | None) -> Head
     return Heads(tuple(known[head] for head in chosen), names)
 
 
-def _is_at_hand(array: RowArray, lay: Lay) -> TypeGuard[NDArray[Any]]:
+def _is_at_hand(array: RowArray, lay: Lay, asked: np.dtype[Any] | None) -> TypeGuard[NDArray[Any]]:
     """Whether patches can be blended from where they are."""
-    return isinstance(array, np.ndarray) and lay.seen(array).flags.c_contiguous and array.dtype.isnative
+    if not isinstance(array, np.ndarray) or not array.dtype.isnative or asked not in {None, array.dtype}:
+        return False
+    return lay.seen(array).flags.c_contiguous
 
 
 def _in_batches(grid: Grid, rows: NDArray[np.intp], arrays: Sequence[RowArray]) -> Iterator[NDArray[np.intp]]:

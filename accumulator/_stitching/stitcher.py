@@ -23,15 +23,15 @@ from accumulator._inputs.declared import as_declared
 from accumulator._inputs.heads import Heads
 from accumulator._inputs.options import HeadOptions
 from accumulator._inputs.text import as_text, named
-from accumulator._inputs.validation import as_heads, as_specs, check_rows, check_specs
+from accumulator._inputs.validation import as_heads, as_specs, as_stored_heads, check_rows, check_specs
 from accumulator._pictures.progress import Progress, as_progress
 from accumulator._stitching.bands import Bands
 from accumulator._stitching.delivery import Delivery
 from accumulator._stitching.frame import as_frame
 from accumulator._stitching.geometry import as_geometry
-from accumulator._stitching.heads import lay_heads, map_specs
+from accumulator._stitching.heads import lay_heads, map_specs, warn_of_mean
 from accumulator._stitching.map import StitchedMap
-from accumulator._stitching.weights import as_blend, as_window
+from accumulator._stitching.weights import DEFAULT_BLEND, Unsaid, as_blend, as_window
 from accumulator._stitching.whole import WholeBands
 from accumulator._stores.memory.row_numbers import as_numbers
 from accumulator.exceptions import (
@@ -93,8 +93,8 @@ class Stitcher(Collector[StitchedMap]):
         The value of a pixel that several patches cover: their mean, where all count the same or most in
         their middle (a Gaussian whose sigma is an eighth of the patch; Hann's window); the largest; or that
         of the box that comes last in the list. Or an array of weights, of a patch's spatial shape; a pixel
-        that only weights of 0 reach holds the fill value. Labels have no mean: take "last" or "max". NaN in
-        a patch makes its pixels NaN.
+        that only weights of 0 reach holds the fill value. Labels have no mean: take "last" or "max"; a mean
+        of integers that is not said by its name warns. NaN in a patch makes its pixels NaN.
     output_shape : sequence of int, optional
         The spatial shape of the maps, ``(height, width)``; by default they end with the last box.
     origin : "min" or sequence of int, optional
@@ -111,9 +111,11 @@ class Stitcher(Collector[StitchedMap]):
         alone; with the others a box may be cut where the maps end, and for "center" the largest box is a
         whole one.
     dtype : dtype, optional
-        The dtype of the maps, by default that of the heads. A mean of integers is rounded to the nearest, a
-        tie to the even one; a mean of bools is True from one half on. With unequal weights, what is a tie is
-        subject to rounding, and so are 64-bit integers beyond 2**53.
+        What patches are taken as, and so the dtype of the maps, as in `FullBatchAccumulator`: floats are
+        rounded, and a value that it cannot hold is an error. By default as they come. A mean of integers is
+        rounded to the nearest, a tie to the even one; a mean of bools is True from one half on. With unequal
+        weights, what is a tie is subject to rounding, and 64-bit integers may be off by 2**-50 of the largest
+        that meet: nothing below 2**49, 256 where all are about 2**58.
     fill_value : scalar, default 0
         The value of pixels that no patch covers, such as nan.
     on_band : callable, optional
@@ -172,6 +174,7 @@ class Stitcher(Collector[StitchedMap]):
 
     _map_rows: NDArray[Any]  # their numbers: what locations are elsewhere
     _blend: Blend | NDArray[np.float64]
+    _is_blend_unsaid: bool
     _options: HeadOptions
     _frame: Frame
     _on_band: Callable[[slice, BandValues], object] | None
@@ -186,7 +189,7 @@ class Stitcher(Collector[StitchedMap]):
         self,
         full_output_locs: ArrayLike,
         *,
-        blend: Blend | ArrayLike = "average",
+        blend: Blend | ArrayLike = DEFAULT_BLEND,
         output_shape: Sequence[int] | None = None,
         origin: Sequence[int] | Literal["min"] | None = None,
         channels_first: StorageOption[bool] = False,
@@ -239,7 +242,10 @@ class Stitcher(Collector[StitchedMap]):
         # A band whose writing was interrupted is written again; it has the dtype asked for already.
         canvas = Canvas.open(map_rows, budget, "last", HeadOptions(**stored), store=path)
         came, limit = np.zeros(len(index), dtype=bool), budget.memory_limit
-        self.__attrs_init__(index, canvas, came, map_rows, window, options, frame, on_band, limit, bar)
+        is_unsaid = isinstance(blend, Unsaid)
+        self.__attrs_init__(
+            index, canvas, came, map_rows, window, is_unsaid, options, frame, on_band, limit, bar
+        )
         self._tell_at_exit()
         if declared is not None:
             try:
@@ -280,6 +286,8 @@ class Stitcher(Collector[StitchedMap]):
             The number of rows or heads, the names or a patch shape are wrong; a ValueError.
         HeadDtypeError
             A head is not numbers, or of a dtype that its first batch's cannot hold without loss; a TypeError.
+        HeadValueError
+            The ``dtype`` asked for cannot hold a value; a ValueError and an OverflowError.
         OptionError
             At the first push: options or weights do not fit the heads; a ValueError.
         MemoryLimitError
@@ -297,6 +305,8 @@ class Stitcher(Collector[StitchedMap]):
         -----
         StorageWarning
             Many bands are open, and take much of the memory.
+        BlendWarning
+            At the first push: boxes overlap, heads are integers, and ``blend`` was not given.
 
         Notes
         -----
@@ -312,9 +322,11 @@ class Stitcher(Collector[StitchedMap]):
             if not heads:
                 raise HeadError("the batch has no heads: push at least one array a batch")
             check_rows(heads, len(rows))
-            delivery = self._delivery or self._start(heads, Bands)[0]
-            heads = check_specs(heads, self._specs, self._told_by)
+            specs = self._specs or as_specs(heads, self._options)
+            heads = check_specs(heads, specs, self._told_by)
             self._refuse_repeats(rows)
+            heads = specs.like(as_stored_heads(heads, specs))
+            delivery = self._delivery or self._start(heads, Bands)[0]
             delivery.deliver_waiting()
             bands = delivery.bands
             bands.open(rows)
@@ -392,12 +404,13 @@ class Stitcher(Collector[StitchedMap]):
 
     def _start(self, heads: Heads[NDArray[Any]], kind: type[_SomeBands]) -> tuple[Delivery, _SomeBands]:
         """Fix the heads; nothing has changed if this raises."""
-        specs = as_specs(heads, HeadOptions())
-        self._options.check_heads(specs.keys)
+        specs = as_specs(heads, self._options)
         lays = lay_heads(self._frame, specs)
         grid = lays.values[0].grid
         window = as_window(self._blend, grid.patch)
-        maps = map_specs(specs, lays, self._options, window, grid.most_overlaps())
+        maps = map_specs(specs, lays, window, grid.most_overlaps())
+        if self._is_blend_unsaid:
+            warn_of_mean(specs, grid)
         shape, canvas = grid.shape[1 : grid.n_spatial], self._canvas
         blank = [np.empty((0, *shape, *each.channels), each.dtype) for each in maps]
         canvas.place(maps.like(blank), slice(0, 0), 0, self._map_rows)

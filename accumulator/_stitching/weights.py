@@ -30,6 +30,18 @@ _MOST_BITS: Final = 1000  # that a weight is lifted by: sums of them stay finite
 _LINES_NBYTES: Final = 2**25  # kept, with a multiple of each: a grid has one line, tissue a few a band
 
 
+LABEL_BLENDS: Final[tuple[Blend, ...]] = ("last", "max")  # which make no value that no patch has
+
+
+class Unsaid(str):
+    """The default of an option, which is told from the same text where a user says it."""
+
+    __slots__ = ()
+
+
+DEFAULT_BLEND: Final = Unsaid("average")
+
+
 def _ones(length: int) -> NDArray[np.float64]:
     return np.ones(length)
 
@@ -67,7 +79,7 @@ class Window:
     @property
     def is_sum(self) -> bool:
         """Whether patches are added and divided, rather than chosen from."""
-        return self.blend not in {"max", "last"}
+        return self.blend not in LABEL_BLENDS
 
     @property
     def is_weighted(self) -> bool:

@@ -11,6 +11,7 @@ import zarr
 
 from accumulator import FullBatch, FullBatchAccumulator, stitch
 from accumulator._cli.commands import main
+from accumulator.exceptions import BlendWarning
 
 LOCS = np.array([[x, y, x + 32, y + 32] for y in range(0, 96, 16) for x in range(0, 128, 16)])
 
@@ -133,3 +134,12 @@ def test_heads_by_number(capsys):
         accumulator.push((np.ones((48, 32, 32)), np.zeros((48, 1))), LOCS)
     assert run("-o", "map.ome.zarr", "--head", "0") == 0
     assert "map 0: 112 x 144 float64" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("store")
+def test_mean_of_classes_that_was_not_asked_for_warns():
+    """And one that was, or another blend, does not."""
+    with pytest.warns(BlendWarning, match="'class'.*last"):
+        assert run("-o", "map.zarr", "--head", "class") == 0
+    for blend in ("average", "last"):
+        assert run("-o", f"{blend}.zarr", "--head", "class", "--blend", blend) == 0

@@ -10,7 +10,7 @@ from helpers.maps import LOCS, ONES
 
 from accumulator import FullBatchAccumulator, Stitcher, stitch
 from accumulator._cli.commands import main
-from accumulator.exceptions import HeadDtypeError, HeadError, NothingPushedError, OptionError
+from accumulator.exceptions import HeadDtypeError, HeadError, LocationError, NothingPushedError, OptionError
 
 NONE = np.empty((0, 4), int)
 HEADS = {"a": ((4, 4, 2), "f4"), "b": np.empty((3, 4, 4), "u1")}
@@ -53,7 +53,7 @@ def test_first_batch_that_differs_from_what_was_declared_is_refused():
     [
         ([((4,), "f4")], HeadError),
         ([((4, 4, 1), np.longdouble)], HeadDtypeError),
-        ([((4, 4), "f4"), ((8, 8), "f4")], HeadError),
+        ([((4, 4), "f4"), ((8, 8), "f4")], LocationError),
         ([np.ones((4, 4))], HeadError),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from accumulator import FullBatchAccumulator, Stitcher, stitch
+from accumulator.exceptions import BlendWarning, HeadDtypeError, HeadValueError
 
 
 @pytest.mark.usefixtures("bands")
@@ -177,13 +179,90 @@ def test_map_in_the_dtype_asked_for(where, head, asked, expected, blend):
         assert got[...].tolist() == [[expected[0][0], expected[0][2], expected[0][2]]]
 
 
-def test_integers_beyond_the_dtype_asked_for_become_its_nearest():
-    """What a smaller integer cannot hold is its largest or smallest."""
-    locs = [[0, 0, 3, 1]]
-    for blend in ("average", "max"):
-        with Stitcher(locs, dtype="i1", blend=blend) as stitcher:
-            stitcher.push(np.array([[[-1000, 5, 1000]]], dtype="i4"), locs)
-        assert stitcher.finalize().outputs[0].tolist() == [[-128, 5, 127]]
+@pytest.mark.parametrize("kind", ["Stitcher", "FullBatchAccumulator", "stitch"])
+def test_dtype_means_the_same_everywhere(where, kind):
+    """A batch of any dtype is taken as the one asked for; what that cannot hold is refused."""
+    locs = raster((1, 6), (1, 1), (1, 1))
+    kinds = {"Stitcher": Stitcher, "FullBatchAccumulator": FullBatchAccumulator}
+    batches = [np.array([[[3]]], dtype) for dtype in ("u2", "u4", "f4", "i8", "?", "f8")]
+    asked = "uint32" if kind in kinds else None
+    with kinds.get(kind, FullBatchAccumulator)(locs, dtype=asked, **where) as taker:
+        for row, batch in enumerate(batches):
+            taker.push(batch if kind in kinds else batch.astype("f8"), locs[[row]])
+            for wrong in [2.5, -1, 2**32, np.nan, 1j] if kind in kinds and row < 5 else []:
+                with pytest.raises((HeadValueError, HeadDtypeError), match="dtype=uint32 cannot hold"):
+                    taker.push(np.array([[[wrong]]]), locs[[row + 1]])
+    result = taker.finalize()
+    if kind == "stitch":
+        result = stitch(result, dtype="uint32", **where)
+    output = np.asarray(result.outputs[0][:])
+    assert output.dtype == np.uint32
+    assert output.ravel().tolist() == [3, 3, 3, 3, 1, 3]
+
+
+def test_first_value_that_the_dtype_cannot_hold_leaves_the_heads_open():
+    """A first push that is refused has fixed nothing."""
+    with Stitcher([[0, 0, 3, 1]], dtype="i1") as stitcher:
+        with pytest.raises(HeadValueError, match="-1000"):
+            stitcher.push([np.array([[[-1000, 5, 1000]]], dtype="i4")], [[0, 0, 3, 1]])
+        stitcher.push({"a": np.array([[[[-100.0], [5], [100]]]])}, [[0, 0, 3, 1]])
+    assert stitcher.finalize().outputs["a"][..., 0].tolist() == [[-100, 5, 100]]
+
+
+MEETING = np.array([[0, 0, 2, 1], [1, 0, 3, 1]])
+CLASSES = np.array([[[0, 0]], [[2, 2]]])
+
+
+@pytest.mark.parametrize("is_streamed", [True, False])
+def test_mean_of_integers_that_nobody_asked_for_warns(is_streamed):
+    """Once, with the blends that are for labels: class 1 appears where 0 and 2 meet."""
+    kind = Stitcher if is_streamed else FullBatchAccumulator
+    with pytest.warns(BlendWarning, match=r"'class'.*blend=\"last\" or \"max\"") as caught:  # noqa: PT031
+        with kind(MEETING) as taker:
+            for row in range(2):
+                heads = {"class": CLASSES.astype("u1"), "p": CLASSES.astype("f4")}
+                taker.push({name: head[[row]] for name, head in heads.items()}, MEETING[[row]])
+        maps = taker.finalize() if is_streamed else stitch(taker.finalize())
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    assert maps.outputs["class"].tolist() == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("options", "dtype", "locs"),
+    [
+        ({"blend": "average"}, "u1", MEETING),
+        ({"blend": "last"}, "i8", MEETING),
+        ({"blend": "hann"}, "i2", MEETING),
+        ({"blend": np.ones((1, 2))}, "i2", MEETING),
+        ({"dtype": "f4"}, "u1", MEETING),
+        ({}, "f4", MEETING),
+        ({}, "?", MEETING),
+        ({}, "u1", [[0, 0, 2, 1], [2, 0, 4, 1]]),
+        ({}, "u1", [[1, 0, 3, 1], [3, 0, 5, 1]]),
+    ],
+)
+def test_mean_that_is_meant_or_makes_nothing_new_does_not_warn(options, dtype, locs):
+    """One that was said, of floats or bools, or of tiles that do not meet."""
+    with Stitcher(locs, **options) as stitcher:
+        stitcher.push(CLASSES.astype(dtype), locs)
+
+
+@given(
+    starts=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), max_size=6, unique=True),
+    patch=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+)
+def test_boxes_that_meet_are_found(starts, patch):
+    """Whether any two share a pixel, whatever the cells are that they are looked up by."""
+    locs = boxes(starts, patch) if starts else np.empty((0, 4), int)
+    covered = np.zeros((20, 20), int)
+    for x, y, end_x, end_y in locs.tolist():
+        covered[y:end_y, x:end_x] += 1
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with Stitcher(locs, heads=[(patch, "u1")], output_shape=(20, 20)):
+            pass
+    assert any(each.category is BlendWarning for each in caught) == (covered.max() > 1)
 
 
 @pytest.mark.parametrize("dtype", ["i8", "u8"])
