@@ -145,18 +145,23 @@ def check(accumulator, name, acknowledged):
     assert accumulator.missing_locs.tolist() == LOCS[missing].tolist()
     assert written[acknowledged != MISSING].all(), ("lost", acknowledged.tolist(), written.tolist())
     assert not written[goal == MISSING].any(), "rows that never came"
-    versions = np.full(N, MISSING)
     if len(accumulator.canvas) == 0:
         assert not written.any()
-        return versions
-    stored = dict(zip(SIZES, (array[:] for array in accumulator.canvas), strict=True))
-    first = stored["map"].reshape(N, -1)[:, 0].astype(int) - 1
-    versions[written] = ((first // stored["map"][0].size - np.arange(N)) // N)[written]
-    for head, array in stored.items():
-        wanted = values(head, versions)
-        wanted[~written] = CONFIGURATIONS[name].get("fill_value", 0)
-        np.testing.assert_array_equal(array, wanted)
-    assert (versions >= acknowledged).all(), ("older", acknowledged.tolist(), versions.tolist())
+        return np.full(N, MISSING)
+    arrays = dict(zip(SIZES, (array[:] for array in accumulator.canvas), strict=True))
+    for array in arrays.values():
+        assert (array[~written] == CONFIGURATIONS[name].get("fill_value", 0)).all()
+    return check_written(arrays, written, name, acknowledged)
+
+
+def check_written(arrays, written, name, acknowledged):
+    """Return the version of each row that is there, after checking every value of each."""
+    goal, versions = last_versions(name), np.full(N, MISSING)
+    first = arrays["map"].reshape(N, -1)[:, 0].astype(int) - 1
+    versions[written] = ((first // arrays["map"][0].size - np.arange(N)) // N)[written]
+    for head, array in arrays.items():
+        np.testing.assert_array_equal(array[written], values(head, versions)[written])
+    assert (versions >= acknowledged).all(), ("older", np.array(acknowledged).tolist(), versions.tolist())
     assert (versions <= goal).all(), (versions.tolist(), goal.tolist())
     return versions
 
