@@ -7,6 +7,7 @@ that nothing of that push was taken: correct the batch, or remove the cause, and
 
 from __future__ import annotations
 
+import pickle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,6 +39,7 @@ __all__ = [
     "StorageWarning",
     "UnfinishedError",
     "UnknownLocationError",
+    "UnsavedError",
 ]
 
 
@@ -116,6 +118,13 @@ class MemoryLimitError(AccumulatorError, MemoryError):
 
 class ProcessError(AccumulatorError, RuntimeError):
     """An accumulator used in another process than its own, where what is pushed would be lost."""
+
+
+class UnsavedError(ProcessError, pickle.PicklingError):
+    """A result in a temporary folder that is copied or sent to another process: `FullBatch.save` it before.
+
+    The folder is removed with the result, whatever others still read.
+    """
 
 
 class NothingPushedError(AccumulatorError, ValueError):

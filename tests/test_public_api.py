@@ -22,6 +22,7 @@ NEW = {  # since then
         "(AccumulatorError, UserWarning, Warning, Exception, BaseException)"
     ),
     "  n_outside",
+    "class accumulator.exceptions.UnsavedError(ProcessError, AccumulatorError, RuntimeError, Exception, BaseException)",  # noqa: E501
     "accumulator.typing.Chunks",
     "accumulator.typing.Compressors",
     "accumulator.typing.Crop",

@@ -265,7 +265,7 @@ class FullBatchAccumulator(Collector[FullBatch], Covered):
             raise self._elsewhere(f"be looked at in process {os.getpid()}")
         with self._lock:
             self._canvas.flush()
-            return [as_read_only(array) for array in self._canvas.arrays]
+            return [as_read_only(array) for array in self._canvas.readable()[1]]
 
     def missing_rows(self, locs: ArrayLike | None = None) -> NDArray[np.intp]:
         """Return which of some locations still have to be predicted.

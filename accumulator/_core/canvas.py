@@ -129,6 +129,13 @@ class Canvas:
         """One array a head, ``(N, *patch_shape)``; call `flush` before reading those on disk."""
         return [] if self._batches is None else self._batches.store.arrays
 
+    def readable(self) -> tuple[FolderStore | None, list[RowArray]]:
+        """Return where `arrays` are, and the arrays for others to read, who are told of damage."""
+        if self.run is None or self._batches is None:
+            return self.zarr_store, self.arrays
+        store, arrays = self.run.reader()
+        return store, list(arrays)
+
     def views(self, start: int, stop: int) -> list[NDArray[Any]] | None:
         """Return rows of each head in RAM, to be written in place and placed afterwards; None on disk."""
         return None if self._batches is None else self._batches.store.views(start, stop)

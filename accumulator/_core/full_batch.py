@@ -14,7 +14,7 @@ from accumulator._inputs.validation import HeadSpec, as_place, as_target
 from accumulator._stores.files.target import reaching, staged
 from accumulator._stores.format.arrays import read_only, storage_of
 from accumulator._stores.format.store import FolderStore
-from accumulator._stores.reading.check import RowChecker, make_checksums
+from accumulator._stores.reading.check import LateChecker, RowChecker, make_checksums
 from accumulator._stores.reading.saved import open_result
 from accumulator._stores.writing.record import complete_result
 from accumulator._stores.writing.zarr_rows import ZarrRows, copy_rows
@@ -153,7 +153,7 @@ class FullBatch(Result, Covered):
         arrays: list[RowArray] = list(RowChecker(saved).guarded(store))
         outputs = saved.heads.like(arrays).as_given()
         is_partial = not saved.mark.is_complete
-        return cls(outputs, saved.output_locs, saved.written, store, is_partial=is_partial)
+        return cls(outputs, saved.output_locs, saved.written.copy(), store, is_partial=is_partial)
 
     @property
     def _coverage(self) -> tuple[NDArray[Any], NDArray[np.bool_]]:
@@ -174,9 +174,10 @@ class FullBatch(Result, Covered):
     def _move(self, store: FolderStore, target: Path) -> bool:
         """Move a spilled result that was not saved before; return False where it has to be copied."""
         with reaching(target):
-            self._complete(store, make_checksums(self._heads.values))
+            self._complete(store, make_checksums(self._heads.values, self.written))
             try:
                 store.move_to(target)
+                store.watch(LateChecker(target))
             except OSError as cause:
                 if cause.errno == errno.EXDEV:
                     return False
@@ -194,7 +195,7 @@ class FullBatch(Result, Covered):
         ]
         rows = ZarrRows(store, len(self.written), specs, has_checksums=True)
         try:
-            copy_rows(self._heads.values, rows, self.written if self._is_partial else None)
+            copy_rows(self._heads.values, rows, self.written, only_written=self._is_partial)
         finally:
             rows.close()
         self._complete(store, rows.checksums)
@@ -206,14 +207,11 @@ def hand_over(canvas: Canvas, locs: NDArray[Any]) -> FullBatch:
     StorageError if the disk refuses the last rows, which are not lost.
     """
     canvas.flush()
-    arrays = canvas.arrays
-    if canvas.run is not None:  # its checksums are on disk: it stays as it is
-        arrays = [as_read_only(array) for array in arrays]
+    canvas.complete()
+    store, arrays = canvas.readable()
     heads = canvas.specs.like(arrays).as_given()
     storage = tuple(spec.storage for spec in canvas.specs)
-    batch = FullBatch(heads, locs.copy(), canvas.written.copy(), canvas.zarr_store, storage)
-    canvas.complete()
-    return batch
+    return FullBatch(heads, locs.copy(), canvas.written.copy(), store, storage)
 
 
 def as_read_only(array: RowArray) -> RowArray:

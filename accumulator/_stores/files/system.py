@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _FLAGS: Final = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
 NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 CHANGE: Final = os.O_RDWR
-READ: Final = os.O_RDONLY
+READ: Final = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)  # a pipe in a file's place would be waited for
 _PARTIAL_NAME: Final = re.compile(r".+\.[0-9a-f]{32}\.partial", re.DOTALL)
 _STEP: Final = 2**20
 

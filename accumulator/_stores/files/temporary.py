@@ -14,6 +14,7 @@ from accumulator._stores.files import system
 from accumulator._stores.files.errors import telling
 
 _PREFIX: Final = "full_batch_"
+_GOING: Final = ".going"  # behind the name of one that is being removed
 _ATTEMPTS: Final = 10
 _LOCK: Final = threading.RLock()  # a folder's last user may go in any thread
 _MADE: Final[dict[Path, tuple[int, int] | None]] = {}  # parents this process made: device and inode of each
@@ -86,10 +87,15 @@ def _make(parent: Path) -> Path:
 
 
 def _remove(path: Path, owner: int) -> None:
+    """Rename a folder first, in one step, so that nobody reads a half of what was in it, and remove it."""
     if os.getpid() == owner:
-        while path.exists():
-            with contextlib.suppress(FileNotFoundError):  # somebody else removes it too
-                system.remove_tree(path)
+        going = path.with_name(f"{path.name}{_GOING}")
+        with contextlib.suppress(OSError):  # it is removed where it is
+            system.rename(path, going)
+        for folder in (going, path):
+            while folder.exists():
+                with contextlib.suppress(FileNotFoundError):  # somebody else removes it too
+                    system.remove_tree(folder)
         remove_empty(path.parent)
 
 

@@ -53,6 +53,12 @@ def chunk_path(array: Any, chunk: int) -> Path:
     return Path(array.store.root, array.path, key)
 
 
+def is_there(array: Any, chunk: int) -> bool:
+    """Whether a chunk of whole rows has a file, or must have one: this process wrote it."""
+    path = chunk_path(array, chunk)
+    return array.store.stamps.knows(path) or path.exists()
+
+
 def layout_of(array: zarr.Array[Any]) -> Layout:
     """Return how an array is laid out."""
     storage = storage_of(array)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from accumulator._inputs import tuning
 from accumulator._stores.files import system
+from accumulator._stores.format.stamps import NOT_AS_LEFT, opened, stamp_of
 from accumulator._stores.memory.pages import padded
 from accumulator._stores.memory.row_numbers import spans
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from accumulator._stores.files.unsynced import Unsynced
+    from accumulator._stores.format.stamps import Stamps
 
 
 class Part(NamedTuple):
@@ -36,17 +39,21 @@ class Part(NamedTuple):
 
 
 class ChunkFiles:
-    """The files of one head's chunks, ``(rows, *patch_shape)``; ``unsynced`` notes what has to be synced."""
+    """The files of one head's chunks, ``(rows, *patch_shape)``.
 
-    def __init__(
+    ``unsynced`` notes what has to be synced, ``stamps`` how each file was left.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917  what it needs to know
         self,
         path_of: Callable[[int], Path],
         chunk_shape: tuple[int, ...],
         dtype: np.dtype[Any],
         fill_value: Any = 0,
         unsynced: Unsynced | None = None,
+        stamps: Stamps | None = None,
     ) -> None:
-        self.path_of, self._unsynced = path_of, unsynced
+        self.path_of, self._unsynced, self._stamps = path_of, unsynced, stamps
         self._patch_shape, self._dtype = chunk_shape[1:], dtype
         self._row_nbytes = dtype.itemsize * int(np.prod(chunk_shape[1:], dtype=np.int64))
         self.file_nbytes = chunk_shape[0] * self._row_nbytes
@@ -57,10 +64,18 @@ class ChunkFiles:
     def write(self, part: Part, *, is_there: bool) -> None:
         """Write rows of a chunk that has a file already, or to a new one; others stay as they are.
 
-        A new file is removed if the system refuses something.
+        A new file is removed if the system refuses something. Where nothing but ``stamps`` tells,
+        DamagedError says that somebody has changed a file that rows were to be added to.
         """
-        chunk, values, filled, memory = part
-        path = self.path_of(chunk)
+        path = self.path_of(part.chunk)
+        if self._stamps is None:
+            self._write(path, part, is_there=is_there)
+            return
+        with self._stamps.changing(path, is_whole=not is_there):
+            self._write(path, part, is_there=is_there)
+
+    def _write(self, path: Path, part: Part, *, is_there: bool) -> None:
+        _, values, filled, memory = part
         if self._unsynced is not None:
             self._unsynced.add(path, is_new=not is_there)
         if is_there:
@@ -85,9 +100,29 @@ class ChunkFiles:
             raise
 
     def read(self, chunk: int, start: int, stop: int) -> NDArray[Any]:
-        """Read rows that follow each other from a chunk that has a file. Not by mmap: see decision 003."""
-        with system.opened(self.path_of(chunk), system.READ) as file:
-            return self._read(file, start, stop)
+        """Read rows that follow each other from a chunk that has a file. Not by mmap: see decision 003.
+
+        Where nothing but ``stamps`` tells, DamagedError says that it is not as it was left.
+        """
+        path = self.path_of(chunk)
+        try:
+            with opened(path) as file:
+                values = self._read(file, start, stop)
+                stamp = stamp_of(os.fstat(file))
+        except NOT_AS_LEFT:
+            if self._stamps is not None:
+                self._stamps.check(path, None)
+            raise
+        if self._stamps is not None:
+            self._stamps.check(path, stamp)
+        return values
+
+    def remove(self, chunk: int) -> None:
+        """Remove a chunk's file."""
+        path = self.path_of(chunk)
+        system.remove(path)
+        if self._stamps is not None:
+            self._stamps.forget(path)
 
     def _write_whole(self, path: Path, values: NDArray[Any], memory: memoryview | None) -> None:
         if memory is not None and self._is_direct:

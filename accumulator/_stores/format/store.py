@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
-from typing import TYPE_CHECKING, Any
+import os
+import time
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import attrs
-from zarr.core.buffer import default_buffer_prototype
+import numpy as np
+from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
+from zarr.buffer import default_buffer_prototype
 from zarr.storage import LocalStore
 
 from accumulator._stores.files import system
-from accumulator._stores.files.errors import SizeError
-from accumulator.exceptions import ClosedError
+from accumulator._stores.files.errors import SizeError, storage_error
+from accumulator._stores.format.stamps import NO_FILE, UNSURE, Stamps, opened, stamp_of
+from accumulator.exceptions import AccumulatorError, ClosedError, StorageError, UnsavedError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Iterable
     from pathlib import Path
 
     from zarr.abc.store import ByteRequest, Store
@@ -24,6 +28,23 @@ if TYPE_CHECKING:
 
     from accumulator._stores.files.temporary import TemporaryFolder
     from accumulator._stores.files.unsynced import Unsynced
+    from accumulator._stores.format.stamps import Stamp
+
+_PATIENCE_SECONDS: Final = 30  # with a file that is being written
+_PAUSE_SECONDS: Final = 0.001
+
+
+class Judge(Protocol):
+    """Tells by checksums whether files are right, in a store that has them."""
+
+    def covers(self, key: str) -> bool:
+        """Whether a file holds rows."""
+
+    async def find_right(self, key: str) -> tuple[dict[str, Stamp], Store | None]:
+        """Return a file and those read with it, as they are now; DamagedError if they are not right.
+
+        Those that are rightly not there are left out. A store is what the file is to be read from instead.
+        """
 
 
 @attrs.define(eq=False)
@@ -31,19 +52,22 @@ class _Place:
     """Where a group is; shared by all stores of it, so that all move and close together."""
 
     root: Path
+    stamps: Stamps  # of its files, as this process has left them
     is_closed: bool = False
     most_nbytes: int | None = None  # of a file that is read
-    guard: Callable[[str], Awaitable[Store | None]] | None = None
+    judge: Judge | None = None
 
 
 class FolderStore(LocalStore):
     """A local zarr store that keeps the temporary folder it lies in alive, and that can move.
 
     Every array opened from it holds it, so that the files outlive the last array. Once it is closed or
-    its folder is gone, reading fails: zarr would take the missing chunks for zeros.
+    its folder is gone, reading fails: zarr would take the missing chunks for zeros. So does reading a file
+    that is gone or was changed since it was written, or since a judge (see `watch`) has found it right.
 
     ``folder`` is the temporary folder that ``root`` lies in, None for a store that stays. With ``unsynced``
-    it survives crashes: files are synced before they get their name, and folders noted.
+    it survives crashes: files are synced before they get their name, and folders noted. ``stamps`` are those
+    of another store of the same files.
     """
 
     # By these zarr 3.4 could read past the guard, and write past `files`: None says that there are none.
@@ -58,25 +82,33 @@ class FolderStore(LocalStore):
         read_only: bool = False,
         folder: TemporaryFolder | None = None,
         unsynced: Unsynced | None = None,
+        stamps: Stamps | None = None,
     ) -> None:
         self.folder, self.unsynced = folder, unsynced
-        self._place = _Place(root.absolute())  # wherever the process goes; a URL is made of it
+        root = root.absolute()  # wherever the process goes; a URL is made of it
+        self._place = _Place(root, stamps or Stamps(root, is_strict=folder is not None))
         super().__init__(self._place.root, read_only=read_only)
 
     @property
     def root(self) -> Path:  # LocalStore asks it before whatever it does
         """The zarr group's folder; ClosedError says that it was closed, or removed by somebody."""
-        if self._place.is_closed:
-            kept = self._place.root.is_dir()
-            remedy = "FullBatch.load opens it again" if kept else "save() it before close()"
-            raise ClosedError(f"the result in {self._place.root} was closed: {remedy}")
-        if not self._place.root.is_dir():
-            raise ClosedError(f"the result's folder {self._place.root} is gone: it was removed or moved")
-        return self._place.root
+        root = self._open_root
+        if not root.is_dir():
+            raise ClosedError(f"the result's folder {root} is gone: it was removed or moved")
+        return root
 
     @root.setter
     def root(self, root: Path) -> None:
         self._place.root = root
+
+    @property
+    def _open_root(self) -> Path:
+        """The same, there or not; ClosedError says that it was closed."""
+        root = self._place.root
+        if self._place.is_closed:
+            remedy = "FullBatch.load opens it again" if root.is_dir() else "save() it before close()"
+            raise ClosedError(f"the result in {root} was closed: {remedy}")
+        return root
 
     @property
     def root_folder(self) -> Path:
@@ -92,6 +124,7 @@ class FolderStore(LocalStore):
         """Rename the group's folder and serve it from there, where it stays; an OSError changes nothing."""
         system.rename(self.root, root)
         self.root = root
+        self.stamps.move_to(root)
         folder, self.folder = self.folder, None
         if folder is not None:
             folder.remove()
@@ -118,27 +151,95 @@ class FolderStore(LocalStore):
         """Refuse to read longer files from now on, which may be holes that no memory has room for."""
         self._place.most_nbytes = nbytes
 
-    def watch(self, guard: Callable[[str], Awaitable[Store | None]]) -> None:
-        """Have every key looked at before it is read, by a function that raises where it is damaged.
+    def watch(self, judge: Judge) -> None:
+        """Have a judge look at every file of rows before it is read first, and when it was changed since."""
+        self._place.judge = judge
 
-        It may return another store, to read this key from.
-        """
-        self._place.guard = guard
+    @property
+    def stamps(self) -> Stamps:
+        """Of its files, as this process has left them."""
+        return self._place.stamps
 
     async def get(
         self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         """Return a key's bytes, as zarr asks for them."""
-        if self._place.guard is not None:
-            other = await self._place.guard(key)
-            if other is not None:
-                return await other.get(key, prototype or default_buffer_prototype(), byte_range)
-        if self._place.most_nbytes is not None:
-            with contextlib.suppress(FileNotFoundError):
-                size = (self.root / key).lstat().st_size
-                if size > self._place.most_nbytes:
-                    raise SizeError(errno.EFBIG, f"{key} has {size} bytes: no file here is that long")
-        return await super().get(key, prototype, byte_range)
+        prototype = prototype or default_buffer_prototype()
+        judge, is_strict = self._place.judge, self.stamps.is_strict
+        if not (is_strict if judge is None else judge.covers(key)):
+            return (await asyncio.to_thread(self._read, key, prototype, byte_range))[0]
+        try:
+            return await self._get_right(key, prototype, byte_range)
+        except OSError as cause:
+            if isinstance(cause, AccumulatorError):
+                raise
+            raise storage_error(cause, f"{key} of {self} cannot be read") from cause
+
+    async def get_ranges(self, key: str, *args: Any, **options: Any) -> AsyncIterator[Any]:
+        """Yield parts of a file, where zarr has this; what `get` raises there comes in a group."""
+        inherited: Any = super()
+        try:
+            async for part in inherited.get_ranges(key, *args, **options):
+                yield part
+        except BaseExceptionGroup as several:
+            raise next((e for e in several.exceptions if isinstance(e, AccumulatorError)), several) from None
+
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> list[Buffer | None]:
+        """Return parts of files, each looked at as by `get`."""
+        return [await self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
+
+    async def _get_right(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None
+    ) -> Buffer | None:
+        """Return bytes of a file that was right before and after they were read."""
+        stamps, judge, deadline = self.stamps, self._place.judge, time.monotonic() + _PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            known = stamps.get(key)
+            if known is None and judge is not None:
+                right, other = await judge.find_right(key)
+                if other is not None:
+                    return await other.get(key, prototype, byte_range)
+                for name, stamp in right.items():
+                    stamps.learn(name, stamp)
+                known = stamps.get(key)
+            try:
+                data, found = await asyncio.to_thread(self._read, key, prototype, byte_range)
+            except SizeError:
+                data, found = None, UNSURE
+            is_written = known == UNSURE or stamps.get(key) is not known  # by this process
+            if not is_written:
+                if found == known:
+                    return data
+                if judge is None:
+                    raise stamps.damaged(self.root / key)
+                stamps.learn(key, None)
+            await asyncio.sleep(_PAUSE_SECONDS)
+        raise StorageError(errno.ESTALE, "it is being written to: read it again", str(self.root / key))
+
+    def _read(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None
+    ) -> tuple[Buffer | None, Stamp | None]:
+        """Return what is in a file, and its stamp; None twice where there is none.
+
+        SizeError tells of what is no file, or is longer than any may be.
+        """
+        path, most_nbytes = self._open_root / key, self._place.most_nbytes
+        try:
+            with opened(path) as file:
+                status = os.fstat(file)
+                if most_nbytes is not None and status.st_size > most_nbytes:
+                    what = f"{key} has {status.st_size} bytes: no file here is that long"
+                    raise SizeError(errno.EFBIG, what)
+                start, nbytes = _span(byte_range, status.st_size)
+                data = np.empty(nbytes, np.uint8).data
+                system.read_at(file, data, start)
+                stamp = stamp_of(os.fstat(file))
+        except NO_FILE:
+            _ = self.root  # which may be gone
+            return None, None
+        return prototype.buffer.from_bytes(data), stamp if stamp == stamp_of(status) else UNSURE
 
     async def set(self, key: str, value: Buffer) -> None:
         """Write a file as a whole: zarr calls this for every key."""
@@ -154,14 +255,20 @@ class FolderStore(LocalStore):
         """Remove a file."""
         self._check_writable()
         await asyncio.to_thread(system.remove, self.root / key)
+        self.stamps.learn(key, None)
 
     async def delete_dir(self, prefix: str) -> None:
         """Remove a folder, if it is there, and all that is in it."""
         self._check_writable()
         if (self.root / prefix).is_dir():
             await asyncio.to_thread(system.remove_tree, self.root / prefix)
+        self.stamps.forget_below(prefix)
 
     def _write(self, key: str, value: Buffer) -> None:
+        with self.stamps.changing(self.root / key, key, is_whole=True):
+            self._replace(key, value)
+
+    def _replace(self, key: str, value: Buffer) -> None:
         path, content = self.root / key, memoryview(value.as_buffer_like()).cast("B")
         is_synced = self.unsynced is not None
         try:
@@ -182,6 +289,27 @@ class FolderStore(LocalStore):
         return self._place.root.as_uri()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy in another process needs: it checks what it reads, and the folder stays here."""
+        """Return what a copy in another process needs: it checks what it reads.
+
+        UnsavedError refuses a result in a temporary folder, which is removed while the copy may be read.
+        """
+        if self.folder is not None:
+            raise UnsavedError(
+                f"the result in {self} cannot be copied, or sent to another process: its temporary folder is "
+                "removed with it here; save() it before, or send the path of a saved one, which "
+                "FullBatch.load opens there"
+            )
         place = attrs.evolve(self._place)
-        return vars(self) | {"folder": None, "unsynced": None, "_place": place}
+        return vars(self) | {"unsynced": None, "_place": place}
+
+
+def _span(byte_range: ByteRequest | None, size: int) -> tuple[int, int]:
+    """Return where in a file the bytes begin that zarr asks for, and how many there are."""
+    start, stop = 0, size
+    if isinstance(byte_range, RangeByteRequest):
+        start, stop = byte_range.start, byte_range.end
+    elif isinstance(byte_range, OffsetByteRequest):
+        start = byte_range.offset
+    elif isinstance(byte_range, SuffixByteRequest):
+        start = max(0, size - byte_range.suffix)
+    return start, max(0, min(stop, size) - start)

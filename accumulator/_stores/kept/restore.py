@@ -50,7 +50,7 @@ def restore(
         lost[unit.head, unit.rows] = _mend(unit, checker, rows, unsynced)
     recorded &= ~lost.any(axis=0)
     for number, (head, checksums) in enumerate(zip(rows.heads, rows.checksums, strict=True)):
-        checksums[recorded] = saved.checksums[recorded, number]
+        checksums[recorded] = saved.checksums[number][recorded]
         if head.row_nbytes:
             for chunk in np.unique(np.flatnonzero(recorded) // head.chunk_rows).tolist():
                 first = chunk * head.chunk_rows

@@ -22,7 +22,7 @@ from accumulator._stores.files.errors import telling
 from accumulator._stores.files.ownership import ClaimedFolder, names_in
 from accumulator._stores.files.unsynced import Unsynced
 from accumulator._stores.format.arrays import layout_of, open_group, over
-from accumulator._stores.format.checksums import row_checksums, spoil
+from accumulator._stores.format.checksums import spoil
 from accumulator._stores.format.mark import (
     COMPLETE,
     CREATING,
@@ -38,11 +38,11 @@ from accumulator._stores.format.store import FolderStore
 from accumulator._stores.kept.fit import check_run, fit_options
 from accumulator._stores.kept.restore import remove_partial, restore
 from accumulator._stores.reading.check import RowChecker
-from accumulator._stores.reading.saved import open_result
+from accumulator._stores.reading.saved import SavedResult, open_result, stamp_of
 from accumulator._stores.reading.trust import check_tree
 from accumulator._stores.writing.record import create_record, hash_parts, write_mark
 from accumulator._stores.writing.zarr_rows import ZarrRows
-from accumulator.exceptions import ResultExistsError, StorageError, StorageWarning
+from accumulator.exceptions import DamagedError, ResultExistsError, StorageError, StorageWarning
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +52,6 @@ if TYPE_CHECKING:
     from accumulator._inputs.heads import Heads
     from accumulator._inputs.options import HeadOptions
     from accumulator._inputs.validation import HeadSpec
-    from accumulator._stores.reading.saved import SavedResult
 
     Checksums = Sequence[NDArray[np.uint64]]  # of each head
 
@@ -169,6 +168,17 @@ class KeptRun:
         text = "resumed %s: %d of %d rows recorded, %d damaged and missing again"
         _log.info(text, self.root, n_recorded, n, n_damaged)
         return rows, specs.like(made.spec for made in rows.layouts)
+
+    def reader(self) -> tuple[FolderStore, list[zarr.Array[Any]]]:
+        """Return the arrays as others read them, and their store: files that were changed are checked."""
+        store = FolderStore(self.root, read_only=True)
+        if self._rows is None:
+            return store, []
+        arrays = [over(head.array, store) for head in self._rows.heads]
+        sums, stamp = self._rows.checksums, stamp_of(self.root)
+        saved = SavedResult(store, self._mark, arrays, self._locs, self.recorded, sums, stamp)
+        guarded = FolderStore(self.root, read_only=True, stamps=self._rows.zarr_store.stamps)
+        return guarded, RowChecker(saved).guarded(guarded)
 
     def abandon(self) -> None:
         """Make the folder empty again: nothing of the first push was taken."""
@@ -298,8 +308,10 @@ class KeptRun:
                     continue
                 first = int(path.name.removeprefix("c.").split(".")[0]) * head.chunk_rows
                 part = np.flatnonzero(written[first : first + head.chunk_rows]) + first
-                lost = part[row_checksums(rows.get(part)[number]) != rows.checksums[number][part]]
-                if len(lost):
+                try:
+                    head.get(part)
+                except DamagedError as damage:
+                    lost = damage.rows
                     what = (
                         f"after it failed once, the disk has lost {len(lost)} rows of head {number}, the "
                         f"first being row {lost[0]}: close() and resume the run, which then misses all rows "

@@ -5,33 +5,40 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import stat
+import itertools
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import zarr
 from zarr.storage import MemoryStore
 
 from accumulator._stores.files.errors import SizeError, is_refusal, storage_error
-from accumulator._stores.format.arrays import chunk_path, layout_of, over
+from accumulator._stores.format.arrays import chunk_path, is_there, layout_of, over
 from accumulator._stores.format.checksums import row_checksums
 from accumulator._stores.format.chunk_files import ChunkFiles
 from accumulator._stores.format.mark import MOST_METADATA
 from accumulator._stores.format.names import OUTPUTS
+from accumulator._stores.format.stamps import stamp_at
 from accumulator._stores.memory.threads import run_all
 from accumulator._stores.reading.bounded import bounded, file_nbytes
 from accumulator._stores.reading.redone import Redone
-from accumulator._stores.reading.saved import stamp_of
+from accumulator._stores.reading.saved import open_result, stamp_of
 from accumulator.exceptions import DamagedError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from accumulator._stores.format.stamps import Stamp
     from accumulator._stores.format.store import FolderStore
     from accumulator._stores.reading.saved import SavedResult
+
+    _Found = tuple["Findings", dict[str, Stamp], MemoryStore | None]
+
+_LOOKS: Final = 100  # at files that are written to meanwhile
 
 
 class Unit(NamedTuple):
@@ -59,8 +66,7 @@ class RowChecker:
         self.saved = saved
         self.layouts = [layout_of(array) for array in saved.arrays]
         self._is_complete = saved.mark.is_complete
-        self._right: set[tuple[int, int]] = set()
-        self._tasks: dict[tuple[int, int], asyncio.Future[tuple[Findings, MemoryStore | None]]] = {}
+        self._tasks: dict[tuple[int, int], asyncio.Future[_Found]] = {}
         self._nothing = MemoryStore()
         self._redone = Redone(saved.store.root, saved.arrays, self.layouts)
         self._blanks = [_blank(array) for array in saved.arrays]
@@ -107,8 +113,12 @@ class RowChecker:
         run_all(check, self.units())
         return damaged
 
-    async def guard(self, key: str) -> MemoryStore | None:
-        """Raise if the file of a chunk holds damaged rows; each unit is read once.
+    def covers(self, key: str) -> bool:
+        """Whether a key's file holds rows."""
+        return self._unit_of(key) is not None
+
+    async def find_right(self, key: str) -> tuple[dict[str, Stamp], MemoryStore | None]:
+        """Return the stamps of the files that a file of rows is read with, or raise if rows are damaged.
 
         A store is returned where the file's place is not what is to be read: one with the rows that still
         wait beside it, or an empty one where the record names no row of it, whatever a crash left there.
@@ -117,18 +127,19 @@ class RowChecker:
         readers that wait for this.
         """
         unit = self._unit_of(key)
-        if unit is None or unit[:2] in self._right:
-            return None
+        if unit is None:
+            return {}, None
         if not (self._is_complete or self.saved.written[unit.rows].any()):
-            return self._nothing
+            return {}, self._nothing
         served = self._redone.served(*unit[:2])
         if served is not None:
-            return served
+            return {}, served
         task = self._tasks.get(unit[:2])
-        if task is None:  # a unit may be in many files, which are all asked for at once
+        if task is None or task.get_loop() is not asyncio.get_running_loop():  # which a fork has left behind
+            # A unit may be in many files, which are all asked for at once.
             task = self._tasks[unit[:2]] = asyncio.ensure_future(self._check(unit))
-            task.add_done_callback(lambda _: self._tasks.pop(unit[:2]))
-        findings, served = await asyncio.shield(task)
+            task.add_done_callback(lambda _: self._tasks.pop(unit[:2], None))
+        findings, stamps, served = await asyncio.shield(task)
         is_all = self._is_complete or (not findings.is_readable and findings.damaged.any())
         wrong = findings.damaged | (findings.dirty & is_all)
         if wrong.any():
@@ -147,13 +158,11 @@ class RowChecker:
                 str(self.saved.store.root / key),
                 rows=rows,
             )
-        if served is None:
-            self._right.add(unit[:2])
-        return served
+        return stamps, served
 
     def guarded(self, store: FolderStore) -> list[zarr.Array[Any]]:
         """Return the arrays over another store of the same files, whose every reading is checked."""
-        store.watch(self.guard)
+        store.watch(self)
         return [over(array, store) for array in self.saved.arrays]
 
     def __reduce__(self) -> tuple[type[RowChecker], tuple[SavedResult]]:
@@ -163,7 +172,22 @@ class RowChecker:
     def _label(self, unit: Unit) -> str:
         return self.saved.heads.label(unit.head)
 
-    async def _check(self, unit: Unit) -> tuple[Findings, MemoryStore | None]:
+    async def _check(self, unit: Unit) -> _Found:
+        """Return what a unit's rows look like, and its files, none of which was changed meanwhile."""
+        for _ in range(_LOOKS):
+            stamps = await asyncio.to_thread(self._stamps, unit)
+            findings, served = await self._look(unit, is_there=bool(stamps))
+            if stamps == await asyncio.to_thread(self._stamps, unit):
+                return findings, stamps, served
+        rows = f"rows {unit.rows.start} to {unit.rows.stop - 1} of {self._label(unit)}"
+        what = f"{rows} are being written to: read them again"
+        raise StorageError(errno.ESTALE, what, str(self.saved.store))
+
+    async def _look(self, unit: Unit, *, is_there: bool) -> tuple[Findings, MemoryStore | None]:
+        written, recorded = self.saved.written[unit.rows], self.saved.checksums[unit.head][unit.rows]
+        if not (is_there or (written & (recorded != self._blanks[unit.head])).any()):
+            none = np.zeros_like(written)  # of the rows is lost: their chunk reads as what they hold
+            return Findings(None, is_readable=True, damaged=none, dirty=none, redone=none), None
         if self._files[unit.head] is not None:
             findings = await asyncio.to_thread(self.look, unit)
         else:
@@ -181,6 +205,19 @@ class RowChecker:
             return self._redone.read(unit.head, unit.number, unit.rows.stop - unit.rows.start)
         return None
 
+    def _stamps(self, unit: Unit) -> dict[str, Stamp]:
+        """Return the files of a unit that are there, as they are."""
+        array, root = self.saved.arrays[unit.head], self.saved.store.root
+        inner = array.shards or array.chunks
+        grid = [range(-(-n // size)) for n, size in zip(array.shape[1:], inner[1:], strict=True)]
+        found = {}
+        for piece in itertools.product([unit.number], *grid):
+            key = f"{array.path}/{array.metadata.encode_chunk_key(piece)}"
+            stamp = stamp_at(root / key)
+            if stamp is not None:
+                found[key] = stamp
+        return found
+
     @contextlib.contextmanager
     def _reading(self, unit: Unit) -> Iterator[None]:
         """Raise what says nothing of the rows; whatever else a codec raises is damage."""
@@ -197,7 +234,7 @@ class RowChecker:
         return StorageError(errno.ENOMEM, f"there is not enough memory to read {rows}", str(self.saved.store))
 
     def _compare(self, unit: Unit, values: NDArray[Any] | None, waiting: NDArray[Any] | None) -> Findings:
-        written, recorded = self.saved.written[unit.rows], self.saved.checksums[unit.rows, unit.head]
+        written, recorded = self.saved.written[unit.rows], self.saved.checksums[unit.head][unit.rows]
         is_readable, redone = values is not None, np.zeros_like(written)
         try:
             if values is None:
@@ -234,25 +271,58 @@ class RowChecker:
         if files is None:
             return np.asarray(zarr.Array(self._readers[unit.head])[unit.rows])
         path, n = files.path_of(unit.number), unit.rows.stop - unit.rows.start
-        try:
-            status = path.lstat()
-        except FileNotFoundError:
+        stamp = stamp_at(path)
+        if stamp is None:
             return np.full((n, *array.shape[1:]), array.fill_value, array.dtype)
-        if status.st_size != files.file_nbytes or not stat.S_ISREG(status.st_mode):
+        if stamp[0] != files.file_nbytes:
             raise SizeError(errno.EIO, f"it is no file of {files.file_nbytes} bytes")
         return files.read(unit.number, 0, n)
 
 
-def make_checksums(arrays: Sequence[Any]) -> list[NDArray[np.uint64]]:
-    """Read all rows that have a file, on all cores, and return the checksums of all."""
+class LateChecker:
+    """Checks a result that was saved, once a file of it was changed since: only then it is opened."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._checker: RowChecker | None = None
+        self._opening: asyncio.Future[SavedResult] | None = None
+
+    def covers(self, key: str) -> bool:
+        """Whether a key's file holds rows."""
+        return key.startswith(f"{OUTPUTS}/") and "/c." in key
+
+    async def find_right(self, key: str) -> tuple[dict[str, Stamp], MemoryStore | None]:
+        """Return the stamps of the files that a file of rows is read with, or raise if rows are damaged."""
+        if self._checker is None:
+            task = self._opening
+            if task is None or task.get_loop() is not asyncio.get_running_loop():
+                # Once: it takes a thread and waits for others, of which readers must leave it some.
+                task = self._opening = asyncio.ensure_future(asyncio.to_thread(open_result, self._root))
+                task.add_done_callback(self._opened)
+            saved = await asyncio.shield(task)
+            self._checker = self._checker or RowChecker(saved)
+        return await self._checker.find_right(key)
+
+    def _opened(self, task: asyncio.Future[SavedResult]) -> None:
+        if self._opening is task:
+            self._opening = None
+
+    def __reduce__(self) -> tuple[type[LateChecker], tuple[Path]]:
+        """Return what a copy in another process needs: it opens the result by itself."""
+        return LateChecker, (self._root,)
+
+
+def make_checksums(arrays: Sequence[Any], written: NDArray[np.bool_]) -> list[NDArray[np.uint64]]:
+    """Read all rows that were written or have a file, on all cores, and return the checksums of all."""
     sums = [np.full(array.shape[0], _blank(array), dtype=np.uint64) for array in arrays]
 
     def parts() -> Iterator[tuple[int, slice]]:
         for head, array in enumerate(arrays):
             made = layout_of(array)
             for number, start in enumerate(range(0, array.shape[0] if array.size else 0, made.unit_rows)):
-                if not made.is_raw or chunk_path(array, number).exists():
-                    yield head, slice(start, start + made.unit_rows)
+                rows = slice(start, start + made.unit_rows)
+                if not made.is_raw or written[rows].any() or is_there(array, number):
+                    yield head, rows
 
     def fill(part: tuple[int, slice]) -> None:
         head, rows = part

@@ -32,6 +32,7 @@ from accumulator._stores.reading.trust import check_codecs, check_output, check_
 from accumulator.exceptions import AccumulatorError, ResultFormatError, ResultNotFoundError, UnfinishedError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import zarr
@@ -52,7 +53,7 @@ class SavedResult:
     arrays: list[zarr.Array[Any]]
     output_locs: NDArray[Any]
     written: NDArray[np.bool_]
-    checksums: NDArray[np.uint64]  # (N, heads)
+    checksums: Sequence[NDArray[np.uint64]]  # of each head, (N,)
     stamp: tuple[tuple[int, int], ...]  # of when it was opened: see `stamp_of`
 
     @property
@@ -130,7 +131,7 @@ def open_result(
         if is_refusal(cause):
             raise storage_error(cause, f"{path} cannot be read") from cause
         raise ResultFormatError(f"{path} is damaged: it cannot be opened ({cause!r})") from cause
-    return SavedResult(store, mark, arrays, locs, written, checksums, stamp)
+    return SavedResult(store, mark, arrays, locs, written, list(checksums.T), stamp)
 
 
 def _check_metadata(mark: Mark, path: Path) -> None:

@@ -19,15 +19,17 @@ if TYPE_CHECKING:
     import zarr
     from numpy.typing import NDArray
 
+    from accumulator._stores.format.stamps import Stamps
+
 
 class EncodedChunks:
     """One head's chunks, or its shards if it has any, written through zarr."""
 
-    def __init__(self, array: zarr.Array[Any], unit_rows: int, scratch: Path) -> None:
+    def __init__(self, array: zarr.Array[Any], unit_rows: int, scratch: Path, stamps: Stamps) -> None:
         self._array, self._unit_rows, self._folder = array, unit_rows, scratch
         self._fill = np.asarray(array.fill_value, array.dtype)
         shape, dtype = (unit_rows, *array.shape[1:]), array.dtype.newbyteorder("<")
-        self._scratch = ChunkFiles(lambda chunk: scratch / str(chunk), shape, dtype)
+        self._scratch = ChunkFiles(lambda chunk: scratch / str(chunk), shape, dtype, stamps=stamps)
         self.waiting: dict[int, NDArray[np.bool_]] = {}  # chunks with a scratch file, and its rows
         self._encoded: dict[int, NDArray[np.bool_]] = {}  # chunks that zarr has, and which rows are real
 
@@ -77,5 +79,5 @@ class EncodedChunks:
         self._array[first : first + len(values)] = values
         self._encoded[chunk] = real
         if chunk in self.waiting:
-            system.remove(self._scratch.path_of(chunk))
+            self._scratch.remove(chunk)
             del self.waiting[chunk]

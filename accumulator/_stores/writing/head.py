@@ -11,6 +11,7 @@ Rows that come for a chunk on disk get a new block, which is written over it.
 
 from __future__ import annotations
 
+import errno
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from accumulator._stores.memory.copying import Piece
 from accumulator._stores.memory.pages import Pages
 from accumulator._stores.memory.row_numbers import as_numbers, by_chunk, count
 from accumulator._stores.writing.block import Block, Finish
+from accumulator.exceptions import DamagedError
 
 if TYPE_CHECKING:
     import zarr
@@ -112,6 +114,7 @@ class Head:
             return values
         for chunk, local, where in by_chunk(rows, self.chunk_rows):
             block = self._in_memory(chunk)
+            held = None if block is None else block.filled[local]
             if chunk in self.on_disk:
                 numbers = as_numbers(local)
                 first, stop = int(numbers.min()), int(numbers.max()) + 1
@@ -120,12 +123,25 @@ class Head:
                 if known is not None:
                     found[~known[first:stop]] = self._fill
                 values[where] = found[numbers - first]
-            if block is not None:
-                held = block.filled[local]
+                if self.checksums is not None:
+                    is_read = np.ones(len(numbers), bool) if known is None else known[numbers]
+                    is_read &= True if held is None else ~held
+                    self._compare(numbers[is_read], chunk, found[(numbers - first)[is_read]], self.checksums)
+            if block is not None and held is not None:
                 mask = held.reshape(len(held), *(1 for _ in self._patch_shape))
                 values[where] = np.where(mask, block.values[local], values[where])
                 block.is_busy = False
         return values
+
+    def _compare(
+        self, rows: NDArray[np.intp], chunk: int, found: NDArray[Any], checksums: NDArray[np.uint64]
+    ) -> None:
+        """Raise DamagedError if rows of a chunk are not those that were written."""
+        rows += chunk * self.chunk_rows
+        wrong = rows[row_checksums(found) != checksums[rows]]
+        if len(wrong):
+            what = f"{len(wrong)} rows of head {self.name} are not those that were written, the first being"
+            raise DamagedError(errno.EIO, f"{what} row {wrong[0]}", str(self.array.store), rows=wrong)
 
     def hand_over_all(self) -> None:
         with self._writer.lock:  # which moves lent blocks out, too

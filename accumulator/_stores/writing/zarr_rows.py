@@ -15,7 +15,7 @@ import zarr
 
 from accumulator._stores.files import system
 from accumulator._stores.files.errors import storage_error
-from accumulator._stores.format.arrays import chunk_path, open_group, over
+from accumulator._stores.format.arrays import chunk_path, is_there, open_group, over
 from accumulator._stores.format.chunk_files import ChunkFiles
 from accumulator._stores.format.layout import BUFFER_NBYTES, HANDED_CHUNKS, layout, layout_as_stored
 from accumulator._stores.format.names import OUTPUTS, REDO, SCRATCH
@@ -26,7 +26,7 @@ from accumulator._stores.writing.encoded import EncodedChunks
 from accumulator._stores.writing.head import Head
 from accumulator._stores.writing.redo import RedoChunks
 from accumulator._stores.writing.writer import Writer
-from accumulator.exceptions import StorageError
+from accumulator.exceptions import AccumulatorError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -146,7 +146,7 @@ class ZarrRows:
     def get(self, rows: Rows) -> list[NDArray[Any]]:
         try:
             return [head.get(rows) for head in self.heads]
-        except StorageError:
+        except AccumulatorError:
             raise
         except OSError as cause:
             raise storage_error(cause, "rows cannot be read back") from cause
@@ -195,17 +195,21 @@ class ZarrRows:
         dtype, folder = array.dtype.newbyteorder("<"), self.zarr_store.root / array.path
         chunks: ChunkFiles | EncodedChunks
         redo = encoded = None
+        stamps = self.zarr_store.stamps
         if made.is_raw:
             path_of = partial(chunk_path, array)
-            chunks = ChunkFiles(path_of, made.chunks, dtype, array.fill_value, self.zarr_store.unsynced)
+            unsynced = self.zarr_store.unsynced
+            chunks = ChunkFiles(path_of, made.chunks, dtype, array.fill_value, unsynced, stamps)
         else:
-            chunks = encoded = EncodedChunks(array, made.unit_rows, folder / SCRATCH)
+            chunks = encoded = EncodedChunks(array, made.unit_rows, folder / SCRATCH, stamps)
         if self._recorded is not None and self.zarr_store.unsynced is not None:
             shape = (made.unit_rows, *array.shape[1:])
             redo = RedoChunks(chunks, folder / REDO, shape, dtype, self._recorded, self.zarr_store.unsynced)
             self.redo.append(redo)
         size, sums = made.unit_rows, self._has_checksums
-        return Head(array, redo or chunks, size, open_chunks, self._writer, encoded, has_checksums=sums)
+        head = Head(array, redo or chunks, size, open_chunks, self._writer, encoded, has_checksums=sums)
+        stamps.tell_rows(array.path, array.shape[0], size, head.on_disk)
+        return head
 
     def _move_out(self) -> None:
         """Have the first block that is still in RAM written, one at a time; its end calls this again."""
@@ -218,8 +222,10 @@ class ZarrRows:
                 self._moving.head.move_out(self._moving)
 
 
-def copy_rows(sources: Sequence[RowArray], target: ZarrRows, known: NDArray[np.bool_] | None = None) -> None:
-    """Copy all rows that hold anything, of those that are known, chunk by chunk, so that gaps stay gaps."""
+def copy_rows(
+    sources: Sequence[RowArray], target: ZarrRows, written: NDArray[np.bool_], *, only_written: bool
+) -> None:
+    """Copy all rows that hold anything, chunk by chunk, so that gaps stay gaps; or only those written."""
     for number, (source, head) in enumerate(zip(sources, target.heads, strict=True)):
         copy = head.array
         values: list[NDArray[Any] | None] = [None] * len(sources)
@@ -228,15 +234,13 @@ def copy_rows(sources: Sequence[RowArray], target: ZarrRows, known: NDArray[np.b
         is_ours = isinstance(source, zarr.Array) and isinstance(source.store, FolderStore)
         is_plain = is_ours and unit[1:] == source.shape[1:]  # one file for each chunk of rows
         for chunk, start in enumerate(range(0, source.shape[0], unit[0])):
-            is_known = True if known is None else known[start : start + unit[0]]
-            if not np.any(is_known) or (
-                known is None and is_plain and not chunk_path(source, chunk).exists()
-            ):
+            known = written[start : start + unit[0]]
+            if not known.any() and (only_written or (is_plain and not is_there(source, chunk))):
                 continue
             block = np.ascontiguousarray(source[start : start + unit[0]])
             # Not its values: minus zero is something too.
             differs = (block.reshape(len(block), -1).view(np.uint8) != blank).any(axis=1)
-            rows = np.flatnonzero(differs & is_known)
+            rows = np.flatnonzero(differs & known if only_written else differs)
             values[number] = block[rows]
             target.make_room(block.nbytes)
             target.put(start + rows, values)

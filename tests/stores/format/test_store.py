@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from accumulator._inputs.validation import HeadSpec
 from accumulator._stores.files.temporary import TemporaryFolder
 from accumulator._stores.format.store import FolderStore
 from accumulator._stores.writing.zarr_rows import ZarrRows
-from accumulator.exceptions import ClosedError
+from accumulator.exceptions import ClosedError, DamagedError, UnsavedError
 
 
 def test_closed_store_refuses_to_be_read(backends):
@@ -26,22 +28,49 @@ def test_closed_store_refuses_to_be_read(backends):
     assert "file://" in str(array.store)
 
 
-def test_array_goes_to_another_process(backends):
-    """A pickled array opens the same files, without taking over the folder they lie in."""
+@pytest.fixture
+def spilled(backends):
+    """Return four rows of an array in a temporary folder."""
     folder = TemporaryFolder(str(backends.folder))
     store = FolderStore(folder.path, folder=folder)
     rows = ZarrRows(store, 4, [HeadSpec((2,), np.dtype("f4"))])
     put(rows, slice(0, 4), distinct(4, (2,)))
     rows.flush()
     rows.close()
-    copy = pickle.loads(pickle.dumps(rows.arrays[0]))  # noqa: S301  our own bytes
-    np.testing.assert_array_equal(copy[:], distinct(4, (2,)))
-    assert copy.store.folder is None
-    twin = rows.arrays[0].store.with_read_only(read_only=True)
+    yield rows.arrays[0]
+    store.shut()
+
+
+def test_twin_of_a_store_shares_its_folder(spilled):
+    """A read-only store of the same files keeps their folder, and closes with it."""
+    store, folder = spilled.store, spilled.store.folder
+    twin = store.with_read_only(read_only=True)
     assert twin.folder is folder
     store.shut()
     assert not folder.path.exists()
-    with pytest.raises(ClosedError, match="is gone"):
-        copy[:]
     with pytest.raises(ClosedError, match="was closed"):
         zarr.open_array(twin, path="outputs/0", mode="r")
+
+
+def test_array_in_a_temporary_folder_stays_where_it_is(spilled):
+    """An array whose folder goes with it is neither sent nor copied."""
+    for send in (pickle.dumps, copy.deepcopy):
+        with pytest.raises(UnsavedError, match=r"save\(\) it before"):
+            send(spilled)
+    np.testing.assert_array_equal(spilled[:], distinct(4, (2,)))
+
+
+def test_array_that_its_caller_owns_goes_to_another_process(spilled):
+    """A pickled array opens the same files, and knows how they were left."""
+    store, folder = spilled.store, spilled.store.folder
+    store.keep()
+    twin = pickle.loads(pickle.dumps(spilled))  # noqa: S301  our own bytes
+    np.testing.assert_array_equal(twin[:], distinct(4, (2,)))
+    for path in folder.path.rglob("c.*"):
+        path.unlink()
+    with pytest.raises(DamagedError, match="is gone") as caught:
+        twin[:]
+    assert caught.value.rows.tolist() == [0, 1, 2, 3]
+    shutil.rmtree(folder.path)
+    with pytest.raises(ClosedError, match="is gone"):
+        twin[:]

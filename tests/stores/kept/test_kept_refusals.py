@@ -90,7 +90,6 @@ def test_rows_that_cannot_be_read_now_are_not_lost(monkeypatch, code, compressor
 
     with monkeypatch.context() as patch:
         patch.setattr(_system, "read_at", refuse)
-        patch.setattr("zarr.storage._local._get", refuse)
         with pytest.raises(StorageError) as refusal:
             start(**options)
         assert refusal.value.errno == code
