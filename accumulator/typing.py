@@ -110,6 +110,7 @@ class StitchOptions(StorageOptions, total=False):
     """What `stitch` hands on to the `Stitcher`."""
 
     blend: Blend | ArrayLike
+    nodata: StorageOption[FillValue | None]
     output_shape: Sequence[int] | None
     origin: Sequence[int] | Literal["min"] | None
     channels_first: StorageOption[bool]

@@ -84,6 +84,12 @@ def add_stitch(add: Callable[..., argparse.ArgumentParser]) -> None:
         "--fill", type=_number, default=0, metavar="VALUE", help="where no patch is, such as nan (default: 0)"
     )
     parser.add_argument(
+        "--nodata",
+        type=_number,
+        metavar="VALUE",
+        help="a number that does not count where another patch has a value, such as nan",
+    )
+    parser.add_argument(
         "--pixel-size", type=_size, nargs="+", metavar="SIZE", help="one number, or x and y, in --unit"
     )
     parser.add_argument("--unit", choices=tuple(UNITS), default="micrometer", help="(default: micrometer)")
@@ -154,6 +160,7 @@ def _stitch(arguments: argparse.Namespace) -> int:
         output_shape=arguments.shape,
         origin=arguments.origin,
         fill_value=arguments.fill,
+        nodata=arguments.nodata,
         memory_limit=arguments.memory_limit,
         save_path=output.absolute().parent,
         progress=sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None,

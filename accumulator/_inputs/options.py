@@ -80,8 +80,8 @@ def by_plain_key(name: str, value: Any) -> Any:
     return plain
 
 
-def as_fill_value(raw: Any, dtype: np.dtype[Any], head: int | str) -> Any:
-    """Return a fill value as the head's dtype has it."""
+def as_fill_value(raw: Any, dtype: np.dtype[Any], head: int | str, name: str = "fill_value") -> Any:
+    """Return a value as the head's dtype has it."""
     is_same = (dtype.kind == "c" or not np.iscomplexobj(raw)) and not isinstance(raw, np.ma.MaskedArray)
     try:
         with np.errstate(all="ignore"):
@@ -94,7 +94,7 @@ def as_fill_value(raw: Any, dtype: np.dtype[Any], head: int | str) -> Any:
     except (TypeError, ValueError, OverflowError):
         is_same = False
     if not is_same:
-        raise OptionError(f"fill_value of head {head!r} is {raw!r}, which {dtype} cannot hold")
+        raise OptionError(f"{name} of head {head!r} is {raw!r}, which {dtype} cannot hold")
     for part in (value.real, value.imag) if dtype.kind == "c" else (value,) * (dtype.kind == "f"):
         part[np.isnan(part)] = np.nan  # metadata has no other NaN, and files must have the same one
     return value[()]

@@ -17,6 +17,7 @@ from accumulator._core import memory
 from accumulator._inputs import tuning
 from accumulator._inputs.text import as_text
 from accumulator._stitching.blend import Layer, blend_share, finish, quick
+from accumulator._stitching.nodata import finish_counting
 from accumulator._stitching.numbers import MapSpec, lowest, wider
 from accumulator._stitching.parts import cuts, share_of
 from accumulator._stitching.weights import Summer
@@ -48,6 +49,7 @@ class Band:
     sums: list[NDArray[Any]]
     home: list[NDArray[Any]] | None
     is_used: bool  # before, for another band
+    known: list[NDArray[Any] | None]  # what is known of each number, where heads have nodata
     values: list[NDArray[Any]] | None = None  # of the map, once it is finished
 
 
@@ -173,7 +175,7 @@ class Bands:
         """Blend what is not done yet; return the heads with values too large, if any stopped it."""
         self.is_torn = True
         mask, large = partial(self._mask, push.rows), set[int]()
-        layers = self._layers(push.heads, self._open, self._specs)
+        layers = self._layers(push.heads, self._open, self._specs, push.rows)
         tasks = [
             partial(blend_share, self._window.blend, layers, share, large, mask) for share in push.shares
         ]
@@ -181,8 +183,13 @@ class Bands:
         return large
 
     def _layers(
-        self, heads: Sequence[NDArray[Any]], bands: Mapping[int, Band], specs: Sequence[MapSpec]
+        self,
+        heads: Sequence[NDArray[Any]],
+        bands: Mapping[int, Band],
+        specs: Sequence[MapSpec],
+        rows: NDArray[np.intp] | None = None,
     ) -> list[Layer]:
+        known = [{n: band.known[i] for n, band in bands.items()} for i in range(len(heads))]
         return [
             Layer(
                 _flat(head),
@@ -191,6 +198,9 @@ class Bands:
                 self._has_zeros,
                 spec.n_channels,
                 spec.is_checked,
+                spec.nodata,
+                {number: _flat(each) for number, each in known[i].items() if each is not None},
+                rows,
             )
             for i, (head, spec) in enumerate(zip(heads, specs, strict=True))
         ]
@@ -255,7 +265,18 @@ class Bands:
     ) -> None:
         sums = self._summer.band(rows, start, stop)
         part = slice(start - top, stop - top)
-        for spec, array, target in zip(self._specs, band.sums, targets, strict=True):
+        for spec, array, known, target in zip(self._specs, band.sums, band.known, targets, strict=True):
+            if known is not None:
+                finish_counting(
+                    array[part],
+                    known[part],
+                    target[part],
+                    sums,
+                    spec,
+                    is_sum=self._window.is_sum,
+                    is_in_place=target.ctypes.data == array.ctypes.data,
+                )
+                continue
             finish(
                 array[part],
                 target[part],
@@ -287,7 +308,7 @@ class Bands:
     def _row_nbytes(self) -> int:
         """Bytes of a row of the map in all bands."""
         pixels = math.prod(self.grid.shape[1:])
-        return sum(pixels * spec.n_channels * spec.sum_dtype.itemsize for spec in self._specs)
+        return sum(pixels * spec.pixel_nbytes for spec in self._specs)
 
     def _extent(self, number: int) -> tuple[int, int]:
         return number * self.height, min(self.grid.shape[0], (number + 1) * self.height)
@@ -303,14 +324,19 @@ class Bands:
 
     def _make(self, number: int) -> Band:
         home = None if self._home is None else self._home(*self._extent(number))
-        spare = self._spare.pop().sums if self._spare and home is None else None
+        spare = self._spare.pop() if self._spare and home is None else None
         arrays = []
         for head, spec in enumerate(self._specs):
             if home is not None and spec.sum_dtype == spec.dtype:
                 arrays.append(home[head].reshape(-1, *self.grid.shape[1:], spec.n_channels))
             else:
-                arrays.append(self._fresh(spec) if spare is None else spare[head])
-        return Band(arrays, home, is_used=spare is not None)
+                arrays.append(self._fresh(spec, spec.sum_dtype) if spare is None else spare.sums[head])
+        fresh = [
+            None if spec.known_dtype is None else self._fresh(spec, spec.known_dtype)
+            for spec in self._specs
+            if spare is None
+        ]
+        return Band(arrays, home, spare is not None, fresh if spare is None else spare.known)
 
     def _blank(self, band: Band) -> None:
         """Let a new band be as if nothing had been blended."""
@@ -319,12 +345,15 @@ class Bands:
             is_filled = band.home is not None and any(np.asarray(spec.fill_value, spec.dtype).tobytes())
             if blank or band.is_used or is_filled:
                 array[...] = blank
+        for known in band.known if band.is_used else ():
+            if known is not None:
+                known[...] = 0
 
-    def _fresh(self, spec: MapSpec) -> NDArray[Any]:
+    def _fresh(self, spec: MapSpec, dtype: np.dtype[Any]) -> NDArray[Any]:
         shape = (self.height, *self.grid.shape[1:], spec.n_channels)
-        nbytes = math.prod(shape) * spec.sum_dtype.itemsize
+        nbytes = math.prod(shape) * dtype.itemsize
         try:
-            return Pages(nbytes, is_huge=True).array(shape, spec.sum_dtype)
+            return Pages(nbytes, is_huge=True).array(shape, dtype)
         except MemoryError as cause:
             raise MemoryLimitError(f"a band of {self.height} rows of the map: {cause}") from cause
 
@@ -337,7 +366,7 @@ class Bands:
             raise MemoryLimitError(
                 f"values are so large that their sums need {new.sum_dtype}, and {as_text(needed)} of memory"
             )
-        made = {number: self._fresh(new) for number in self._open}
+        made = {number: self._fresh(new, new.sum_dtype) for number in self._open}
         for number, array in made.items():
             sums = self._open[number].sums
             array[: len(sums[head])] = sums[head]

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 import numpy as np
 
 from accumulator._inputs import tuning
+from accumulator._stitching.nodata import blend_counting, is_nodata
 from accumulator._stitching.numbers import convert, is_large
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -37,6 +38,13 @@ class Layer(NamedTuple):
     has_zeros: bool  # whether some of them count nothing, whatever they are
     n_channels: int  # how many numbers a pixel has
     is_checked: bool  # whether values may be too large to be added up
+    nodata: Any = None  # what does not count where another patch has a number
+    known: Mapping[int, NDArray[Any]] = {}  # what is known of each number then, by the number of the band
+    rows: NDArray[np.intp] | None = None  # of the list, of each patch; None where patches are in its order
+
+    def counting(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return values with nothing for what does not count."""
+        return values if self.nodata is None else np.where(is_nodata(values, self.nodata), 0, values)
 
 
 def blend_share(blend: str, layers: Sequence[Layer], share: Share, large: set[int], mask: Mask) -> None:
@@ -55,7 +63,13 @@ def blend_share(blend: str, layers: Sequence[Layer], share: Share, large: set[in
             return
         for layer, (at, of), products in zip(layers, slices, scratch, strict=True):
             target, patch = layer.bands[share.bands[part]][at[part]], layer.patches[share.patches[part]]
-            if blend == "last":
+            if layer.nodata is not None:
+                number = share.patches[part]
+                row = number if layer.rows is None else int(layer.rows[number])
+                weights = None if layer.weights is None else layer.weights[of[part]]
+                known = layer.known[share.bands[part]][at[part]]
+                blend_counting(blend, target, known, patch[of[part]], weights, layer.nodata, row)
+            elif blend == "last":
                 np.copyto(target, patch[of[part]], where=mask(share, part, layer.n_channels))
             elif blend == "max":
                 np.maximum(target, patch[of[part]], out=target)
@@ -89,7 +103,7 @@ def _look_ahead(layers: Sequence[Layer], share: Share, part: int, checked: list[
     box: tuple[Any, ...] = (slice(first, first + stop - part),)
     if stop == part + 1:
         box = (first, slice(*share.of[part, :, 0].tolist()))
-    large.update(number for number in checked if _has_large(layers[number].patches[box]))
+    large.update(n for n in checked if _has_large(layers[n].counting(layers[n].patches[box])))
     return stop
 
 

@@ -41,6 +41,15 @@ class MapSpec:
     fill_value: Any  # of pixels that nothing covers
     sum_dtype: np.dtype[Any]  # of bands
     is_checked: bool  # whether values may be so large that their sum is infinite in `sum_dtype`
+    nodata: Any = None  # what does not count where another patch has a number
+    known_dtype: np.dtype[Any] | None = None  # of what is known of each number then; None without nodata
+
+    @property
+    def pixel_nbytes(self) -> int:
+        """Bytes of a pixel in a band."""
+        return self.n_channels * (
+            self.sum_dtype.itemsize + (0 if self.known_dtype is None else self.known_dtype.itemsize)
+        )
 
     @property
     def n_channels(self) -> int:

@@ -31,6 +31,7 @@ from accumulator._stitching.frame import as_frame
 from accumulator._stitching.geometry import as_geometry
 from accumulator._stitching.heads import lay_heads, map_specs, warn_of_mean
 from accumulator._stitching.map import StitchedMap
+from accumulator._stitching.nodata import with_nodata
 from accumulator._stitching.weights import DEFAULT_BLEND, Unsaid, as_blend, as_window
 from accumulator._stitching.whole import WholeBands
 from accumulator._stores.memory.row_numbers import as_numbers
@@ -118,6 +119,11 @@ class Stitcher(Collector[StitchedMap]):
         that meet: nothing below 2**49, 256 where all are about 2**58.
     fill_value : scalar, default 0
         The value of pixels that no patch covers, such as nan.
+    nodata : scalar, optional
+        A number that is no prediction, such as nan or 255: in every blend it does not count where another
+        patch has a value, each channel for itself. Where all patches have it, the map does. A dict by head
+        is for those it names. What is known of each number takes as much room in the open bands as the sums
+        do, for "last" 4 bytes, for "max" 1.
     on_band : callable, optional
         Called once for each band with a slice, the rows of the maps, and their values: a list or a dict, as
         heads were pushed, of read-only arrays that are used again after it returns. Bands come from top to
@@ -175,6 +181,7 @@ class Stitcher(Collector[StitchedMap]):
     _map_rows: NDArray[Any]  # their numbers: what locations are elsewhere
     _blend: Blend | NDArray[np.float64]
     _is_blend_unsaid: bool
+    _nodata: StorageOption[FillValue | None]
     _options: HeadOptions
     _frame: Frame
     _on_band: Callable[[slice, BandValues], object] | None
@@ -196,6 +203,7 @@ class Stitcher(Collector[StitchedMap]):
         crop: StorageOption[Crop] = None,
         dtype: StorageOption[DTypeLike | None] = None,
         fill_value: StorageOption[FillValue] = 0,
+        nodata: StorageOption[FillValue | None] = None,
         on_band: Callable[[slice, BandValues], object] | None = None,
         save_path: StrPath = "temp_fullbatch",
         memory_threshold: float = 80,
@@ -244,7 +252,7 @@ class Stitcher(Collector[StitchedMap]):
         came, limit = np.zeros(len(index), dtype=bool), budget.memory_limit
         is_unsaid = isinstance(blend, Unsaid)
         self.__attrs_init__(
-            index, canvas, came, map_rows, window, is_unsaid, options, frame, on_band, limit, bar
+            index, canvas, came, map_rows, window, is_unsaid, nodata, options, frame, on_band, limit, bar
         )
         self._tell_at_exit()
         if declared is not None:
@@ -409,6 +417,7 @@ class Stitcher(Collector[StitchedMap]):
         grid = lays.values[0].grid
         window = as_window(self._blend, grid.patch)
         maps = map_specs(specs, lays, window, grid.most_overlaps())
+        maps = with_nodata(maps, self._nodata, window, len(grid.start))
         if self._is_blend_unsaid:
             warn_of_mean(specs, grid)
         shape, canvas = grid.shape[1 : grid.n_spatial], self._canvas

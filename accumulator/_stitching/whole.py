@@ -78,7 +78,11 @@ class WholeBands(Bands):
                 self._make_values(number, share, heads, self._specs)
         except FloatingPointError:
             specs = [attrs.evolve(spec, sum_dtype=wider(spec.sum_dtype)) for spec in self._specs]
-            self._open[number].sums = [self._fresh(spec) for spec in specs]
+            band = self._open[number]
+            band.sums = [self._fresh(spec, spec.sum_dtype) for spec in specs]
+            for known in band.known:
+                if known is not None:
+                    known[...] = 0
             self._make_values(number, share, heads, specs)
 
     def _make_values(

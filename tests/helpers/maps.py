@@ -63,6 +63,47 @@ def reference(patches, locs, shape, origin, blend, fill_value):
     return np.where(spread, result, fill_value), coverage, size
 
 
+def is_same(values, nodata):
+    """Return which numbers are the one that does not count."""
+    return np.isnan(values) if np.isnan(nodata) else values == nodata
+
+
+def reference_with_nodata(patches, locs, shape, origin, blend, fill_value, nodata):
+    """Return the map where a number does not count: that of the others, number by number.
+
+    A map of what is not known is made for each patch by itself, and laid over the others.
+    """
+    n_axes = len(shape)
+    channels = patches.shape[1 + n_axes :]
+    weights = windows(blend, patches.shape[1 : 1 + n_axes])
+    name = blend if isinstance(blend, str) else "weights"
+    wide = np.clongdouble if patches.dtype.kind == "c" else np.longdouble
+    came = {}
+    for values, loc in zip(patches, locs, strict=True):
+        start = [int(loc[n_axes - 1 - axis]) - int(origin[n_axes - 1 - axis]) for axis in range(n_axes)]
+        stop = [int(loc[2 * n_axes - 1 - axis]) - int(origin[n_axes - 1 - axis]) for axis in range(n_axes)]
+        for at in np.ndindex(*(b - a for a, b in zip(start, stop, strict=True))):
+            pixel = tuple(a + i for a, i in zip(start, at, strict=True))
+            if all(0 <= i < n for i, n in zip(pixel, shape, strict=True)) and weights[at] > 0:
+                for channel in np.ndindex(*channels):
+                    came.setdefault((*pixel, *channel), []).append((weights[at], values[(*at, *channel)]))
+    result = np.full((*shape, *channels), fill_value, dtype=wide)
+    size = np.zeros((*shape, *channels), dtype=np.longdouble)
+    for number, met in came.items():
+        known = [(weight, wide(value)) for weight, value in met if not is_same(value, nodata)]
+        size[number] = max((abs(value) for _, value in known), default=0)
+        if not known:
+            result[number] = nodata
+        elif name == "last":
+            result[number] = known[-1][1]
+        elif name == "max":
+            result[number] = max(value for _, value in known)
+        else:
+            total = sum(np.longdouble(weight) for weight, _ in known)
+            result[number] = sum(np.longdouble(weight) * value for weight, value in known) / total
+    return result, size
+
+
 EPSILON = {2: 2**-10, 4: 2**-22, 8: 2**-47}  # a few roundings; weights themselves are float64
 
 
