@@ -69,6 +69,9 @@ class FullBatchAccumulator(Collector[FullBatch], Covered):
     closes: without ``store`` nothing is kept, with it everything that was pushed. The result that `finalize`
     returned outlives the block.
 
+    Threads may push and look at the same time: they take turns, and what a look returns does not change. Only
+    the arrays of `canvas` are live.
+
     Parameters
     ----------
     full_output_locs : (N, K) array-like of whole numbers
@@ -241,18 +244,22 @@ class FullBatchAccumulator(Collector[FullBatch], Covered):
     @property
     def full_output_locs(self) -> NDArray[Any]:
         """The locations behind the last that came, which are still outstanding: ``(N - M, K)``, read-only."""
-        return self._index.locs[self._canvas.n_consumed :]
+        with self._lock:
+            return self._index.locs[self._canvas.n_consumed :]
 
     @property
     def output_locs(self) -> NDArray[Any]:
         """The locations up to the last that came, gaps included: ``(M, K)``, read-only."""
-        return self._index.locs[: self._canvas.n_consumed]
+        with self._lock:
+            return self._index.locs[: self._canvas.n_consumed]
 
     @property
     def canvas(self) -> list[RowArray]:
         """A list of one read-only array a head, ``(N, *patch_shape)``, empty before the first push.
 
-        Rows that have not come hold the fill value. On disk, what is still in memory is written first.
+        Rows that have not come hold the fill value. On disk, what is still in memory is written first. The
+        arrays are those that later pushes go to: where other threads push meanwhile, rows that came when this
+        returned stay as they are (but for ``on_duplicate="last"``), and others may appear, bit by bit.
 
         Raises
         ------
@@ -261,9 +268,9 @@ class FullBatchAccumulator(Collector[FullBatch], Covered):
         ProcessError
             This is another process than the accumulator's, and the result is on disk; a RuntimeError.
         """
-        if not self._is_ours and self._canvas.zarr_store is not None:
-            raise self._elsewhere(f"be looked at in process {os.getpid()}")
         with self._lock:
+            if not self._is_ours and self._canvas.zarr_store is not None:
+                raise self._elsewhere(f"be looked at in process {os.getpid()}")
             self._canvas.flush()
             return [as_read_only(array) for array in self._canvas.readable()[1]]
 
@@ -303,7 +310,8 @@ class FullBatchAccumulator(Collector[FullBatch], Covered):
         """
         with self._lock:
             rows = slice(None) if locs is None else self._index.find(locs)
-            return np.flatnonzero(~self._canvas.written[rows])
+            missing = ~self._canvas.written[rows]
+        return np.flatnonzero(missing)
 
     def plan(self, batch_output: BatchOutput | None = None) -> Plan:
         """Return what the result needs of memory, disk and files, and what there is of them.
@@ -472,24 +480,27 @@ class FullBatchAccumulator(Collector[FullBatch], Covered):
 
     def __repr__(self) -> str:
         """Return coverage, heads and place in one line."""
-        canvas = self._canvas
-        return (
-            f"<FullBatchAccumulator heads: {len(canvas.specs)}, written: {canvas.written.sum()} of "
-            f"{canvas.n_rows}, {self._state}>"
-        )
+        with self._lock:
+            canvas = self._canvas
+            return (
+                f"<FullBatchAccumulator heads: {len(canvas.specs)}, written: {canvas.written.sum()} of "
+                f"{canvas.n_rows}, {self._state}>"
+            )
 
     def _repr_html_(self) -> str:
         """Return heads, coverage, memory and place as a notebook shows them; nothing is read or written."""
-        canvas = self._canvas
-        heads = canvas.specs.like(canvas.arrays).by_name()
-        facts = {"state": self._state, "memory": memory_text(canvas.held_nbytes, available_memory())}
-        if canvas.zarr_store is not None:
-            facts["stored in"] = str(canvas.zarr_store)
-        return as_html("FullBatchAccumulator", heads, facts, self._index.locs, canvas.written)
+        with self._lock:
+            canvas, written = self._canvas, self.written
+            shapes = [((canvas.n_rows, *spec.patch_shape), str(spec.dtype)) for spec in canvas.specs]
+            heads = canvas.specs.like(shapes).by_name()
+            facts = {"state": self._state, "memory": memory_text(canvas.held_nbytes, available_memory())}
+            if canvas.zarr_store is not None:
+                facts["stored in"] = str(canvas.zarr_store)
+        return as_html("FullBatchAccumulator", heads, facts, self._index.locs, written)
 
     @property
     def _coverage(self) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        return self._index.locs, self._written
+        return self._index.locs, self.written
 
     @property
     def _state(self) -> str:

@@ -7,7 +7,7 @@ import sys
 import threading
 import warnings
 import weakref
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, NoReturn, Self, TypeVar
 
 import attrs
 
@@ -32,11 +32,16 @@ if TYPE_CHECKING:
     from accumulator.typing import RowArray
 
 _Result = TypeVar("_Result")
+_OPEN: Final[weakref.WeakSet[Collector[Any]]] = weakref.WeakSet()
 
 
 @attrs.define(eq=False, repr=False)
 class Collector(Generic[_Result]):
-    """Takes batches, in the process that made it, until it is finalized or closed."""
+    """Takes batches, in the process that made it, until it is finalized or closed.
+
+    What changes, and what looks at it, holds the lock. A look is handed copies: what it works on must not
+    change meanwhile, as NumPy counts and fills in two passes, and would write behind its memory.
+    """
 
     _name: ClassVar[str]  # in messages
     _pushed: ClassVar[str]
@@ -50,22 +55,28 @@ class Collector(Generic[_Result]):
     _lock: threading.RLock = attrs.field(init=False, factory=threading.RLock)
     _process: int = attrs.field(init=False, factory=os.getpid)
 
+    def __attrs_post_init__(self) -> None:
+        """Let a forked child find it."""
+        _OPEN.add(self)
+
     @property
     def written(self) -> NDArray[np.bool_]:
-        """Which of the N locations have come: ``(N,)``, read-only."""
-        view = self._written.view()
-        view.flags.writeable = False
-        return view
+        """Which of the N locations have come by now: ``(N,)``, read-only; a copy of N bytes."""
+        with self._lock:
+            written = self._written.copy()
+        written.flags.writeable = False
+        return written
 
     @property
     def missing_locs(self) -> NDArray[Any]:
-        """The locations that have not come, in the order of the list: ``(n, K)``."""
-        return self._index.locs[~self._written]
+        """The locations that have not come by now, in the order of the list: ``(n, K)``."""
+        return self._index.locs[~self.written]
 
     @property
     def nbytes(self) -> int:
         """Bytes of the whole result, 0 before the first push; on disk gaps take none of them."""
-        return self._canvas.nbytes
+        with self._lock:
+            return self._canvas.nbytes
 
     def finalize(self) -> _Result:
         """Return the whole result."""
@@ -86,12 +97,13 @@ class Collector(Generic[_Result]):
             if self._is_over:
                 return
             self._is_closed = True
+            if not self._is_ours:
+                return  # threads and locks of the store are the parent's, and so are its files
             try:
-                if self._is_ours and self._canvas.run is not None:
+                if self._canvas.run is not None:
                     self._canvas.flush()
             finally:
-                if self._is_ours:
-                    self._stop()
+                self._stop()
                 self._canvas.close()
 
     def __enter__(self) -> Self:
@@ -212,6 +224,16 @@ def _tell_unrecorded(reference: weakref.ref[Collector[Any]]) -> None:
         )
 
 
+def _free() -> None:
+    """In a forked child: whichever thread of the parent held a lock is not there to let go of it."""
+    for collector in list(_OPEN):
+        collector._lock = threading.RLock()  # noqa: SLF001  this module's own
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_free)
+
+
 class Result:
     """One array a head, in RAM or in files that last until it is closed."""
 
@@ -271,7 +293,7 @@ class Result:
         facts = {**self._facts, "memory": memory_text(held, available_memory())}
         if self._files is not None:
             facts["stored in"] = str(self._files)
-        heads = self._heads.by_name()
+        heads = {name: (array.shape, str(array.dtype)) for name, array in self._heads.by_name().items()}
         return as_html(type(self).__name__, heads, facts, self.output_locs, self.written)
 
     @property

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 MOST_CELLS: Final = 96
 _EDGE: Final = 1e-9  # of a cell: an edge is believed to be where it is but for this
+_NO_BOXES: Final = (
+    "as points: locations that end before they start are no boxes [start_x, start_y, end_x, end_y]"
+)
 _TINY: Final = 1e-6  # of a cell: less is what rounding leaves
 
 
@@ -30,10 +33,13 @@ class Coverage:
     kind: str  # what a location is; a strip has the rows in canonical order
     n: int  # locations
     n_written: int
+    note: str = ""  # why it is not drawn as boxes, where locations have four numbers
 
 
 def coverage(locs: NDArray[Any], written: NDArray[np.bool_], most_cells: int = MOST_CELLS) -> Coverage:
     """Return the raster of a list of locations."""
+    note = "" if are_boxes(locs) else _NO_BOXES
+    locs = locs[:, :2] if note else locs
     n, n_columns = locs.shape
     n_written = int(np.count_nonzero(written))
     if n == 0 or n_columns not in {2, 4}:
@@ -49,7 +55,12 @@ def coverage(locs: NDArray[Any], written: NDArray[np.bool_], most_cells: int = M
     share[share > 1 - _TINY] = 1  # all of it, but for rounding
     extent = (left, top, left + shape[1] * cell, top + shape[0] * cell)
     kind = "points" if n_columns == 2 else "boxes"
-    return Coverage(np.clip(share, 0, 1), extent, kind, n, n_written)
+    return Coverage(np.clip(share, 0, 1), extent, kind, n, n_written, note)
+
+
+def are_boxes(locs: NDArray[Any]) -> bool:
+    """Whether no location of four numbers ends before it starts, as ``[x, y, width, height]`` mostly does."""
+    return locs.shape[1] != 4 or bool((locs[:, :2] <= locs[:, 2:]).all())
 
 
 def _strip(written: NDArray[np.bool_], most_cells: int) -> NDArray[np.float64]:

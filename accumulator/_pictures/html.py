@@ -20,24 +20,24 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from accumulator.typing import RowArray
-
 _MOST_HEADS: Final = 20  # that are listed
 _CELL: Final = "padding:1px 10px 1px 0;text-align:left;vertical-align:top;background:none;border:none"
 
 
 def as_html(
     title: str,
-    heads: Mapping[str, RowArray],
+    heads: Mapping[str, tuple[tuple[int, ...], str]],
     facts: dict[str, str],
     locs: NDArray[Any],
     written: NDArray[np.bool_],
 ) -> str:
-    """Return a table of facts and heads beside a picture of the coverage."""
+    """Return a table of facts and heads, each its shape and dtype, beside a picture of the coverage."""
     shown = coverage(locs, written)
     share = f" ({shown.n_written / shown.n:.1%})" if shown.n else ""
     n_missing = f"{shown.n - shown.n_written:,}"
     rows = {"written": f"{shown.n_written:,} of {shown.n:,}{share}, {n_missing} missing"} | facts
+    if shown.note:
+        rows["drawn"] = shown.note
     plain = "".join(
         f'<tr><th scope="row" style="{_CELL};font-weight:normal;opacity:.75">{_escaped(label)}</th>'
         f"{_cells(value)}</tr>"
@@ -45,8 +45,8 @@ def as_html(
     )
     names = "".join(f'<th scope="col" style="{_CELL}">{name}</th>' for name in ("head", "shape", "dtype"))
     listed = "".join(
-        f"<tr>{_cells(name, shape_text(array.shape) or '()', str(array.dtype))}</tr>"
-        for name, array in itertools.islice(heads.items(), _MOST_HEADS)
+        f"<tr>{_cells(name, shape_text(shape) or '()', dtype)}</tr>"
+        for name, (shape, dtype) in itertools.islice(heads.items(), _MOST_HEADS)
     )
     if len(heads) > _MOST_HEADS:
         listed += f'<tr><td colspan="3" style="{_CELL}">and {len(heads) - _MOST_HEADS} more</td></tr>'

@@ -34,6 +34,8 @@ def plot_coverage(locs: NDArray[Any], written: NDArray[np.bool_], ax: Axes | Non
     if ax is None:
         ax = _panels(1)[0]
     shown = coverage(locs, written, _RASTER_CELLS)
+    if shown.note:
+        ax.set_title(f"drawn {shown.note}", fontsize="small", wrap=True, pad=20)
     if shown.kind == "boxes" and shown.n <= _MOST_BOXES:
         _draw_boxes(ax, locs, written)
     elif shown.kind == "points":

@@ -19,7 +19,9 @@ _STRIP_HEIGHT: Final = 12  # px
 def describe(shown: Coverage) -> str:
     """Return what the picture shows, as a sentence."""
     share = f" ({shown.n_written / shown.n:.1%})" if shown.n else ""
-    return f"{shown.n_written} of {shown.n} locations written{share}, {shown.n - shown.n_written} missing"
+    return f"{shown.n_written} of {shown.n} locations written{share}, {shown.n - shown.n_written} missing" + (
+        f", drawn {shown.note}" * bool(shown.note)
+    )
 
 
 def as_svg(shown: Coverage, px: int = 180) -> str:

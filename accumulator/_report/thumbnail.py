@@ -9,6 +9,7 @@ import attrs
 import numpy as np
 
 from accumulator._inputs import tuning
+from accumulator._pictures.coverage import are_boxes
 from accumulator._report.reading import Reading, read_rows
 
 if TYPE_CHECKING:
@@ -83,6 +84,10 @@ class Grid:
             raise NoMapError(
                 f"its locations have {output_locs.shape[1]} numbers: a map needs boxes of four, start_x, "
                 "start_y, end_x and end_y"
+            )
+        if not are_boxes(output_locs):
+            raise NoMapError(
+                "locations that end before they start are no boxes [start_x, start_y, end_x, end_y]"
             )
         if len(output_locs) == 0:
             raise NoMapError("there are no locations")

@@ -266,7 +266,8 @@ class Stitcher(Collector[StitchedMap]):
     @property
     def open_nbytes(self) -> int:
         """Bytes of memory that the open bands take."""
-        return 0 if self._delivery is None else self._delivery.bands.nbytes
+        with self._lock:
+            return 0 if self._delivery is None else self._delivery.bands.nbytes
 
     def push(self, batch_output: BatchOutput, batch_locs: ArrayLike) -> None:
         """Blend a batch of patches into the maps.
@@ -389,11 +390,12 @@ class Stitcher(Collector[StitchedMap]):
 
     def __repr__(self) -> str:
         """Return coverage, heads and state in one line."""
-        state = "finalized" if self._result is not None else "closed" if self._is_closed else "open"
-        return (
-            f"<Stitcher heads: {len(self._specs)}, patches: {self._written.sum()} of "
-            f"{len(self._written)}, {as_text(self.open_nbytes)} in open bands, {state}>"
-        )
+        with self._lock:
+            state = "finalized" if self._result is not None else "closed" if self._is_closed else "open"
+            return (
+                f"<Stitcher heads: {len(self._specs)}, patches: {self._written.sum()} of "
+                f"{len(self._written)}, {as_text(self.open_nbytes)} in open bands, {state}>"
+            )
 
     def _push_whole(self, batch_output: BatchOutput, patches: NDArray[np.intp]) -> None:
         """Blend all that will come: each box's patch is a row of arrays in memory, told by its number.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from accumulator import FullBatch, FullBatchAccumulator
+from accumulator._cli import main
 from accumulator._pictures import as_svg, coverage, plot_coverage, plot_map
 from accumulator.exceptions import AccumulatorError, MissingExtraError, OptionError
 
@@ -297,3 +299,27 @@ def test_missing_matplotlib(monkeypatch):
     assert isinstance(caught.value, AccumulatorError)
     with accumulate() as accumulator, pytest.raises(MissingExtraError):
         accumulator.plot_coverage()
+
+
+@pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)])
+def test_locations_that_are_no_boxes_are_drawn_as_points_with_a_word(order, capsys):
+    """``[x, y, width, height]`` ends before it starts: notebooks, plots, the SVG and the report say so."""
+    locs = np.array([[x, y, 4, 4] for y in (0, 4, 8) for x in (0, 4, 8)])[order]
+    patches = np.arange(9 * 16, dtype=np.float32).reshape(9, 4, 4)
+    word = "locations that end before they start are no boxes"
+    with FullBatchAccumulator(locs, store="run.zarr") as accumulator:
+        accumulator.push(patches[:5], locs[:5])
+        result = accumulator.finalize()
+        shown = [accumulator._repr_html_(), result._repr_html_()]
+        titles = [each.plot_coverage().get_title() for each in (accumulator, result)]
+    assert all(word in each for each in shown + titles)
+    raster = coverage(locs, result.written)
+    assert raster.kind == "points"
+    assert (raster.n, raster.n_written) == (9, 5)
+    np.testing.assert_array_equal(raster.share, coverage(locs[:, :2], result.written).share)
+    assert main(["report", "run.zarr", "-o", "page.html"]) == 0
+    page = Path("page.html").read_text("utf-8")
+    assert page.count(word) >= 2  # of the coverage, and of the head's map
+    assert "Traceback" not in capsys.readouterr().err
+    boxes = np.hstack([locs[:, :2], locs[:, :2] + 4])
+    assert coverage(boxes, result.written).note == ""

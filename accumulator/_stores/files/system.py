@@ -79,17 +79,31 @@ def replace(path: Path, content: memoryview, *, is_synced: bool) -> None:
 
     When ``is_synced``, also after a crash: the name then never shows a file whose bytes are not on disk.
     """
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    with made_whole(path, unique_name()) as partial, opened(partial, NEW) as descriptor:
+        write_at(descriptor, content, 0)
+        if is_synced:
+            os.fsync(descriptor)
+
+
+@contextlib.contextmanager
+def made_whole(path: Path, maker: str) -> Iterator[Path]:
+    """Yield another name for a file, which gets its own when it is whole; or nothing is left of it.
+
+    But where its folder was moved meanwhile: the same maker, a `unique_name`, writes over it then.
+    """
+    partial = path.with_name(f"{path.name}.{maker}.partial")
     try:
-        with opened(partial, NEW) as descriptor:
-            write_at(descriptor, content, 0)
-            if is_synced:
-                os.fsync(descriptor)
+        yield partial
         os.replace(partial, path)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(partial)
         raise
+
+
+def unique_name() -> str:
+    """Return a name that nobody else has."""
+    return uuid.uuid4().hex
 
 
 def rewrite(path: Path) -> None:

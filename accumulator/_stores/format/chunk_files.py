@@ -6,7 +6,6 @@ disk costs. Rows that come alone are written to their place, and what lies betwe
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -59,6 +58,7 @@ class ChunkFiles:
         self.file_nbytes = chunk_shape[0] * self._row_nbytes
         self._fill = np.asarray(fill_value, dtype)
         self._fill_is_hole = not any(self._fill.tobytes())
+        self._maker = system.unique_name()
         self._is_direct = bool(tuning.now.direct_flag)
 
     def write(self, part: Part, *, is_there: bool) -> None:
@@ -86,17 +86,16 @@ class ChunkFiles:
             values[~filled] = self._fill
             filled = np.ones_like(filled)
         try:
-            if filled.all():
-                self._write_whole(path, values, memory)
-            else:
-                with system.opened(path, system.NEW) as file:
-                    self._write_spans(file, values, filled, is_there=False)
-                    system.set_size(file, self.file_nbytes)  # zarr wants whole chunks
+            with system.made_whole(path, self._maker) as partial:  # zarr would read one without its end
+                if filled.all():
+                    self._write_whole(partial, values, memory)
+                else:
+                    with system.opened(partial, system.NEW) as file:
+                        self._write_spans(file, values, filled, is_there=False)
+                        system.set_size(file, self.file_nbytes)  # zarr wants whole chunks
         except BaseException:
-            with contextlib.suppress(OSError):
-                system.remove(path)
-                if self._unsynced is not None:
-                    self._unsynced.forget(path)
+            if self._unsynced is not None:
+                self._unsynced.forget(path)
             raise
 
     def read(self, chunk: int, start: int, stop: int) -> NDArray[Any]:

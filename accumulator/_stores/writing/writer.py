@@ -9,6 +9,7 @@ before any row is taken; and a job that waits can be taken back for certain.
 from __future__ import annotations
 
 import errno
+import os
 import threading
 import weakref
 from collections import deque
@@ -57,6 +58,7 @@ class Writer:
     in_memory: Callable[[], NDArray[np.intp]]  # tells which rows are not on disk, for errors to name
 
     def __init__(self, n_threads: int, limit_nbytes: int) -> None:
+        self.process = os.getpid()
         self.lock = threading.Condition()  # held while a job's fate changes
         self.limit_nbytes = limit_nbytes  # that may be under way; one job may always be
         self.after, self.in_memory = _nothing, _no_rows
@@ -213,7 +215,9 @@ class Writer:
 def _end(reference: weakref.ref[Writer]) -> None:
     """At the end of the interpreter, let nothing be written any more: the folder is about to go."""
     writer = reference()
-    if writer is not None:
+    if (
+        writer is not None and writer.process == os.getpid()
+    ):  # a forked child has no threads, and may not lock
         writer.close(_EXIT_SECONDS)
 
 
