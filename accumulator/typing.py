@@ -27,6 +27,7 @@ __all__ = [
     "OnDuplicate",
     "RowArray",
     "Rows",
+    "Scale",
     "StitchOptions",
     "StorageOption",
     "StorageOptions",
@@ -88,6 +89,9 @@ Crop: TypeAlias = Literal["center", "start"] | int | Sequence[int] | None
 """Which part of a larger patch is its box: the middle, the first part, or what is left when so many pixels
 are cut on each side, on all axes or one number an axis, x first."""
 
+Scale: TypeAlias = float | Sequence[float] | None
+"""Pixels of the map a unit of the locations, on all axes or one number an axis, x first."""
+
 FillValue: TypeAlias = "complex | np.generic"
 """A number of a head's dtype, or a bool."""
 
@@ -111,10 +115,12 @@ class StitchOptions(StorageOptions, total=False):
 
     blend: Blend | ArrayLike
     nodata: StorageOption[FillValue | None]
-    output_shape: Sequence[int] | None
+    output_shape: StorageOption[Sequence[int] | None]
     origin: Sequence[int] | Literal["min"] | None
     channels_first: StorageOption[bool]
     crop: StorageOption[Crop]
+    scale: StorageOption[Scale]
+    axes: str | None
     on_band: Callable[[slice, Bands], object] | None
     save_path: StrPath
     memory_threshold: float

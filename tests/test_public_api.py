@@ -22,12 +22,14 @@ NEW = {  # since then
         "(AccumulatorError, UserWarning, Warning, Exception, BaseException)"
     ),
     "  n_outside",
+    "  scale",
     "class accumulator.exceptions.UnsavedError(ProcessError, AccumulatorError, RuntimeError, Exception, BaseException)",  # noqa: E501
     "accumulator.typing.Chunks",
     "accumulator.typing.Compressors",
     "accumulator.typing.Crop",
     "accumulator.typing.DeclaredHeads",
     "accumulator.typing.FillValue",
+    "accumulator.typing.Scale",
     "accumulator.typing.StorageOption",
     "class accumulator.typing.StitchOptions(dict)",
     "class accumulator.typing.StorageOptions(dict)",

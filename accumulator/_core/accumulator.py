@@ -57,7 +57,7 @@ _log: Final = logging.getLogger("accumulator")
 
 
 @attrs.define(eq=False, repr=False, init=False)
-class FullBatchAccumulator(Collector[FullBatch], Covered):
+class FullBatchAccumulator(Collector[FullBatch, Canvas], Covered):
     """Collects predictions batch by batch and hands them over complete, in canonical order.
 
     The whole result is planned at the first push, when every head's shape is known: in RAM if it fits,

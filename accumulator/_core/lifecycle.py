@@ -7,7 +7,7 @@ import sys
 import threading
 import warnings
 import weakref
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, NoReturn, Protocol, Self, TypeVar
 
 import attrs
 
@@ -25,18 +25,33 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from accumulator._core.canvas import Canvas
     from accumulator._core.locations import LocationIndex
     from accumulator._pictures.progress import Progress
     from accumulator._stores.format.store import FolderStore
+    from accumulator._stores.kept.run import KeptRun
     from accumulator.typing import RowArray
 
 _Result = TypeVar("_Result")
-_OPEN: Final[weakref.WeakSet[Collector[Any]]] = weakref.WeakSet()
+_OPEN: Final[weakref.WeakSet[Collector[Any, Any]]] = weakref.WeakSet()
+_Rows = TypeVar("_Rows", bound="Rows")
+
+
+class Rows(Protocol):
+    """Where what was pushed lies: a canvas, or several."""
+
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def run(self) -> KeptRun | None: ...
+    @property
+    def n_unrecorded(self) -> int: ...
+    def flush(self) -> None: ...
+    def stop(self) -> None: ...
+    def close(self) -> None: ...
 
 
 @attrs.define(eq=False, repr=False)
-class Collector(Generic[_Result]):
+class Collector(Generic[_Result, _Rows]):
     """Takes batches, in the process that made it, until it is finalized or closed.
 
     What changes, and what looks at it, holds the lock. A look is handed copies: what it works on must not
@@ -47,7 +62,7 @@ class Collector(Generic[_Result]):
     _pushed: ClassVar[str]
 
     _index: LocationIndex
-    _canvas: Canvas
+    _canvas: _Rows
     _written: NDArray[np.bool_]
     _progress: Progress | None = attrs.field(init=False, default=None)
     _result: _Result | None = attrs.field(init=False, default=None)
@@ -210,7 +225,7 @@ class Covered:
         raise NotImplementedError
 
 
-def _tell_unrecorded(reference: weakref.ref[Collector[Any]]) -> None:
+def _tell_unrecorded(reference: weakref.ref[Collector[Any, Any]]) -> None:
     collector = reference()
     if collector is None or collector._is_over or not collector._is_ours:  # noqa: SLF001  its own
         return

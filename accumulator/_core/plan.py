@@ -39,6 +39,11 @@ class Budget:
         """Whether RAM holds a result."""
         return memory.fits_in_memory(nbytes, self.held_nbytes, self.memory_threshold, self.memory_limit)
 
+    def share(self, part: float) -> Budget:
+        """Return what one part of a result may take, so that all parts decide alike."""
+        limit = None if self.memory_limit is None else int(self.memory_limit * part)
+        return attrs.evolve(self, memory_threshold=self.memory_threshold * part, memory_limit=limit)
+
     @property
     def buffer_nbytes(self) -> int:
         """Bytes that may be in memory of a result on disk."""

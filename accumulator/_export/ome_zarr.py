@@ -39,7 +39,7 @@ def write_ome_zarr(
     path: StrPath,
     maps: Mapping[str, RowArray],
     *,
-    origin: Sequence[int] = (),
+    origins: Mapping[str, Sequence[int]] | None = None,
     **options: Unpack[ImageOptions],
 ) -> None:
     """Write maps as OME-Zarr 0.5.
@@ -51,10 +51,11 @@ def write_ome_zarr(
     Memory is bounded, whatever the size: some 256 MiB of pixels are held, and the chunks being read.
     """
     heads = check_ome_zarr(maps, **options)
-    start = dict(zip("xyz", origin, strict=False))
+    origins = origins or {}
     with staged(path) as folder:
         root = zarr.create_group(folder, zarr_format=3)
         for head in heads:
+            start = dict(zip("xyz", origins.get(head.name, ()), strict=False))
             _write_image(root if len(heads) == 1 else root.create_group(head.name), head, start)
 
 

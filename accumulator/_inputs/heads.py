@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import attrs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 _T = TypeVar("_T")
 _Other = TypeVar("_Other")
@@ -42,6 +42,11 @@ class Heads(Generic[_T]):
     def like(self, values: Iterable[_Other]) -> Heads[_Other]:
         """Return other values of the same heads."""
         return Heads(tuple(values), self.names)
+
+    def some(self, numbers: Sequence[int]) -> Heads[_T]:
+        """Return some of the heads; without names they are numbered anew."""
+        names = None if self.names is None else tuple(self.names[number] for number in numbers)
+        return Heads(tuple(self.values[number] for number in numbers), names)
 
     def as_given(self) -> list[_T] | dict[str, _T]:
         """Return a list, or a dict where heads have names."""

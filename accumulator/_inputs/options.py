@@ -55,6 +55,11 @@ class HeadOptions:
         is_none = isinstance(compressors, (list, tuple)) and not compressors
         return Storage(chunks, shards, None if is_none else compressors, fill), target
 
+    def of_some(self, keys: Sequence[int | str], numbers: Sequence[int]) -> HeadOptions:
+        """Return the options of some heads out of all; those without names are numbered anew."""
+        given: dict[str, Any] = {name: of_some(each, keys, numbers) for name, each in self._given.items()}
+        return HeadOptions(**given)
+
     def check_heads(self, heads: Sequence[int | str]) -> None:
         """Refuse options for heads that there are not."""
         for name, value in self._given.items():
@@ -68,6 +73,14 @@ class HeadOptions:
     def _of(self, name: str, key: int | str, default: Any = None) -> Any:
         value = self._given.get(name, default)
         return value.get(key, default) if isinstance(value, Mapping) else value
+
+
+def of_some(value: Any, keys: Sequence[int | str], numbers: Sequence[int]) -> Any:
+    """Return an option of some heads out of all; those without names are numbered anew."""
+    if not isinstance(value, Mapping):
+        return value
+    new = {keys[head]: i if isinstance(keys[head], int) else keys[head] for i, head in enumerate(numbers)}
+    return {new[key]: each for key, each in value.items() if key in new}
 
 
 def by_plain_key(name: str, value: Any) -> Any:

@@ -3,38 +3,42 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import attrs
 import numpy as np
 
+from accumulator._core.full_batch import hand_over
 from accumulator._core.memory import available_memory, fits_in_memory
 from accumulator._inputs.text import as_text
 from accumulator._inputs.warn import warn
 from accumulator._pictures.progress import memory_state
+from accumulator._stitching.sheet import Sheet
 from accumulator.exceptions import StorageError, StorageWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
     from accumulator._core.canvas import Canvas
-    from accumulator._inputs.heads import Heads
     from accumulator._stitching.bands import Bands
-    from accumulator._stitching.numbers import MapSpec
+    from accumulator._stitching.groups import Group
     from accumulator.typing import Bands as BandValues
 
 _log: Final = logging.getLogger("accumulator")
 _LARGE: Final = 50  # per cent of the available memory
 
 
-@attrs.define(eq=False)
-class Delivery:
-    """Takes bands as they get complete."""
+_SomeBands = TypeVar("_SomeBands", bound="Bands")
 
-    bands: Bands
-    maps: Heads[MapSpec]
+
+@attrs.define(eq=False)
+class Delivery(Generic[_SomeBands]):
+    """Takes the bands of some heads as they get complete."""
+
+    group: Group
+    bands: _SomeBands
     canvas: Canvas  # the rows of the maps
     locs: NDArray[Any]  # their numbers
     on_band: Callable[[slice, BandValues], object] | None
@@ -69,7 +73,7 @@ class Delivery:
 
     def _write(self, number: int) -> None:
         rows, values = self.bands.finish(number)
-        self.canvas.place(self.maps.like(values), rows, rows.stop, self.locs)
+        self.canvas.place(self.group.maps.like(values), rows, rows.stop, self.locs)
 
     def _call_back(self, number: int) -> None:
         if self.on_band is None:
@@ -80,9 +84,14 @@ class Delivery:
             view.flags.writeable = False
         self.is_calling = True
         try:
-            self.on_band(rows, self.maps.like(views).as_given())
+            self.on_band(rows, self.group.maps.like(views).as_given())
         finally:
             self.is_calling = False
+
+    def hand_over(self, written: NDArray[np.bool_]) -> Sheet:
+        """Return the maps, whose bands are all delivered, with the boxes that have come."""
+        lay = self.group.lays[0]
+        return Sheet(self.group.heads.values, lay, hand_over(self.canvas, self.locs), lay.grid.of(written))
 
     def tell_if_large(self) -> None:
         """Warn once when more bands wait than patches in order have open, and take much of the memory."""
@@ -96,9 +105,11 @@ class Delivery:
                 StorageWarning,
             )
 
-    def progress(self, written: NDArray[np.bool_]) -> tuple[int, str]:
-        """Return how many patches have come, and what a bar says besides."""
-        is_in_ram, nbytes = self.canvas.zarr_store is None, self.bands.nbytes
-        held = nbytes + (self.canvas.nbytes if is_in_ram else 0)
-        memory = memory_state(held, available_memory(), is_in_ram=is_in_ram)
-        return int(np.count_nonzero(written)), f"{as_text(nbytes)} in open bands, {memory}"
+
+def shown(deliveries: Sequence[Delivery[Any]], written: NDArray[np.bool_]) -> tuple[int, str]:
+    """Return how many patches have come, and what a bar says besides."""
+    is_in_ram = all(each.canvas.zarr_store is None for each in deliveries)
+    nbytes = sum(each.bands.nbytes for each in deliveries)
+    held = nbytes + is_in_ram * sum(each.canvas.nbytes for each in deliveries)
+    memory = memory_state(held, available_memory(), is_in_ram=is_in_ram)
+    return int(np.count_nonzero(written)), f"{as_text(nbytes)} in open bands, {memory}"

@@ -33,6 +33,7 @@ class Lay:
     grid: Grid
     channels: tuple[int, ...]  # the shape behind the spatial axes: ``(C,)``, or nothing
     scale: tuple[float, ...]  # pixels of the map a unit of the locations, x first
+    first: tuple[int, ...]  # the map's first pixel, of those that the location 0 would have, x first
     cut: tuple[int, ...]  # pixels of a patch that are left out on each side, in the order of the array's axes
     is_start: bool  # whether any box may be the first part of its patch
     _moves_channels: bool  # from the front to the end
@@ -112,7 +113,8 @@ class Frame:
         )
         scales = tuple(float(each) for each in factors or (1,) * n)
         grid = _as_grid(start, stop, shape, tuple(patch.tolist()))
-        return Lay(grid, channels, scales, tuple(cut.tolist()), crop == "start", moves)
+        first = tuple(pixels(self.first, scale)[::-1].tolist())
+        return Lay(grid, channels, scales, first, tuple(cut.tolist()), crop == "start", moves)
 
     @property
     def boxes(self) -> NDArray[np.int64]:
@@ -141,6 +143,12 @@ class Frame:
         more = np.array(whole) - pixels(boxes.length.max(axis=0), None)
         if (more < 0).any():
             return none  # and the boxes are too large
+        if len(misfit.patch_shape) > len(whole) and (more != more[0]).any():
+            # What is no height could pass for one: the middle of 768 channels is a box like others.
+            raise misfit.error(
+                f"they have {tuple(more.tolist())} pixels more: give crop= as the pixels that are left out "
+                "on each side, one number an axis (x first), or channels_first= if channels are elsewhere"
+            )
         if (more % 2).any():
             raise misfit.error(
                 'no pixel begins in their middle: crop them yourself, or give crop="start" or the pixels to '
@@ -199,6 +207,11 @@ class _Boxes:
             self.first + patch,
         )
         shape = stop.max(axis=0, initial=0) if self.shape is None else self.shape
+        if shape.min() < 1:
+            raise OptionError(
+                f"the map of {misfit.label} would have the spatial shape {tuple(shape.tolist())} in its "
+                "scale: nothing lies behind origin; give output_shape, or another origin"
+            )
         if is_shorter.any() and not may_be_shorter:
             is_inside = np.all((stop > 0) & (self.first < shape), axis=1, keepdims=True)
             ends, begins = np.abs(self.last - shape) <= self.slack, self.first <= 0

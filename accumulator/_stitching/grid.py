@@ -13,6 +13,8 @@ import attrs
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 
@@ -93,6 +95,11 @@ class Grid:
         first[0], last[0] = max(first[0], start), min(last[0], stop)
         in_patch = tuple(slice(at, at + b - a) for at, a, b in zip(skip, first, last, strict=True))
         return tuple(map(slice, first, last)), in_patch
+
+
+def n_outside(grids: Sequence[Grid]) -> int:
+    """Return how many rows lie wholly outside of all maps."""
+    return int(np.count_nonzero(~np.any([grid.is_inside for grid in grids], axis=0)))
 
 
 def _flat(cells: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -7,30 +7,34 @@ from typing import TYPE_CHECKING
 from accumulator._inputs.warn import warn
 from accumulator._stitching.numbers import MapSpec, result_dtype, sum_dtype, wider
 from accumulator._stitching.weights import LABEL_BLENDS
-from accumulator.exceptions import BlendWarning, HeadError
+from accumulator.exceptions import BlendWarning, HeadError, OptionError
 
 if TYPE_CHECKING:
     from accumulator._inputs.heads import Heads
     from accumulator._inputs.validation import HeadSpec
     from accumulator._stitching.frame import Frame, Lay
+    from accumulator._stitching.geometry import Geometry
     from accumulator._stitching.grid import Grid
     from accumulator._stitching.weights import Window
 
 
 def lay_heads(frame: Frame, specs: Heads[HeadSpec]) -> Heads[Lay]:
-    """Return how the patches of each head lie; or HeadError, as all must lie alike."""
+    """Return how the patches of each head lie, or refuse them."""
     frame.geometry.check_heads(specs.keys)
-    lays = [
+    return specs.like(
         frame.lay(key, specs.label(i), spec.patch_shape)
         for i, (key, spec) in enumerate(zip(specs.keys, specs, strict=True))
-    ]
-    for i, lay in enumerate(lays):
-        if lay.group != lays[0].group:
-            raise HeadError(
-                f"{specs.label(i)} has patches of {lay.grid.patch}, but {specs.label(0)} "
-                f"of {lays[0].grid.patch}: stitch heads of different size one by one"
-            )
-    return specs.like(lays)
+    )
+
+
+def check_shapes(geometry: Geometry, lays: Heads[Lay]) -> None:
+    """Refuse one shape for maps whose pixels are of different size."""
+    asked, scales = geometry.by_head["output_shape"], {lay.scale for lay in lays}
+    if isinstance(asked, list) and len(scales) > 1:
+        raise OptionError(
+            f"output_shape is {tuple(asked)}, in pixels of a map, but the heads have maps of the scales "
+            f"{sorted(scales)} (x first): give a dict by head"
+        )
 
 
 def map_specs(specs: Heads[HeadSpec], lays: Heads[Lay], window: Window, n_overlaps: int) -> Heads[MapSpec]:

@@ -5,23 +5,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
-import numpy as np
 
 from accumulator._core.lifecycle import Result
 from accumulator._export import write_ome_tiff, write_ome_zarr
-from accumulator._inputs.heads import plain_key
+from accumulator._inputs.heads import Heads, plain_key
 from accumulator._pictures import plot_map
-from accumulator._stitching.weights import Summer, as_window
+from accumulator._stitching.grid import n_outside
 from accumulator.exceptions import OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import numpy as np
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from accumulator._core.full_batch import FullBatch
-    from accumulator._stitching.grid import Grid
+    from accumulator._stitching.frame import Frame
+    from accumulator._stitching.sheet import Sheet
     from accumulator._stores.format.store import FolderStore
     from accumulator.typing import RowArray, StrPath
 
@@ -54,16 +54,24 @@ class StitchedMap(Result):
     origin: tuple[int, ...]
     output_locs: NDArray[Any]
     written: NDArray[np.bool_]
-    _rows: FullBatch  # the same arrays as rows of the map, which own the files
-    _grid: Grid  # of those that have come
+    _frame: Frame
+    _sheets: Sequence[Sheet]  # maps of one shape each
     n_outside: int = attrs.field(default=0, kw_only=True)
 
     @property
     def n_stitched(self) -> int:
         """How many patches have any pixel in the maps."""
-        return int(np.count_nonzero(self._grid.is_inside))
+        return len(self._sheets[0].grid.is_inside) - n_outside([sheet.grid for sheet in self._sheets])
 
-    def coverage(self, start: int = 0, stop: int | None = None) -> NDArray[np.uint32]:
+    @property
+    def scale(self) -> list[tuple[float, ...]] | dict[str, tuple[float, ...]]:
+        """Pixels of each map a unit of the locations, ``(x, y, ...)``: a list or dict as `outputs`."""
+        scales = {head: sheet.lay.scale for sheet in self._sheets for head in sheet.heads}
+        return self._heads.like(scales[head] for head in range(len(scales))).as_given()
+
+    def coverage(
+        self, start: int = 0, stop: int | None = None, *, head: str | int | None = None
+    ) -> NDArray[np.uint32]:
         """Return how many patches cover each pixel.
 
         Parameters
@@ -72,11 +80,18 @@ class StitchedMap(Result):
             The first row of the map, or plane of a volume.
         stop : int, optional
             One behind the last; by default all. A whole map takes 4 bytes a pixel.
+        head : str or int, optional
+            Of which map, where they have different shapes.
 
         Returns
         -------
         (H, W) uint32 numpy.ndarray
             0 where no patch is.
+
+        Raises
+        ------
+        OptionError
+            There is no such head, or there are maps of different shape and none is chosen; a ValueError.
 
         Examples
         --------
@@ -86,13 +101,9 @@ class StitchedMap(Result):
         >>> stitcher.finalize().coverage(0, 1).tolist()
         [[1, 2, 1, 0, 1, 1]]
         """
-        grid = self._grid
-        first, last, _ = slice(start, stop).indices(grid.shape[0])
-        touching = grid.is_inside & (grid.start[:, 0] < last) & (grid.stop[:, 0] > first)
-        summer = Summer(grid, as_window("average", grid.patch))
-        counts = summer.band(np.flatnonzero(touching), first, max(first, last))
-        shape = (-1, *grid.shape[1 : grid.n_spatial])
-        return counts.array.astype(np.uint32).reshape(shape)
+        if head is None and len(self._sheets) == 1:
+            return self._sheets[0].coverage(start, stop)
+        return self._sheet(self._one(head)).coverage(start, stop)
 
     def save(self, path: StrPath) -> None:
         """Keep the maps as a zarr group at ``path``, as `FullBatch.save` does: its rows are rows of the maps.
@@ -113,7 +124,9 @@ class StitchedMap(Result):
         OptionError
             ``path`` is not a local path, or is in the maps' own temporary folder; a ValueError.
         """
-        self._rows.save(path)
+        if len(self._sheets) > 1:
+            raise NotImplementedError
+        self._sheets[0].rows.save(path)
 
     def save_ome_zarr(
         self,
@@ -158,11 +171,11 @@ class StitchedMap(Result):
         write_ome_zarr(
             path,
             self._named,
-            n_spatial=self._grid.n_spatial,
+            n_spatial=self._n_spatial,
             pixel_size=pixel_size,
             unit=unit,
             channel_names=channel_names,
-            origin=self.origin,
+            origins={key: self._sheet(key).lay.first for key in self._named},
         )
 
     def save_ome_tiff(
@@ -213,7 +226,7 @@ class StitchedMap(Result):
         write_ome_tiff(
             path,
             self._named[key],
-            n_spatial=self._grid.n_spatial,
+            n_spatial=self._n_spatial,
             name=key,
             pixel_size=pixel_size,
             unit=unit,
@@ -247,11 +260,9 @@ class StitchedMap(Result):
             There is no such head or channel, or the map is not 2-d; a ValueError.
         """
         key = self._one(head)
-        if self._grid.n_spatial != 2:
-            raise OptionError(
-                f"map {key!r} has {self._grid.n_spatial} spatial axes: plot a plane of a volume"
-            )
-        x, y = self.origin
+        if self._n_spatial != 2:
+            raise OptionError(f"map {key!r} has {self._n_spatial} spatial axes: plot a plane of a volume")
+        x, y = self._sheet(key).lay.first
         return plot_map(self._named[key], channel=channel, ax=ax, origin=(x, y), title=key)
 
     def _one(self, head: str | int | None) -> str:
@@ -261,9 +272,18 @@ class StitchedMap(Result):
             raise OptionError(f"head is {head!r}: choose one of the maps {list(self._named)}")
         return key
 
+    def _sheet(self, key: str) -> Sheet:
+        """Return what the map of that name is in."""
+        number = list(self._named).index(key)
+        return next(sheet for sheet in self._sheets if number in sheet.heads)
+
+    @property
+    def _n_spatial(self) -> int:
+        return self._frame.geometry.n_spatial
+
     @property
     def _files(self) -> FolderStore | None:
-        return self._rows._files  # noqa: SLF001  they are the same arrays
+        return self._sheets[0].rows._files  # noqa: SLF001  they are the same arrays
 
     @property
     def _facts(self) -> dict[str, str]:
@@ -272,3 +292,21 @@ class StitchedMap(Result):
     @property
     def _named(self) -> dict[str, RowArray]:
         return self._heads.by_name()
+
+
+def as_map(  # noqa: PLR0913, PLR0917  what there is
+    heads: Heads[Any],
+    frame: Frame,
+    sheets: Sequence[Sheet],
+    locs: NDArray[Any],
+    written: NDArray[np.bool_],
+    n_outside: int,
+) -> StitchedMap:
+    """Return the maps of all heads, in their order."""
+    arrays = {
+        head: array
+        for sheet in sheets
+        for head, array in zip(sheet.heads, Heads.of(sheet.rows.outputs), strict=True)
+    }
+    outputs = heads.like(arrays[head] for head in range(len(heads))).as_given()
+    return StitchedMap(outputs, frame.origin, locs, written, frame, sheets, n_outside=n_outside)

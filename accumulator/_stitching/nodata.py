@@ -18,6 +18,8 @@ from accumulator._stitching.numbers import convert
 from accumulator.exceptions import OptionError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from accumulator._inputs.heads import Heads
@@ -26,14 +28,17 @@ if TYPE_CHECKING:
     from accumulator.typing import FillValue, StorageOption
 
 
-def with_nodata(
-    maps: Heads[MapSpec], raw: StorageOption[FillValue | None], window: Window, n_rows: int
-) -> Heads[MapSpec]:
-    """Return maps that know which number does not count; an OptionError if it is none that they hold."""
+def as_nodata(raw: StorageOption[FillValue | None], heads: Sequence[int | str]) -> Any:
+    """Return what does not count, for all heads or in a dict of those that there are."""
     given = by_plain_key("nodata", raw)
-    unknown = [key for key in given if key not in maps.keys] if isinstance(given, Mapping) else []
+    unknown = [key for key in given if key not in heads] if isinstance(given, Mapping) else []
     if unknown:
-        raise OptionError(f"nodata has an entry for head {unknown[0]!r}, but the heads are {list(maps.keys)}")
+        raise OptionError(f"nodata has an entry for head {unknown[0]!r}, but the heads are {list(heads)}")
+    return given
+
+
+def with_nodata(maps: Heads[MapSpec], given: Any, window: Window, n_rows: int) -> Heads[MapSpec]:
+    """Return maps that know which number does not count; an OptionError if it is none that they hold."""
     made = []
     for key, spec in zip(maps.keys, maps, strict=True):
         value = given.get(key) if isinstance(given, Mapping) else given

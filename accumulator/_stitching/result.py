@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeGuard, Unpack
 
-import attrs
 import numpy as np
 
 from accumulator._core.full_batch import FullBatch
@@ -17,7 +16,8 @@ from accumulator._inputs.options import HeadOptions
 from accumulator._inputs.validation import HeadSpec
 from accumulator._stitching.frame import as_frame
 from accumulator._stitching.geometry import as_geometry
-from accumulator._stitching.heads import lay_heads
+from accumulator._stitching.grid import n_outside
+from accumulator._stitching.heads import check_shapes, lay_heads
 from accumulator._stitching.stitcher import Stitcher
 from accumulator.exceptions import NothingPushedError, OptionError
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from accumulator._stitching.map import StitchedMap
     from accumulator.typing import RowArray, StitchOptions
 
-_GEOMETRY: Final = ("output_shape", "origin", "channels_first", "crop")
+_GEOMETRY: Final = ("output_shape", "origin", "channels_first", "crop", "scale", "axes")
 
 
 def stitch(
@@ -100,8 +100,9 @@ def stitch(
     chosen = _chosen(Heads.of(batch.outputs), heads)
     rows = np.flatnonzero(batch.written)
     lays = _lay(batch, chosen, options)
-    grid = lays.values[0].grid
+    grids = [lay.grid for lay in lays]
     with Stitcher(batch.output_locs[rows], **options) as stitcher:
+        stitcher._told = batch.output_locs, batch.written, n_outside(grids)  # noqa: SLF001
         dtypes = HeadOptions(dtype=options.get("dtype"))
         at_hand = [
             array
@@ -111,11 +112,11 @@ def stitch(
         if len(rows) and len(at_hand) == len(chosen):
             stitcher._push_whole(chosen.like(at_hand).as_given(), rows)  # noqa: SLF001
         else:
-            for some in _in_batches(grid, rows, chosen.values):
+            largest = max(grids, key=lambda grid: math.prod(grid.shape))
+            for some in _in_batches(largest, rows, chosen.values):
                 values = chosen.like(_read(array, some) for array in chosen)
                 stitcher.push(values.as_given(), batch.output_locs[some])
-    maps = stitcher.finalize()
-    return attrs.evolve(maps, output_locs=batch.output_locs, written=batch.written, n_outside=grid.n_outside)
+    return stitcher.finalize()
 
 
 def _lay(batch: FullBatch, chosen: Heads[RowArray], options: StitchOptions) -> Heads[Lay]:
@@ -123,12 +124,11 @@ def _lay(batch: FullBatch, chosen: Heads[RowArray], options: StitchOptions) -> H
     said: dict[str, Any] = {name: options[name] for name in _GEOMETRY if name in options}
     geometry = as_geometry(batch.output_locs.shape[1], name="output_locs", **said)
     frame = as_frame(batch.output_locs, geometry, name="output_locs")
-    specs = chosen.like(HeadSpec(array.shape[1:], array.dtype) for array in chosen)
-    lays = lay_heads(frame, specs)
+    lays = lay_heads(frame, chosen.like(HeadSpec(array.shape[1:], array.dtype) for array in chosen))
+    check_shapes(geometry, lays)
     options["origin"] = frame.origin
-    options["output_shape"] = lays.values[0].shape
-    if any(geometry.of("crop", key) == "center" for key in specs.keys):
-        options["crop"] = {key: lay.crop for key, lay in zip(specs.keys, lays, strict=True)}
+    options["output_shape"] = dict(zip(lays.keys, (lay.shape for lay in lays), strict=True))
+    options["crop"] = dict(zip(lays.keys, (lay.crop for lay in lays), strict=True))
     return lays
 
 

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import attrs
 import numpy as np
 
-from accumulator._core.canvas import Canvas
-from accumulator._core.full_batch import hand_over
 from accumulator._core.lifecycle import Collector
 from accumulator._core.locations import LocationIndex
-from accumulator._core.memory import fits_in_memory
 from accumulator._core.plan import Budget
-from accumulator._inputs import tuning
 from accumulator._inputs.arguments import as_folder, as_limit, as_store, as_threshold
 from accumulator._inputs.declared import as_declared
 from accumulator._inputs.heads import Heads
@@ -26,20 +21,20 @@ from accumulator._inputs.text import as_text, named
 from accumulator._inputs.validation import as_heads, as_specs, as_stored_heads, check_rows, check_specs
 from accumulator._pictures.progress import Progress, as_progress
 from accumulator._stitching.bands import Bands
-from accumulator._stitching.delivery import Delivery
+from accumulator._stitching.delivery import Delivery, shown
 from accumulator._stitching.frame import as_frame
 from accumulator._stitching.geometry import as_geometry
-from accumulator._stitching.heads import lay_heads, map_specs, warn_of_mean
-from accumulator._stitching.map import StitchedMap
-from accumulator._stitching.nodata import with_nodata
-from accumulator._stitching.weights import DEFAULT_BLEND, Unsaid, as_blend, as_window
+from accumulator._stitching.grid import n_outside
+from accumulator._stitching.groups import Canvases, are_small, as_groups, check_rows_fit, open_all
+from accumulator._stitching.heads import warn_of_mean
+from accumulator._stitching.map import StitchedMap, as_map
+from accumulator._stitching.weights import DEFAULT_BLEND, Unsaid, as_blend
 from accumulator._stitching.whole import WholeBands
 from accumulator._stores.memory.row_numbers import as_numbers
 from accumulator.exceptions import (
     ClosedError,
     DuplicateLocationError,
     HeadError,
-    MemoryLimitError,
     NothingPushedError,
     OptionError,
     ResultExistsError,
@@ -51,7 +46,7 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
     from accumulator._inputs.validation import HeadSpec
-    from accumulator._stitching.frame import Frame, Lay
+    from accumulator._stitching.frame import Frame
     from accumulator.typing import (
         ArrayLike,
         BatchOutput,
@@ -61,19 +56,18 @@ if TYPE_CHECKING:
         Crop,
         DeclaredHeads,
         FillValue,
+        Scale,
         StorageOption,
         StorageOptions,
         StrPath,
     )
     from accumulator.typing import Bands as BandValues
 
-_ROW_NBYTES: Final = 64  # that it takes to know a row of the maps
 _SomeBands = TypeVar("_SomeBands", bound=Bands)
-_log: Final = logging.getLogger("accumulator")
 
 
 @attrs.define(eq=False, repr=False, init=False)
-class Stitcher(Collector[StitchedMap]):
+class Stitcher(Collector[StitchedMap, Canvases]):
     """Blends patches into maps as they come, and keeps none of them.
 
     Memory holds the maps, if they fit, and the open bands: rows of the maps that patches are still expected
@@ -97,20 +91,29 @@ class Stitcher(Collector[StitchedMap]):
         that only weights of 0 reach holds the fill value. Labels have no mean: take "last" or "max"; a mean
         of integers that is not said by its name warns. NaN in a patch makes its pixels NaN.
     output_shape : sequence of int, optional
-        The spatial shape of the maps, ``(height, width)``; by default they end with the last box.
+        The spatial shape of the maps in their own pixels, ``(height, width)``; by default they end with the
+        last box.
     origin : "min" or sequence of int, optional
-        The location ``[x, y]`` of the maps' first pixel, by default ``[0, 0]``; "min" is where the first box
-        begins, on each axis. With ``output_shape`` it chooses a region. Where one of both is given, boxes
-        that lie wholly outside are left out, which `StitchedMap.n_outside` counts; otherwise they are
-        refused, and so are maps of more than 1,000 times the pixels of all boxes.
+        The location ``[x, y]`` of the maps' first pixel, in the unit of the boxes, by default ``[0, 0]``;
+        "min" is where the first box begins, on each axis. With ``output_shape`` it chooses a region. Where
+        one of both is given, boxes that lie wholly outside are left out, which `StitchedMap.n_outside`
+        counts; otherwise they are refused, and so are maps of more than 1,000 times the pixels of all boxes.
     channels_first : bool, default False
-        Whether patches are ``(n, C, h, w)``. Maps are ``(H, W, C)`` in any case. This option and ``crop``
-        may be a dict by head.
+        Whether patches are ``(n, C, h, w)``. Maps are ``(H, W, C)`` in any case. This option, ``crop``,
+        ``scale`` and ``output_shape`` may be a dict by head.
     crop : "center", "start", int or sequence of int, optional
         Which part of a larger patch is its box: the middle, the first part, or what is left when so many
         pixels are cut on each side (on all axes, or one number an axis, x first). "start" is for each box
         alone; with the others a box may be cut where the maps end, and for "center" the largest box is a
         whole one.
+    scale : float or sequence of float, default 1
+        The pixels of the map that a unit of the locations has, such as 1/4 for boxes in pixels of a level
+        that is four times as fine; on all axes, or one number an axis, x first. A box begins at the nearest
+        pixel and is as long as its patch, which it has to be to less than a pixel. Heads of different scale
+        make maps of different shape.
+    axes : str, optional
+        The order of the columns of the boxes, "xy" or "xyz" by default; "yx" or "zyx" if they are in the
+        order of an array's axes. ``origin`` and whatever else is x first stays so.
     dtype : dtype, optional
         What patches are taken as, and so the dtype of the maps, as in `FullBatchAccumulator`: floats are
         rounded, and a value that it cannot hold is an error. By default as they come. A mean of integers is
@@ -178,29 +181,34 @@ class Stitcher(Collector[StitchedMap]):
     _name: ClassVar[str] = "stitcher"
     _pushed: ClassVar[str] = "patches"
 
-    _map_rows: NDArray[Any]  # their numbers: what locations are elsewhere
+    _frame: Frame
     _blend: Blend | NDArray[np.float64]
     _is_blend_unsaid: bool
     _nodata: StorageOption[FillValue | None]
     _options: HeadOptions
-    _frame: Frame
+    _stored: HeadOptions  # those of them that say how maps are stored
+    _budget: Budget
+    _store: str | None
     _on_band: Callable[[slice, BandValues], object] | None
-    _memory_limit: int | None
     _bar: Any
     _specs: Heads[HeadSpec] = attrs.field(init=False, factory=Heads)  # none until the first batch
-    _lays: Heads[Lay] = attrs.field(init=False, factory=Heads)
     _told_by: str = attrs.field(init=False, default="the first batch")  # what the heads are, in messages
-    _delivery: Delivery | None = attrs.field(init=False, default=None)
+    _deliveries: Sequence[Delivery[Any]] = attrs.field(init=False, default=())  # of each group of heads
+    # All locations, which were written and how many lie outside, where only some of them were to come.
+    _told: tuple[NDArray[Any], NDArray[np.bool_], int] | None = attrs.field(init=False, default=None)
+    _is_torn: bool = attrs.field(init=False, default=False)  # some groups have a batch, and others have not
 
     def __init__(  # noqa: PLR0913  each is told by its name
         self,
         full_output_locs: ArrayLike,
         *,
         blend: Blend | ArrayLike = DEFAULT_BLEND,
-        output_shape: Sequence[int] | None = None,
+        output_shape: StorageOption[Sequence[int] | None] = None,
         origin: Sequence[int] | Literal["min"] | None = None,
         channels_first: StorageOption[bool] = False,
         crop: StorageOption[Crop] = None,
+        scale: StorageOption[Scale] = None,
+        axes: str | None = None,
         dtype: StorageOption[DTypeLike | None] = None,
         fill_value: StorageOption[FillValue] = 0,
         nodata: StorageOption[FillValue | None] = None,
@@ -233,28 +241,23 @@ class Stitcher(Collector[StitchedMap]):
             origin=origin,
             channels_first=channels_first,
             crop=crop,
+            scale=scale,
+            axes=axes,
         )
         frame = as_frame(index.locs, geometry)
-        n_rows = frame.shape[0]
-        if not fits_in_memory(_ROW_NBYTES * n_rows, 0, 100):
-            raise MemoryLimitError(
-                f"a map of {n_rows} rows: what is known of each does not fit in memory; give a smaller "
-                "output_shape, and an origin"
-            )
+        if geometry.is_same_for_all:
+            check_rows_fit(frame.shape[0])
         budget = Budget(as_folder(save_path), as_threshold(memory_threshold), as_limit(memory_limit))
-        path, map_rows = as_store(store), np.arange(n_rows)[:, None]
+        path = as_store(store)
         if path is not None and os.path.lexists(path):
             raise ResultExistsError(
                 errno.EEXIST, "something is there already, and maps are not resumed", str(store)
             )
-        # A band whose writing was interrupted is written again; it has the dtype asked for already.
-        canvas = Canvas.open(map_rows, budget, "last", HeadOptions(**stored), store=path)
-        came, limit = np.zeros(len(index), dtype=bool), budget.memory_limit
-        is_unsaid = isinstance(blend, Unsaid)
+        came, kept = np.zeros(len(index), dtype=bool), HeadOptions(**stored)
+        is_unsaid, rows = isinstance(blend, Unsaid), Canvases()
         self.__attrs_init__(
-            index, canvas, came, map_rows, window, is_unsaid, nodata, options, frame, on_band, limit, bar
+            index, rows, came, frame, window, is_unsaid, nodata, options, kept, budget, path, on_band, bar
         )
-        self._tell_at_exit()
         if declared is not None:
             try:
                 self._start(declared, Bands)
@@ -267,7 +270,7 @@ class Stitcher(Collector[StitchedMap]):
     def open_nbytes(self) -> int:
         """Bytes of memory that the open bands take."""
         with self._lock:
-            return 0 if self._delivery is None else self._delivery.bands.nbytes
+            return sum(each.bands.nbytes for each in self._deliveries)
 
     def push(self, batch_output: BatchOutput, batch_locs: ArrayLike) -> None:
         """Blend a batch of patches into the maps.
@@ -278,7 +281,7 @@ class Stitcher(Collector[StitchedMap]):
         Parameters
         ----------
         batch_output : tuple, list or dict of ``(n, h, w, C)`` or ``(n, h, w)`` array-like, or one such array
-            Patches of each head, as `FullBatchAccumulator.push` takes them; all heads have the same ``h, w``.
+            Patches of each head, as `FullBatchAccumulator.push` takes them.
         batch_locs : (n, K) array-like of whole numbers
             The box of each patch.
 
@@ -335,15 +338,22 @@ class Stitcher(Collector[StitchedMap]):
             heads = check_specs(heads, specs, self._told_by)
             self._refuse_repeats(rows)
             heads = specs.like(as_stored_heads(heads, specs))
-            delivery = self._delivery or self._start(heads, Bands)[0]
-            delivery.deliver_waiting()
-            bands = delivery.bands
-            bands.open(rows)
-            bands.add(bands.prepare(rows, self._seen(heads)))  # which says in `written` that they came
+            deliveries = self._deliveries or self._start(heads, Bands)
+            for each in deliveries:
+                each.deliver_waiting()
+            for each in deliveries:
+                each.bands.open(rows)
+            pushes = [each.bands.prepare(rows, each.group.seen(heads.values)) for each in deliveries]
+            self._is_torn = len(pushes) > 1  # what one group has taken cannot be taken out again
+            for each, push in zip(deliveries, pushes, strict=True):
+                each.bands.add(push)  # which says in `written` that they came
+            self._is_torn = False
             if self._progress is not None:
                 self._progress.show()
-            delivery.tell_if_large()
-            delivery.deliver(bands.complete(), is_pushing=True)
+            for each in deliveries:
+                each.tell_if_large()
+            for each in deliveries:
+                each.deliver(each.bands.complete(), is_pushing=True)
 
     def finalize(self) -> StitchedMap:
         """Return the maps.
@@ -367,24 +377,19 @@ class Stitcher(Collector[StitchedMap]):
         with self._lock:
             if self._result is None:
                 self._refuse_if_done("finalize")
-                if self._delivery is None:
+                if not self._deliveries:
                     raise NothingPushedError(
                         "nothing was pushed, so that the heads are unknown: declare them with "
                         "heads=[(patch_shape, dtype), ...], and the maps are complete without a push"
                     )
-                self._delivery.deliver_waiting()
-                self._delivery.deliver(self._delivery.bands.all_open())
-                rows, grid = hand_over(self._canvas, self._map_rows), self._delivery.bands.grid
-                locs, written = self._index.locs.copy(), self._written.copy()
-                self._result = StitchedMap(
-                    rows.outputs,
-                    self._frame.origin,
-                    locs,
-                    written,
-                    rows,
-                    grid.of(written),
-                    n_outside=grid.n_outside,
-                )
+                for each in self._deliveries:
+                    each.deliver_waiting()
+                    each.deliver(each.bands.all_open())
+                self._canvas.flush()  # all of them, before any is complete
+                sheets = [each.hand_over(self._written) for each in self._deliveries]
+                grids = [each.group.grid for each in self._deliveries]
+                told = self._told or (self._index.locs.copy(), self._written.copy(), n_outside(grids))
+                self._result = as_map(self._specs, self._frame, sheets, *told)
                 self._stop()
             return self._result
 
@@ -404,53 +409,42 @@ class Stitcher(Collector[StitchedMap]):
         """
         with self._lock:
             heads = as_heads(batch_output)
-            delivery, bands = self._start(heads, WholeBands)
-            for number in bands.blend_all(self._seen(heads), patches):
-                delivery.deliver([number])
-                self._written |= bands.are_over(number)
-                if self._progress is not None:
-                    self._progress.show()
+            deliveries = self._start(heads, WholeBands)
+            for each in deliveries:
+                for number in each.bands.blend_all(each.group.seen(heads.values), patches):
+                    each.deliver([number])
+                    if each is deliveries[-1]:
+                        self._written |= each.bands.are_over(number)
+                    if self._progress is not None:
+                        self._progress.show()
             self._written[:] = True
 
-    def _start(self, heads: Heads[NDArray[Any]], kind: type[_SomeBands]) -> tuple[Delivery, _SomeBands]:
+    def _start(self, heads: Heads[NDArray[Any]], kind: type[_SomeBands]) -> Sequence[Delivery[_SomeBands]]:
         """Fix the heads; nothing has changed if this raises."""
         specs = as_specs(heads, self._options)
-        lays = lay_heads(self._frame, specs)
-        grid = lays.values[0].grid
-        window = as_window(self._blend, grid.patch)
-        maps = map_specs(specs, lays, window, grid.most_overlaps())
-        maps = with_nodata(maps, self._nodata, window, len(grid.start))
+        groups = as_groups(self._frame, specs, self._blend, self._nodata, self._stored)
         if self._is_blend_unsaid:
-            warn_of_mean(specs, grid)
-        shape, canvas = grid.shape[1 : grid.n_spatial], self._canvas
-        blank = [np.empty((0, *shape, *each.channels), each.dtype) for each in maps]
-        canvas.place(maps.like(blank), slice(0, 0), 0, self._map_rows)
-        _log.info(
-            "stitching %d maps of %s in %s",
-            len(maps),
-            grid.shape[: grid.n_spatial],
-            canvas.zarr_store or "RAM",
-        )
-        if grid.n_outside:
-            _log.info("%d boxes lie wholly outside of the maps, and are left out", grid.n_outside)
-        # A map that takes much of the memory may have to leave it: then no band is held in it.
-        home = canvas.views if fits_in_memory(canvas.nbytes, 0, tuning.now.small_percent) else None
-        bands = kind(grid, window, maps.values, self._written, home, self._memory_limit)
-        delivery = Delivery(bands, maps, canvas, self._map_rows, self._on_band)
-        self._specs, self._lays, self._delivery = specs, lays, delivery
+            for group in groups:
+                warn_of_mean(specs.some(group.heads.values), group.grid)
+        if self._on_band is not None and len(groups) > 1 and specs.names is None:
+            raise OptionError("on_band is given maps of different shape one by one: push named heads, a dict")
+        canvases = Canvases(open_all(groups, self._budget, self._store))
+        limit, is_small = self._budget.memory_limit, are_small(canvases)
+        deliveries = [
+            group.deliver(kind, canvas, self._written, self._on_band, limit, is_small=is_small)
+            for group, canvas in zip(groups, canvases.each, strict=True)
+        ]
+        self._specs, self._canvas, self._deliveries = specs, canvases, deliveries
+        self._tell_at_exit()
         if self._bar is not None:
             n = len(self._index)
-            self._progress = Progress(self._bar, n, n, partial(delivery.progress, self._written))
-        return delivery, bands
-
-    def _seen(self, heads: Heads[NDArray[Any]]) -> list[NDArray[Any]]:
-        """Return what counts of patches, channels last."""
-        return [lay.seen(head) for lay, head in zip(self._lays, heads, strict=True)]
+            self._progress = Progress(self._bar, n, n, partial(shown, deliveries, self._written))
+        return deliveries
 
     def _stop(self) -> None:
         super()._stop()
-        if self._delivery is not None:
-            self._delivery.bands.close()
+        for each in self._deliveries:
+            each.bands.close()
 
     def _refuse_repeats(self, rows: NDArray[np.intp]) -> None:
         repeats = np.flatnonzero(self._written[rows])
@@ -465,9 +459,9 @@ class Stitcher(Collector[StitchedMap]):
 
     def _refuse_if_done(self, action: str) -> None:
         super()._refuse_if_done(action)
-        if self._delivery is not None and self._delivery.is_calling:
+        if any(each.is_calling for each in self._deliveries):
             raise ClosedError(f"cannot {action} from within on_band: keep what it is given, and do it later")
-        if self._delivery is not None and self._delivery.bands.is_torn:
+        if self._is_torn or any(each.bands.is_torn for each in self._deliveries):
             raise ClosedError(
                 f"cannot {action}: a push was interrupted half-way; close(), and make a new one"
             )

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from accumulator import FullBatchAccumulator, Stitcher, stitch
-from accumulator.exceptions import LocationError, OptionError
+from accumulator._stitching.bands import Bands
+from accumulator.exceptions import ClosedError, LocationError, OptionError
 
 
 def grid(size, n):
@@ -86,6 +87,16 @@ def test_halo_is_refused_until_it_is_said(made, crop):
     with pytest.raises(LocationError, match=r"\(8, 8\).*\[0, 0, 4, 4\].*crop="):
         made(locs, patches)
     assert (made(locs, patches, crop=crop).outputs[0] == 1).all()
+
+
+def test_channels_do_not_pass_for_a_height_with_a_halo():
+    """The middle of 768 channels is no box; margins that differ are numbers."""
+    locs = grid(164, 2)
+    with pytest.raises(LocationError, match=r"\(604, 92\) pixels more.*crop=.*channels_first="):
+        streamed(locs, np.ones((4, 768, 256, 3), np.uint8), crop="center")
+    patches = np.zeros((4, 8, 6, 1))
+    patches[:, 2:6, 1:5] = 1
+    assert (streamed(grid(4, 2), patches, crop=[1, 2]).outputs[0] == 1).all()
 
 
 def test_halo_of_hovernet():
@@ -227,3 +238,143 @@ def test_options_for_heads_that_there_are_not_are_refused():
     with pytest.raises(OptionError, match="leaves nothing"):
         stitcher.push({"a": np.ones((4, 4, 4))}, grid(4, 2))
     stitcher.close()
+
+
+@both
+def test_boxes_of_another_level_have_a_scale(made):
+    """Boxes of the slide's level 0, patches of level 2: refused until it is said; shape and origin follow."""
+    locs, patches = grid(64, 3), np.random.default_rng(0).random((9, 16, 16))
+    with pytest.raises(LocationError, match=r"larger than the patches.*scale=0.25"):
+        made(locs, patches)
+    maps = made(locs, patches, scale=1 / 4)
+    assert maps.outputs[0].shape == (48, 48)
+    np.testing.assert_array_equal(maps.outputs[0][32:, :16], patches[6])
+    assert maps.scale == [(0.25, 0.25)]
+    region = made(locs, patches, scale=1 / 4, origin=[64, 0], output_shape=(16, 32))
+    np.testing.assert_array_equal(region.outputs[0], maps.outputs[0][:16, 16:])
+    assert region.origin == (64, 0)
+    assert region.n_outside == 7
+    uneven = made(locs, patches[:, :, ::2], scale=[1 / 8, 1 / 4])
+    assert uneven.outputs[0].shape == (48, 24)
+
+
+@both
+def test_factors_of_slides_are_rounded_to_the_nearest_pixel(made):
+    """A level that is 4.0001 times as coarse has tiles of 256 pixels that meet, or overlap by a pixel."""
+    size = 1024
+    locs, patches = grid(size, 5) + 3_000_000, np.ones((25, 256, 256), np.uint8)
+    maps = made(locs, patches, scale=1 / 4.0001, origin="min")
+    first = int(3_000_000 / 4.0001 + 0.5)
+    starts = [int((3_000_000 + size * n) / 4.0001 + 0.5) - first for n in range(5)]
+    counts = np.zeros(maps.outputs[0].shape[0], int)
+    for start in starts:
+        counts[start : start + 256] += 1
+    np.testing.assert_array_equal(maps.coverage(), np.outer(counts, counts))
+    assert (maps.outputs[0] == 1).all()
+
+
+@both
+def test_heads_of_different_scale_make_maps_of_different_shape(made):
+    """Each has the right one, in RAM or on disk, with a coverage of its own."""
+    locs, rng = grid(8, 3), np.random.default_rng(0)
+    heads = {"fine": rng.random((9, 8, 8)), "coarse": rng.random((9, 6, 6, 2)), "too": rng.random((9, 8, 8))}
+    options = {"scale": {"coarse": 1 / 2}, "crop": {"coarse": 1}, "fill_value": {"coarse": 7}}
+    for where in ({}, {"memory_threshold": 0}, {"memory_limit": "2 kB"}):
+        maps = made(locs, heads, **options, **where)
+        assert list(maps.outputs) == ["fine", "coarse", "too"]
+        assert [array.shape for array in maps.outputs.values()] == [(24, 24), (12, 12, 2), (24, 24)]
+        np.testing.assert_array_equal(maps.outputs["fine"][16:, 8:16], heads["fine"][7])
+        np.testing.assert_array_equal(maps.outputs["too"][:8, :8], heads["too"][0])
+        np.testing.assert_array_equal(maps.outputs["coarse"][8:, 4:8], heads["coarse"][7, 1:-1, 1:-1])
+        assert maps.coverage(head="coarse").shape == (12, 12)
+        assert maps.scale == {"fine": (1, 1), "coarse": (0.5, 0.5), "too": (1, 1)}
+        with pytest.raises(OptionError, match="choose one of the maps"):
+            maps.coverage()
+        maps.close()
+    with pytest.raises(OptionError, match=r"output_shape.*scales.*dict by head"):
+        made(locs, heads, **options, output_shape=(8, 8))
+    shapes = {"fine": (8, 16), "coarse": (5, 4), "too": (8, 16)}
+    maps = made(locs, heads, **options, output_shape=shapes)
+    assert maps.outputs["coarse"].shape == (5, 4, 2)
+    assert maps.n_outside == 6
+    assert maps.n_stitched == 3
+
+
+def test_bands_of_different_shape_are_told_by_name():
+    """A dict has the heads whose rows they are; a list could not tell, and is refused."""
+    locs, heads = grid(8, 2), {"a": np.ones((4, 8, 8)), "b": np.ones((4, 4, 4))}
+    told = []
+    with Stitcher(
+        locs, scale={"b": 1 / 2}, on_band=lambda rows, maps: told.append((*maps, rows.stop))
+    ) as maps:
+        maps.push(heads, locs)
+    assert sorted(told) == [("a", 16), ("b", 8)]
+    stitcher = Stitcher(locs, scale={1: 1 / 2}, on_band=print)
+    with pytest.raises(OptionError, match="named heads"):
+        stitcher.push(list(heads.values()), locs)
+    stitcher.close()
+
+
+def test_interrupt_between_maps_of_different_shape_is_told(monkeypatch):
+    """What one has taken cannot be taken out again: nothing goes on as if it were right."""
+    locs, heads = grid(8, 2), {"a": np.ones((1, 8, 8)), "b": np.ones((1, 4, 4))}
+    stitcher = Stitcher(locs, scale={"b": 1 / 2})
+    stitcher.push(heads, locs[:1])
+    add = Bands.add
+
+    def interrupt(bands, push):
+        if bands.grid.shape == (8, 8):
+            raise KeyboardInterrupt
+        add(bands, push)
+
+    monkeypatch.setattr(Bands, "add", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        stitcher.push(heads, locs[1:2])
+    for call in (lambda: stitcher.push(heads, locs[2:3]), stitcher.finalize):
+        with pytest.raises(ClosedError, match="half-way"):
+            call()
+    stitcher.close()
+
+
+@both
+@pytest.mark.parametrize("letters", ["xy", "xyz"])
+def test_columns_in_the_order_of_the_array(made, letters):
+    """Boxes of NumPy, or torchio's i, j, k: every pixel is right once it is said."""
+    n = len(letters)
+    starts = np.stack(np.meshgrid(*[range(0, 12, 4)] * n, indexing="ij"), -1).reshape(-1, n)
+    locs = np.hstack([starts, starts + 4])
+    whole = np.random.default_rng(0).random((12,) * n)
+    patches = np.stack([whole[tuple(slice(a, a + 4) for a in start)] for start in starts])
+    maps = made(locs, patches, axes=letters[::-1])
+    np.testing.assert_array_equal(maps.outputs[0], whole)
+    np.testing.assert_array_equal(made(locs, patches, axes=letters).outputs[0], turned(whole, patches, locs))
+    part = made(locs, patches, axes=letters[::-1], origin=[4, *[0] * (n - 1)])
+    np.testing.assert_array_equal(part.outputs[0], whole[..., 4:])
+    assert part.origin == (4, *[0] * (n - 1))
+
+
+def turned(whole, patches, locs):
+    """Return what patches make whose boxes are in the order of axes that is told."""
+    made = np.empty_like(whole)
+    for patch, loc in zip(patches, locs, strict=True):
+        made[tuple(slice(a, a + 4) for a in loc[: whole.ndim][::-1])] = patch
+    return made
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scale": 0}, "scale"),
+        ({"scale": [1, 2, 3]}, "scale"),
+        ({"scale": "1/4"}, "scale"),
+        ({"scale": {"a": np.nan}}, "scale"),
+        ({"axes": "xx"}, "axes"),
+        ({"axes": "zyx"}, 'axes is \'zyx\'.*"xy" or "yx"'),
+        ({"axes": 1}, "axes"),
+        ({"output_shape": {"a": (0, 4)}}, "spatial shape"),
+    ],
+)
+def test_scales_and_axes_that_mean_nothing_are_refused(options, message):
+    """Before anything is pushed."""
+    with pytest.raises(OptionError, match=message):
+        Stitcher(grid(4, 2), **options)

@@ -1,0 +1,211 @@
+"""Heads whose patches lie alike make maps of one shape: they share bands, and a canvas."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import attrs
+import numpy as np
+
+from accumulator._core.canvas import Canvas
+from accumulator._core.memory import fits_in_memory
+from accumulator._inputs import tuning
+from accumulator._inputs.options import of_some
+from accumulator._stitching.delivery import Delivery
+from accumulator._stitching.heads import check_shapes, lay_heads, map_specs
+from accumulator._stitching.nodata import as_nodata, with_nodata
+from accumulator._stitching.weights import as_window
+from accumulator.exceptions import MemoryLimitError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from accumulator._core.plan import Budget
+    from accumulator._inputs.heads import Heads
+    from accumulator._inputs.options import HeadOptions
+    from accumulator._inputs.validation import HeadSpec
+    from accumulator._stitching.bands import Bands
+    from accumulator._stitching.frame import Frame, Lay
+    from accumulator._stitching.grid import Grid
+    from accumulator._stitching.numbers import MapSpec
+    from accumulator._stitching.weights import Window
+    from accumulator._stores.kept.run import KeptRun
+    from accumulator.typing import Bands as BandValues
+    from accumulator.typing import Blend, FillValue, StorageOption
+
+_ROW_NBYTES: Final = 64  # that it takes to know a row of the maps
+_SomeBands = TypeVar("_SomeBands", bound="Bands")
+_log: Final = logging.getLogger("accumulator")
+
+
+@attrs.define(eq=False)
+class Canvases:
+    """The rows of all maps: a canvas for each group of heads, none before heads are known."""
+
+    each: list[Canvas] = attrs.field(factory=list)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all maps."""
+        return sum(canvas.nbytes for canvas in self.each)
+
+    @property
+    def run(self) -> KeptRun | None:
+        """The first store, if maps are kept."""
+        return self.each[0].run if self.each else None
+
+    @property
+    def n_unrecorded(self) -> int:
+        """How many rows of maps that are kept are not recorded."""
+        return sum(canvas.n_unrecorded for canvas in self.each)
+
+    def flush(self) -> None:
+        """Record what is complete."""
+        for canvas in self.each:
+            canvas.flush()
+
+    def stop(self) -> None:
+        """End the threads."""
+        for canvas in self.each:
+            canvas.stop()
+
+    def close(self) -> None:
+        """Forget all rows."""
+        for canvas in self.each:
+            canvas.close()
+
+
+@attrs.frozen(eq=False)
+class Group:
+    """Some heads of a batch, whose patches lie alike."""
+
+    heads: Heads[int]  # their numbers in the batch
+    lays: Sequence[Lay]
+    maps: Heads[MapSpec]
+    window: Window
+    stored: HeadOptions  # how the maps are stored
+
+    @property
+    def grid(self) -> Grid:
+        """The boxes of each of them."""
+        return self.lays[0].grid
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the maps."""
+        return math.prod(self.grid.shape) * sum(each.n_channels * each.dtype.itemsize for each in self.maps)
+
+    def seen(self, heads: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        """Return what counts of a batch: patches of these heads, channels last."""
+        return [lay.seen(heads[head]) for lay, head in zip(self.lays, self.heads, strict=True)]
+
+    def open(self, budget: Budget, store: str | None) -> Canvas:
+        """Return the canvas for the maps, whose heads are fixed; nobody has it if this raises."""
+        check_rows_fit(self.grid.shape[0])
+        map_rows = np.arange(self.grid.shape[0])[:, None]
+        # A band whose writing was interrupted is written again; it has the dtype asked for already.
+        canvas = Canvas.open(map_rows, budget, "last", self.stored, store=store)
+        try:
+            shape = self.grid.shape[1 : self.grid.n_spatial]
+            blank = [np.empty((0, *shape, *each.channels), each.dtype) for each in self.maps]
+            canvas.place(self.maps.like(blank), slice(0, 0), 0, map_rows)
+        except BaseException:
+            let_go([canvas])
+            raise
+        return canvas
+
+    def deliver(  # noqa: PLR0913  what it depends on
+        self,
+        kind: type[_SomeBands],
+        canvas: Canvas,
+        written: NDArray[np.bool_],
+        on_band: Callable[[slice, BandValues], object] | None,
+        memory_limit: int | None,
+        *,
+        is_small: bool,
+    ) -> Delivery[_SomeBands]:
+        """Return what takes bands of such a kind; maps that are not small may have to leave memory."""
+        home = canvas.views if is_small else None  # else no band is held in a map
+        bands = kind(self.grid, self.window, self.maps.values, written, home, memory_limit)
+        return Delivery(self, bands, canvas, np.arange(self.grid.shape[0])[:, None], on_band)
+
+
+def check_rows_fit(n_rows: int) -> None:
+    """Refuse maps of so many rows that memory has no room for what is known of each."""
+    if not fits_in_memory(_ROW_NBYTES * n_rows, 0, 100):
+        raise MemoryLimitError(
+            f"a map of {n_rows} rows: what is known of each does not fit in memory; give a smaller "
+            "output_shape, and an origin"
+        )
+
+
+def as_groups(
+    frame: Frame,
+    specs: Heads[HeadSpec],
+    blend: Blend | NDArray[np.float64],
+    nodata: StorageOption[FillValue | None],
+    stored: HeadOptions,
+) -> list[Group]:
+    """Return the heads of a batch by how their patches lie, or refuse them."""
+    none = as_nodata(nodata, specs.keys)
+    lays = lay_heads(frame, specs)
+    by_place: dict[Any, list[int]] = {}
+    for head, lay in enumerate(lays):
+        by_place.setdefault(lay.group, []).append(head)
+    check_shapes(frame.geometry, lays)
+    groups = []
+    for heads in by_place.values():
+        some = specs.some(heads)
+        own = lays.some(heads)
+        window = as_window(blend, own.values[0].grid.patch)
+        overlaps = own.values[0].grid.most_overlaps()
+        maps = map_specs(some, own, window, overlaps)
+        maps = with_nodata(maps, of_some(none, specs.keys, heads), window, len(frame.start))
+        group = Group(some.like(heads), own.values, maps, window, stored.of_some(specs.keys, heads))
+        groups.append(group)
+    return groups
+
+
+def open_all(groups: Sequence[Group], budget: Budget, store: str | None) -> list[Canvas]:
+    """Return a canvas for each group, all in RAM or none; nothing is left if this raises.
+
+    One group has the store itself, several have folders in it.
+    """
+    whole = max(1, sum(group.nbytes for group in groups))
+    canvases: list[Canvas] = []
+    try:
+        for number, group in enumerate(groups):
+            path = store if store is None or len(groups) == 1 else str(Path(store) / str(number))
+            canvases.append(group.open(budget.share(group.nbytes / whole), path))
+    except BaseException:
+        let_go(canvases)
+        raise
+    _tell(groups, canvases)
+    return canvases
+
+
+def let_go(canvases: Sequence[Canvas]) -> None:
+    """Leave nothing of canvases whose maps will not be made."""
+    for canvas in canvases:
+        canvas.close()
+        if canvas.run is not None:
+            canvas.run.abandon()
+        canvas.stop()
+
+
+def _tell(groups: Sequence[Group], canvases: Sequence[Canvas]) -> None:
+    for group, canvas in zip(groups, canvases, strict=True):
+        shape, where = group.lays[0].shape, canvas.zarr_store or "RAM"
+        _log.info("stitching %d maps of %s in %s", len(group.maps), shape, where)
+        if group.grid.n_outside:
+            _log.info("%d boxes lie wholly outside of the maps, and are left out", group.grid.n_outside)
+
+
+def are_small(canvases: Canvases) -> bool:
+    """Whether maps take little of the memory."""
+    return fits_in_memory(canvases.nbytes, 0, tuning.now.small_percent)
