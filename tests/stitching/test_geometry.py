@@ -24,7 +24,10 @@ def streamed(locs, patches, **options):
     """Stitch patches as they come."""
     with Stitcher(locs, **options) as stitcher:
         for row in range(len(locs)):
-            stitcher.push(patches[row : row + 1], locs[row : row + 1])
+            some = slice(row, row + 1)
+            is_dict = isinstance(patches, dict)
+            batch = {name: head[some] for name, head in patches.items()} if is_dict else patches[some]
+            stitcher.push(batch, locs[some])
     return stitcher.finalize()
 
 
