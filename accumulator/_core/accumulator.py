@@ -224,22 +224,29 @@ class FullBatchAccumulator(Collector[FullBatch, Canvas], Covered):
             raise OptionError(
                 "mode, resume_token and checkpoint_interval are for a run that is kept: give store= too"
             )
-        canvas = Canvas.open(
-            index.locs,
-            budget,
-            on_duplicate,
-            options,
-            n_least,
-            path,
-            mode,
-            token,
-            interval,
-            as_declared(heads),
-        )
-        self.__attrs_init__(index, canvas, canvas.written)
-        self._tell_at_exit()
-        if bar is not None:
-            self._progress = Progress(bar, canvas.n_expected, canvas.n_rows, partial(_shown, canvas))
+        canvas: Canvas | None = None
+        try:
+            canvas = Canvas.open(
+                index.locs,
+                budget,
+                on_duplicate,
+                options,
+                n_least,
+                path,
+                mode,
+                token,
+                interval,
+                as_declared(heads),
+            )
+            self.__attrs_init__(index, canvas, canvas.written)
+            self._tell_at_exit()
+            if bar is not None:
+                self._progress = Progress(bar, canvas.n_expected, canvas.n_rows, partial(_shown, canvas))
+        except BaseException:
+            self._is_closed = True
+            if canvas is not None:  # an interrupt: nobody may hold the store then
+                canvas.stop()
+            raise
 
     @property
     def full_output_locs(self) -> NDArray[Any]:
@@ -476,6 +483,8 @@ class FullBatchAccumulator(Collector[FullBatch, Canvas], Covered):
                 self._result = hand_over(canvas, locs)
                 self._stop()
                 _log.info("finalized: %r", self._result)
+            elif self._is_ours:
+                self._stop()  # if an interrupt came before
             return self._result
 
     def __repr__(self) -> str:

@@ -110,6 +110,8 @@ class Collector(Generic[_Result, _Rows]):
         """
         with self._lock:
             if self._is_over:
+                if self._is_ours:
+                    self._stop()  # if an interrupt came before
                 return
             self._is_closed = True
             if not self._is_ours:

@@ -391,6 +391,8 @@ class Stitcher(Collector[StitchedMap, Canvases]):
                 told = self._told or (self._index.locs.copy(), self._written.copy(), n_outside(grids))
                 self._result = as_map(self._specs, self._frame, sheets, *told)
                 self._stop()
+            elif self._is_ours:
+                self._stop()  # if an interrupt came before
             return self._result
 
     def __repr__(self) -> str:

@@ -832,7 +832,7 @@ def _wait_until_written(accumulator):
     """Wait until nothing is under way any more, whether it went well or not."""
     writer = accumulator._canvas.store._writer
     with writer.lock:
-        assert writer.lock.wait_for(lambda: not writer._waiting and not writer._running, timeout=60)
+        assert writer._changed.wait_for(lambda: not writer._waiting and not writer._running, timeout=60)
 
 
 @pytest.mark.usefixtures("tiny_chunks")

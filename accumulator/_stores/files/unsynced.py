@@ -16,8 +16,8 @@ class Unsynced:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._files: dict[Path, None] = {}
-        self._folders: dict[Path, None] = {}
+        self._files: dict[Path, object] = {}  # with what is another one each time
+        self._folders: dict[Path, object] = {}
         # Files whose sync failed once: the system then takes what it has of them in memory for written, and
         # may drop it. They were written once more, and have to be compared with what they should hold.
         self.doubtful: set[Path] = set()
@@ -25,14 +25,14 @@ class Unsynced:
     def add(self, path: Path, *, is_new: bool) -> None:
         """Take note of a changed file, and of its name where that is new."""
         with self._lock:
-            self._files[path] = None
+            self._files[path] = object()
             if is_new:
-                self._folders[path.parent] = None
+                self._folders[path.parent] = object()
 
     def add_folder(self, path: Path) -> None:
         """Take note of changed names in a folder."""
         with self._lock:
-            self._folders[path] = None
+            self._folders[path] = object()
 
     def clear(self) -> None:
         """Take note that everything was removed."""
@@ -50,16 +50,15 @@ class Unsynced:
     def sync(self) -> None:
         """Sync all files, and then their names; what fails is tried again by the next call."""
         for noted in (self._files, self._folders):
-            for path in list(noted):
+            for path, note in list(noted.items()):
+                is_doubtful = path in self.doubtful
+                if is_doubtful:
+                    system.rewrite(path)
+                elif noted is self._files:
+                    self.doubtful.add(path)  # until it is known that it succeeded, whatever interrupts it
+                system.sync(path)
                 with self._lock:
-                    noted.pop(path, None)  # whoever changes it from now on notes it again
-                try:
-                    if path in self.doubtful:
-                        system.rewrite(path)
-                    system.sync(path)
-                except BaseException:
-                    with self._lock:
-                        noted[path] = None
-                        if noted is self._files:
-                            self.doubtful.add(path)
-                    raise
+                    if noted.get(path) is note:  # else somebody has changed it since
+                        del noted[path]
+                    if not is_doubtful:
+                        self.doubtful.discard(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from accumulator._stores.files import system
 from accumulator._stores.format.chunk_files import ChunkFiles, Part
 from accumulator._stores.format.names import OUTPUTS, RECORD, REDO, SCRATCH
+from accumulator._stores.memory.threads import to_its_end
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -111,7 +113,7 @@ def _mend(unit: Unit, checker: RowChecker, rows: ZarrRows, unsynced: Unsynced) -
     values = np.full(shape, fill) if found.values is None else np.array(found.values, dtype=head.dtype)
     values[found.damaged | found.dirty] = fill
     if files is None:
-        head.array[unit.rows] = values
+        to_its_end(partial(head.array.__setitem__, unit.rows, values))
     elif path is not None:
         changed = found.damaged | found.dirty | found.redone
         files.write(Part(unit.number, values, changed), is_there=path.exists())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -37,6 +38,7 @@ from accumulator._stores.format.names import OUTPUTS, RECORD
 from accumulator._stores.format.store import FolderStore
 from accumulator._stores.kept.fit import check_run, fit_options
 from accumulator._stores.kept.restore import remove_partial, restore
+from accumulator._stores.memory.threads import to_its_end
 from accumulator._stores.reading.check import RowChecker
 from accumulator._stores.reading.saved import SavedResult, open_result, stamp_of
 from accumulator._stores.reading.trust import check_tree
@@ -121,16 +123,21 @@ class KeptRun:
         try:
             with telling(f"no store can be made in {self.root}"):
                 self._empty()  # a first push may have failed after this
-                self._group = zarr.create_group(self._store, zarr_format=3, attributes={MARK: mark.to_json()})
-                self._unsynced.sync()  # what comes next is known to be ours by this mark
-                self._rows = self._open_rows(specs, buffer_nbytes)
-                self._record = create_record(self._group, specs, self._locs)
-                self._unsynced.sync()
+                rows = to_its_end(partial(self._create, specs, mark, buffer_nbytes))
                 self._mark = attrs.evolve(mark, arrays=hash_parts(self.root, mark))
                 self._set_state(RUNNING)
         except BaseException:
             self.abandon()
             raise
+        return rows
+
+    def _create(self, specs: Heads[HeadSpec], mark: Mark, buffer_nbytes: int) -> ZarrRows:
+        """Make the group, with its mark first, and all arrays."""
+        self._group = zarr.create_group(self._store, zarr_format=3, attributes={MARK: mark.to_json()})
+        self._unsynced.sync()  # what comes next is known to be ours by this mark
+        self._rows = self._open_rows(specs, buffer_nbytes)
+        self._record = create_record(self._group, specs, self._locs)
+        self._unsynced.sync()
         return self._rows
 
     def resume(
@@ -151,7 +158,7 @@ class KeptRun:
         with telling(f"{self.root} cannot be resumed"):
             self._group = open_group(self._store)
             self._record = {name: over(self._group[name], self._store) for name in RECORD}
-            rows = self._open_rows(specs, buffer_nbytes, saved.arrays)
+            self._rows = rows = self._open_rows(specs, buffer_nbytes, saved.arrays)
         try:
             with telling(f"{self.root} cannot be resumed"):
                 lost = restore(RowChecker(saved), rows, self.recorded, self._unsynced)
@@ -162,7 +169,6 @@ class KeptRun:
                 what = f"there is not enough memory for the chunks of {self.root} to resume it"
                 raise StorageError(errno.ENOMEM, what) from cause
             raise
-        self._rows = rows
         n, n_recorded = len(self.recorded), int(np.count_nonzero(self.recorded))
         n_damaged = int(np.count_nonzero(saved.written)) - n_recorded
         text = "resumed %s: %d of %d rows recorded, %d damaged and missing again"
@@ -222,7 +228,9 @@ class KeptRun:
         self._set_state(COMPLETE, hash_written(self.recorded))
 
     def release(self) -> None:
-        """Let others write the store; a folder that nothing was put into is removed."""
+        """Let others write the store, once no thread does; a folder that nothing was put into is removed."""
+        if self._rows is not None:
+            self._rows.close()
         self._folder.release(is_unused=self._mark.state == CREATING)
 
     def _look(self, mode: str) -> None:
@@ -273,7 +281,7 @@ class KeptRun:
         arrays = {} if state == CREATING else self._mark.arrays
         mark = attrs.evolve(self._mark, state=state, arrays=arrays, written=written)
         with telling(f"{self.root} cannot be marked as {state}"):
-            write_mark(self._group, mark)
+            to_its_end(partial(write_mark, self._group, mark))
             self._mark = mark
             self._unsynced.sync()
         self._is_marked = True
@@ -292,11 +300,10 @@ class KeptRun:
         self._unsynced.sync()
         self._compare_doubtful(rows, written)
         changed = np.concatenate([np.flatnonzero(new), *again])
-        if len(changed) == 0:
-            return
-        self._write_record("checksums", changed, self.recorded | new, rows.checksums)
-        self._write_record("written", np.flatnonzero(new), written)
-        self.recorded |= new
+        if len(changed):
+            self._write_record("checksums", changed, self.recorded | new, rows.checksums)
+            self._write_record("written", np.flatnonzero(new), written)
+            self.recorded |= new
         for redo in rows.redo:
             redo.apply()
 
@@ -333,7 +340,7 @@ class KeptRun:
             if checksums:
                 values = np.stack([column[part] for column in checksums], axis=1)
                 spoil(values, known[part])
-            array[part] = values
+            to_its_end(partial(array.__setitem__, part, values))
         self._unsynced.sync()
 
     def _tell_lost(self, saved: SavedResult, rows: ZarrRows, lost: NDArray[np.bool_]) -> None:

@@ -7,12 +7,13 @@ import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
 T = TypeVar("T")
+_GATE_SECONDS: Final = 5  # an interrupt may keep it from being opened
 
 
 class Pool:
@@ -98,12 +99,28 @@ def start_threads(n_threads: int, name: str) -> ThreadPoolExecutor | None:
         with contextlib.suppress(RuntimeError):
             try:
                 for _ in range(n):
-                    pool.submit(gate.wait)
+                    pool.submit(gate.wait, _GATE_SECONDS)
                 return pool
             finally:
                 gate.set()
         pool.shutdown()
     return None
+
+
+def to_its_end(call: Callable[[], T]) -> T:
+    """Return what a call returns; nothing of it goes on behind this, whatever interrupts the caller.
+
+    zarr works on behind a caller whom Ctrl-C takes out of waiting for it, and would write over what comes
+    next. So another thread calls it, which is waited for in any case.
+    """
+    may_be_interrupted = threading.current_thread() is threading.main_thread()
+    pool = start_threads(1, "accumulator") if may_be_interrupted else None
+    if pool is None:
+        return call()
+    try:
+        return pool.submit(call).result()
+    finally:
+        pool.shutdown()
 
 
 def run_all(work: Callable[[T], object], items: Collection[T] | Iterator[T]) -> None:

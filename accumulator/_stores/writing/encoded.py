@@ -6,12 +6,14 @@ memory earlier wait in a scratch file, which need not survive a crash.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from accumulator._stores.files import system
 from accumulator._stores.format.chunk_files import ChunkFiles, Part
+from accumulator._stores.memory.threads import to_its_end
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,6 +34,7 @@ class EncodedChunks:
         self._scratch = ChunkFiles(lambda chunk: scratch / str(chunk), shape, dtype, stamps=stamps)
         self.waiting: dict[int, NDArray[np.bool_]] = {}  # chunks with a scratch file, and its rows
         self._encoded: dict[int, NDArray[np.bool_]] = {}  # chunks that zarr has, and which rows are real
+        self._finished: set[int] = set()  # chunks whose scratch file is to be removed
 
     def write(self, part: Part, *, is_there: bool) -> None:
         """Write those rows of a chunk that are filled: to its scratch file, until it is complete."""
@@ -42,6 +45,7 @@ class EncodedChunks:
             waiting, encoded = self.waiting.get(chunk, none), self._encoded.get(chunk, none)
             if not (filled | waiting | encoded).all():
                 system.make_folder(self._folder)
+                self._finished.discard(chunk)
                 self._scratch.write(part, is_there=chunk in self.waiting)
                 self.waiting[chunk] = waiting | filled
                 return
@@ -54,7 +58,10 @@ class EncodedChunks:
         self._encode(chunk, values, self.waiting[chunk] | self._encoded.get(chunk, False))
 
     def tidy(self) -> None:
-        """Remove the folder for scratch files once there are none, and nothing is written."""
+        """Remove scratch files that are of no use, and their folder once there are none."""
+        for chunk in list(self._finished):
+            self._scratch.remove(chunk)
+            self._finished.discard(chunk)
         system.remove_folder(self._folder)
 
     def restore(self, chunk: int, real: NDArray[np.bool_]) -> None:
@@ -76,8 +83,10 @@ class EncodedChunks:
 
     def _encode(self, chunk: int, values: NDArray[Any], real: NDArray[np.bool_]) -> None:
         first = chunk * self._unit_rows
-        self._array[first : first + len(values)] = values
+        to_its_end(partial(self._array.__setitem__, slice(first, first + len(values)), values))
         self._encoded[chunk] = real
         if chunk in self.waiting:
+            self._finished.add(chunk)
+            del self.waiting[chunk]  # before the file goes: an interrupt may come between any two lines
             self._scratch.remove(chunk)
-            del self.waiting[chunk]
+            self._finished.discard(chunk)

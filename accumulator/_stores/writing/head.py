@@ -148,7 +148,7 @@ class Head:
             for blocks in (self._open, self.lent):
                 while blocks:
                     self._hand_over(blocks, next(iter(blocks)))
-            for block in self._handed.values():
+            for block in list(self._handed.values()):
                 if not self._writer.knows(block):  # an interrupt came between two lines
                     self._writer.submit(block)
 
@@ -239,24 +239,30 @@ class Head:
         if chunk in self._open:
             self._open.move_to_end(chunk)
             return self._open[chunk]
-        if chunk in self.finishing:  # a flush was interrupted
-            self._writer.forget(self.finishing.pop(chunk))
+        finish = self.finishing.get(chunk)
+        if finish is not None:  # a flush was interrupted
+            self._writer.forget(finish)
+            self.finishing.pop(chunk, None)
         with self._writer.lock:
             lent = self.lent.get(chunk)
             if lent is not None:
                 lent.is_busy = True
                 return lent
             handed = self._handed.get(chunk)
-        if handed is None or not self._writer.take_back(handed):
+        if handed is None:
             return None
-        if not self._writer.has_failed(handed):
-            with self._writer.lock:
-                del self._handed[chunk]
+        self._writer.take_back(handed)
+        with self._writer.lock:
+            if self._handed.get(chunk) is not handed:  # it is written
+                return None
+            if not self._writer.has_failed(handed):
                 (self.lent if handed.is_lent else self._open)[chunk] = handed
                 handed.is_busy = True
+                del self._handed[chunk]
         return handed
 
     def _hand_over(self, blocks: OrderedDict[int, Block], chunk: int) -> None:
-        with self._writer.lock:
-            self._handed[chunk] = block = blocks.pop(chunk)
+        with self._writer.lock:  # wherever an interrupt comes, the block is in one of them, and found again
+            self._handed[chunk] = block = blocks[chunk]
+            del blocks[chunk]
             self._writer.submit(block)

@@ -38,6 +38,7 @@ class RedoChunks:
         self._chunk_rows = chunk_shape[0]
         self._files = ChunkFiles(lambda chunk: folder / str(chunk), chunk_shape, dtype, unsynced=unsynced)
         self._waiting: dict[int, NDArray[np.bool_]] = {}
+        self._applied: set[int] = set()  # chunks that have what waited: their files are to be removed
 
     def write(self, part: Part, *, is_there: bool) -> None:
         chunk, values, filled, _ = part
@@ -55,6 +56,7 @@ class RedoChunks:
                 system.make_folder(self._folder)
                 self._unsynced.add_folder(self._folder.parent)
             waiting = self._waiting.get(chunk, np.zeros_like(again))
+            self._applied.discard(chunk)
             self._files.write(Part(chunk, values, again), is_there=chunk in self._waiting)
             self._waiting[chunk] = waiting | again
         finally:
@@ -73,7 +75,12 @@ class RedoChunks:
         return np.concatenate(rows) if rows else np.empty(0, dtype=np.intp)
 
     def apply(self) -> None:
-        """Write to their place what waits, once the record has it, and remove the redo files."""
+        """Write to their place what waits, once the record has it, and remove the redo files.
+
+        What interrupts it may come between any two lines: the next call goes on.
+        """
+        if not (self._waiting or self._applied):
+            return
         for chunk, mask in self._waiting.items():
             values = self._files.read(chunk, 0, len(mask))
             self.inner.write(Part(chunk, values, mask), is_there=True)
@@ -82,7 +89,10 @@ class RedoChunks:
         if isinstance(self.inner, EncodedChunks):
             self.inner.tidy()
         self._unsynced.sync()
-        for chunk in list(self._waiting):
+        self._applied.update(self._waiting)
+        self._waiting.clear()  # before the first file goes: nothing is looked for in it any more
+        for chunk in list(self._applied):
             system.remove(self._files.path_of(chunk))
-            del self._waiting[chunk]
+            self._unsynced.forget(self._files.path_of(chunk))
+            self._applied.discard(chunk)
         system.remove_folder(self._folder)

@@ -59,7 +59,9 @@ class Writer:
 
     def __init__(self, n_threads: int, limit_nbytes: int) -> None:
         self.process = os.getpid()
-        self.lock = threading.Condition()  # held while a job's fate changes
+        # Held while a job's fate changes. Not by the condition: Ctrl-C as that ends would leave it held.
+        self.lock = threading.RLock()
+        self._changed = threading.Condition(self.lock)
         self.limit_nbytes = limit_nbytes  # that may be under way; one job may always be
         self.after, self.in_memory = _nothing, _no_rows
         self._waiting: deque[Job] = deque()
@@ -83,8 +85,8 @@ class Writer:
         with self.lock:
             if self._is_closed:
                 raise ClosedError("nothing is written any more: finalize() before the interpreter ends")
+            self._changed.notify_all()  # first: a job that nobody is told of would be waited for without end
             self._waiting.append(job)
-            self.lock.notify_all()
         if not self._threads:
             self._write_next()
 
@@ -92,7 +94,7 @@ class Writer:
         """Wait until so many bytes more may be under way."""
         self._try_again()
         with self.lock:
-            self.lock.wait_for(lambda: self._failed or self._has_room(nbytes))
+            self._changed.wait_for(lambda: self._failed or self._has_room(nbytes))
             if self._failed:
                 self._wait()  # what else fails for the same reason is reported with it, not by a later call
                 self._raise_failed()
@@ -104,18 +106,13 @@ class Writer:
             self._wait()
             self._raise_failed()
 
-    def take_back(self, job: Job) -> bool:
-        """Return whether a submitted job is still in memory, where it then stays; False if it is written.
-
-        A job that is being written is waited for.
-        """
+    def take_back(self, job: Job) -> None:
+        """Have a job stay in memory unless it is written; one that is being written is waited for."""
         with self.lock:
             if job in self._waiting:
                 self._waiting.remove(job)
-                self.lock.notify_all()
-                return True
-            self.lock.wait_for(lambda: job not in self._running)
-            return id(job) in self._failed
+                self._changed.notify_all()
+            self._changed.wait_for(lambda: job not in self._running)
 
     def forget(self, job: Job) -> None:
         """Take a job back, and do not try it again."""
@@ -136,7 +133,7 @@ class Writer:
             self._is_closed = True
             self._waiting.clear()
             self._failed.clear()
-            self.lock.notify_all()
+            self._changed.notify_all()
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(timeout)
@@ -144,7 +141,7 @@ class Writer:
         self._finalizer.detach()
 
     def _wait(self) -> None:
-        self.lock.wait_for(lambda: not self._waiting and not self._running)
+        self._changed.wait_for(lambda: not self._waiting and not self._running)
 
     def _has_room(self, nbytes: int) -> bool:
         under_way = sum(job.nbytes for job in (*self._waiting, *self._running))
@@ -157,7 +154,7 @@ class Writer:
     def _write_next(self) -> bool:
         """Write the next job, when there is one; return False at the end."""
         with self.lock:
-            self.lock.wait_for(lambda: self._waiting or self._is_closed)
+            self._changed.wait_for(lambda: self._waiting or self._is_closed)
             if self._is_closed:
                 return False
             job = self._waiting.popleft()
@@ -176,7 +173,7 @@ class Writer:
                 self._failed[id(job)] = (job, error)
                 self._is_told = False
             self.after()
-            self.lock.notify_all()
+            self._changed.notify_all()
         return True
 
     def _try_again(self) -> None:
@@ -186,10 +183,12 @@ class Writer:
                 return
             jobs = [job for job, _ in self._failed.values()]
             for job in jobs:
-                if job not in self._waiting:
+                del self._failed[id(job)]
+                if job not in self._waiting and job not in self._running:
                     self.submit(job)
-            self._failed.clear()
-            self.lock.wait_for(lambda: not any(job in self._waiting or job in self._running for job in jobs))
+            self._changed.wait_for(
+                lambda: not any(job in self._waiting or job in self._running for job in jobs)
+            )
 
     def _raise_failed(self) -> None:
         if not self._failed:

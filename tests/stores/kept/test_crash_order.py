@@ -273,8 +273,8 @@ STEPS = {
     "checksums come before written": (
         RUN,
         "_checkpoint",
-        _CHECKSUMS + "\n    " + _WRITTEN,
-        _WRITTEN + "\n    " + _CHECKSUMS,
+        _CHECKSUMS + "\n        " + _WRITTEN,
+        _WRITTEN + "\n        " + _CHECKSUMS,
     ),
     "the record is synced": (RUN, "_write_record", "self._unsynced.sync()", "pass"),
     "rows are redone after the record": (
@@ -298,9 +298,9 @@ STEPS = {
     ),
     "the arrays are synced before the mark": (
         RUN,
-        "create",
-        "self._unsynced.sync()\n            self._mark",
-        "self._mark",
+        "_create",
+        "self._unsynced.sync()\n    return",
+        "return",
     ),
     "marks are synced": (RUN, "_set_state", "self._unsynced.sync()", "pass"),
     "a complete store is marked before it changes": (RUN, "begin", "self._set_state(RUNNING)", "pass"),
