@@ -57,8 +57,8 @@ MUTATIONS = [
     (LOCATIONS, "rows = self._order[rows]", "rows = rows + 0"),
     (
         LOCATIONS,
-        "np.searchsorted(self._keys, self._pack(locs))",
-        "np.searchsorted(self._keys, self._pack(locs), 'right')",
+        "np.searchsorted(keys, wanted)",
+        "np.searchsorted(keys, wanted, 'right')",
     ),
     (
         LOCATIONS,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     Pack: TypeAlias = Callable[[NDArray[np.int64]], Keys]
 
 _KEY_LIMIT: Final = 2**63
+_MANY_KEYS: Final = 2**8
 _NONE: Final = np.empty(0, dtype=np.intp)
 _ONCE: Final = (
     "give each location once (FullBatchAccumulator and Stitcher take on_duplicate=, which says what counts)"
@@ -109,7 +110,7 @@ class LocationIndex:
         rows = np.zeros(len(locs), dtype=np.intp)
         if len(self):
             # A location that is not in the list may get any key: the comparison finds it out.
-            rows = np.minimum(np.searchsorted(self._keys, self._pack(locs)), len(self) - 1)
+            rows = np.minimum(_places(self._keys, self._pack(locs)), len(self) - 1)
             if self._order is not None:
                 rows = self._order[rows]
             found = (self._exact[rows] == locs).all(axis=1)
@@ -137,6 +138,16 @@ def _repeated(
         repeats,
         locs[repeats],
     )
+
+
+def _places(keys: Keys, wanted: Keys) -> NDArray[np.intp]:
+    """Return where keys are found: many are sorted first, as neighbours share what the cache has."""
+    if len(wanted) < _MANY_KEYS or _is_rising(wanted):
+        return np.searchsorted(keys, wanted)
+    order = np.argsort(wanted)
+    places = np.empty(len(wanted), dtype=np.intp)
+    places[order] = np.searchsorted(keys, wanted[order])
+    return places
 
 
 def _is_rising(numbers: NDArray[Any]) -> bool:

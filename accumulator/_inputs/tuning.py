@@ -27,6 +27,7 @@ class Tuning:
     # They are stored.
     chunk_nbytes: int = 16 * _MIB
     gap_nbytes: int = 4 * _KIB  # what file systems allocate at once: a gap below it saves nothing
+    loose_row_nbytes: int = 16 * _KIB  # larger ones go to their place as fast as to a log
     direct_flag: int = getattr(os, "O_DIRECT", 0)  # of files that are written past the page cache
     checkpoint_share: float = 19  # a checkpoint comes no sooner than this many times what the last one took
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 OUTPUTS: Final = "outputs"
-SCRATCH: Final = "part"  # in a head's folder: rows of chunks that are not encoded yet
+SCRATCH: Final = "part"  # in a head's folder: rows of chunks that are not encoded yet, a file a chunk
+LOG: Final = "loose"  # in there: small rows of many chunks, until they are sorted
 REDO: Final = "redo"  # in a head's folder: rows that replace recorded ones, until the record has them
 RECORD: Final = {"written": 2**20, "checksums": 2**16, "output_locs": 2**18}  # of all heads: rows of a chunk
 

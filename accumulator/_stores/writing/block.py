@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 import numpy as np
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from accumulator._stores.writing.encoded import EncodedChunks
     from accumulator._stores.writing.head import Head
+
+_STEP_NBYTES: Final = 2**20
+_ROWS_PER_CALL: Final = 8  # rows that lie alone are copied side by side, rather than a call for each
 
 
 @attrs.define(eq=False)
@@ -33,6 +36,7 @@ class Block:
     gives_back: bool = True  # whether its pages are given back when it is written
     is_busy: bool = False  # rows are being put into it
     n_filled: int = 0
+    touched: int = 0  # how many loose rows of its head there had been when it was used last
     known: NDArray[np.bool_] | None = None  # rows that are on disk already
     n_missing: int = 0  # rows that are neither here nor on disk
 
@@ -58,8 +62,14 @@ class Block:
             values[...] = self.values
         if head.checksums is not None:
             first = self.chunk * head.chunk_rows
-            for begin, end in spans(np.flatnonzero(self.filled), 0):
-                head.checksums[first + begin : first + end] = row_checksums(values[begin:end])
+            rows = np.flatnonzero(self.filled)
+            if len(rows) < _ROWS_PER_CALL * np.count_nonzero(np.diff(rows) > 1):
+                step = max(1, _STEP_NBYTES // head.row_nbytes)
+                for some in (rows[start : start + step] for start in range(0, len(rows), step)):
+                    head.checksums[first + some] = row_checksums(values[some])
+            else:
+                for begin, end in spans(rows, 0):
+                    head.checksums[first + begin : first + end] = row_checksums(values[begin:end])
         part = Part(self.chunk, values, self.filled, pages.memory[start:])
         head.chunks.write(part, is_there=self.chunk in head.on_disk)
 

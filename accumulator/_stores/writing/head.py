@@ -6,14 +6,15 @@ A chunk's rows are gathered in a block until all have come; then a thread writes
 - handed over: it waits to be written, is being written, or could not be written.
 - lent: its memory is that of a result that was in RAM, and moves out when the disk has time.
 
-Rows that come for a chunk on disk get a new block, which is written over it.
+Rows that come for a chunk on disk get a new block, which is written over it. Small rows that are scattered
+over more chunks than may be open are gathered by `LooseRows`; a block that is made takes those of its chunk.
 """
 
 from __future__ import annotations
 
 import errno
 from collections import OrderedDict, deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -22,9 +23,12 @@ from accumulator._stores.memory.copying import Piece
 from accumulator._stores.memory.pages import Pages
 from accumulator._stores.memory.row_numbers import as_numbers, by_chunk, count
 from accumulator._stores.writing.block import Block, Finish
+from accumulator._stores.writing.loose import LooseRows
 from accumulator.exceptions import DamagedError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import zarr
     from numpy.typing import NDArray
 
@@ -34,10 +38,14 @@ if TYPE_CHECKING:
     from accumulator._stores.writing.writer import Writer
     from accumulator.typing import Rows
 
+_FEW_CHUNKS: Final = 8  # of a put: so many are looked at one by one
+_WORTH: Final = 3  # a block with a third of its rows is written as a whole; its bytes are thrice its rows'
+
 
 class Head:
     """All rows of one head; ``encoded`` are its chunks where zarr encodes them.
 
+    So many ``loose_rows`` are gathered in memory, and then in a ``log``; 0 for a head that has none.
     `rows_in_memory`, `next_lent`, `move_out` and `written` are called under the writer's lock.
     """
 
@@ -49,7 +57,9 @@ class Head:
         open_chunks: int,
         writer: Writer,
         encoded: EncodedChunks | None,
+        log: Path,
         *,
+        loose_rows: int,
         has_checksums: bool,
     ) -> None:
         self.array, self.chunks, self._encoded = array, chunks, encoded
@@ -72,28 +82,40 @@ class Head:
         self._handed: dict[int, Block] = {}
         self._pending: deque[tuple[Block, Rows]] = deque()
         self._spare: list[Pages] = []  # memory of blocks that were written, its pages touched already
+        shape = self._patch_shape
+        self._loose = LooseRows(self._n_rows, shape, self.dtype, loose_rows, log) if loose_rows else None
 
     def pieces(self, rows: Rows, values: NDArray[Any]) -> list[Piece]:
         """Return what has to be copied to put values in their rows."""
         if self.row_nbytes == 0:
             return []
-        pieces = []
+        pieces, of, loose = [], None, self._loose
+        if loose is not None and (alone := self._scattered(rows)) is not None:
+            numbers, of = as_numbers(rows), np.flatnonzero(~alone)
+            pieces.append(loose.piece(numbers[alone], values, np.flatnonzero(alone)))
+            rows = numbers[of]
         for chunk, local, where in by_chunk(rows, self.chunk_rows):
-            block = self._block(chunk, count(local))
+            source = where if of is None else of[where]
+            block = self._in_memory(chunk)
+            if block is None and loose is not None and not self._is_worth(chunk, count(local)):
+                first = chunk * self.chunk_rows
+                pieces.append(loose.piece(as_numbers(local) + first, values, source))
+                continue
+            if block is None:
+                block = self._new_block(chunk, count(local))
             self._pending.append((block, local))
-            pieces.append(Piece(block.values, local, values, where))
+            pieces.append(Piece(block.values, local, values, source))
         return pieces
 
     def commit(self) -> None:
         """Count what was put, and hand over what is complete or has been open for long."""
+        if self._loose is not None:
+            self._loose.commit()
         while self._pending:
             block, local = self._pending[0]
-            is_new = ~block.filled[local]
-            block.filled[local] = True
-            block.n_filled += int(np.count_nonzero(is_new))
-            if block.known is not None:
-                is_new &= ~block.known[local]
-            block.n_missing -= int(np.count_nonzero(is_new))
+            _fill(block, local)
+            if self._loose is not None and self._loose.is_used:
+                self._loose.forget(as_numbers(local) + block.chunk * self.chunk_rows)
             block.is_busy = False
             if block.n_missing == 0 and self._open.get(block.chunk) is block:
                 self._hand_over(self._open, block.chunk)
@@ -107,6 +129,8 @@ class Head:
             if block.n_filled == 0 and not block.is_lent:
                 self._open.pop(block.chunk, None)
         self._pending.clear()
+        if self._loose is not None:
+            self._loose.discard()
 
     def get(self, rows: Rows) -> NDArray[Any]:
         values = np.full((count(rows), *self._patch_shape), self._fill)
@@ -126,7 +150,13 @@ class Head:
                 if self.checksums is not None:
                     is_read = np.ones(len(numbers), bool) if known is None else known[numbers]
                     is_read &= True if held is None else ~held
+                    if self._loose is not None and self._loose.is_used:
+                        is_read &= ~self._loose.held(numbers + chunk * self.chunk_rows)
                     self._compare(numbers[is_read], chunk, found[(numbers - first)[is_read]], self.checksums)
+            if self._loose is not None and self._loose.is_used:
+                numbers = as_numbers(local) + chunk * self.chunk_rows
+                alone = self._loose.held(numbers)
+                values[as_numbers(where)[alone]] = self._loose.read(numbers[alone])
             if block is not None and held is not None:
                 mask = held.reshape(len(held), *(1 for _ in self._patch_shape))
                 values[where] = np.where(mask, block.values[local], values[where])
@@ -142,6 +172,37 @@ class Head:
         if len(wrong):
             what = f"{len(wrong)} rows of head {self.name} are not those that were written, the first being"
             raise DamagedError(errno.EIO, f"{what} row {wrong[0]}", str(self.array.store), rows=wrong)
+
+    def make_room(self, n_rows: int) -> None:
+        """Let so many rows more be loose: sort those there are into their chunks, or into the log."""
+        loose = self._loose
+        if loose is None or loose.room >= n_rows or not loose.is_used:
+            return
+        if loose.is_long:
+            self.sort_in()
+            return
+        chunks, counts = np.unique(loose.gathered() // self.chunk_rows, return_counts=True)
+        for chunk in chunks[_WORTH * counts >= self.chunk_rows].tolist():
+            self._sort_in(chunk)
+        loose.spill()
+
+    def sort_in(self) -> None:
+        """Have all loose rows written, chunk by chunk."""
+        if self._loose is not None and self._loose.is_used:
+            for chunk in np.unique(self._loose.rows() // self.chunk_rows).tolist():
+                self._sort_in(chunk)
+            self._loose.clear()
+
+    def _sort_in(self, chunk: int) -> None:
+        self._writer.make_room(self.chunk_rows * self.row_nbytes)
+        block = self._in_memory(chunk)
+        if block is None:
+            self._new_block(chunk, 0)
+        else:  # an interrupt came between two lines
+            self._take_loose(block)
+            block.is_busy = False
+        if chunk in self._open:
+            self._hand_over(self._open, chunk)
 
     def hand_over_all(self) -> None:
         with self._writer.lock:  # which moves lent blocks out, too
@@ -162,7 +223,8 @@ class Head:
 
     def rows_in_memory(self) -> list[NDArray[np.intp]]:
         blocks = [*self._open.values(), *self._handed.values(), *self.lent.values()]
-        return [block.rows for block in blocks]
+        loose = [] if self._loose is None else [self._loose.rows()]
+        return loose + [block.rows for block in blocks]
 
     def restore(self, chunk: int, rows: NDArray[np.bool_]) -> None:
         """Take note of rows of a chunk that an earlier run has written."""
@@ -173,12 +235,17 @@ class Head:
     def free(self) -> None:
         """Let go of memory that is kept for the next blocks, and of folders that are empty."""
         self._spare.clear()
+        if self._loose is not None:
+            self._loose.clear()
+            self._loose.tidy()
         if self._encoded is not None:
             self._encoded.tidy()
 
     def drop(self) -> None:
         for blocks in (self._open, self.lent, self._handed, self._pending, self._spare, self.finishing):
             blocks.clear()
+        if self._loose is not None:
+            self._loose.drop()
 
     def lend(
         self, values: NDArray[Any], pages: Pages, start: int, written: NDArray[np.bool_], *, gives_back: bool
@@ -217,27 +284,69 @@ class Head:
             block.pages.is_used = True
             self._spare.append(block.pages)
 
-    def _block(self, chunk: int, n_rows: int) -> Block:
-        """Return the block that so many rows of a chunk are put into."""
-        block = self._in_memory(chunk)
-        if block is None:
-            size = min(self.chunk_rows, self._n_rows - chunk * self.chunk_rows)
-            nbytes = self.chunk_rows * self.row_nbytes
-            with self._writer.lock:
-                pages = self._spare.pop() if self._spare else None
-            if pages is None:
-                # Huge pages come four times as fast, but a row alone would take a multiple of its bytes.
-                pages = Pages(nbytes, is_huge=2 * n_rows > size)
-            values = pages.array((size, *self._patch_shape), self.dtype)
-            block = self._open[chunk] = Block(self, chunk, values, np.zeros(size, dtype=bool), pages)
-            block.known = self.on_disk.get(chunk)
-            block.n_missing = size if block.known is None else size - int(np.count_nonzero(block.known))
+    def _scattered(self, rows: Rows) -> NDArray[np.bool_] | None:
+        """Return which rows are loose if they lie in many chunks; None if each chunk is to be looked at."""
+        if isinstance(rows, slice) or len(rows) <= _FEW_CHUNKS:
+            return None
+        chunks = rows // self.chunk_rows
+        if int(chunks.max() - chunks.min()) < _FEW_CHUNKS or len(np.unique(chunks)) <= _FEW_CHUNKS:
+            return None
+        if self._loose is None or self._loose.room < len(rows):
+            return None
+        with self._writer.lock:
+            there = [*self._open, *self._handed, *self.lent]
+        return ~np.isin(chunks, there)
+
+    def _is_worth(self, chunk: int, n_rows: int) -> bool:
+        """Whether a chunk gets a block for so many rows, for which another may have to go."""
+        loose = self._loose
+        if loose is None or loose.room < n_rows or len(self._open) < self._most_open:
+            return True
+        oldest = next(iter(self._open.values()))
+        size = min(self.chunk_rows, self._n_rows - chunk * self.chunk_rows)
+        is_left = loose.n_put - oldest.touched >= self.chunk_rows
+        return is_left or _WORTH * n_rows >= size or _WORTH * oldest.n_filled >= len(oldest.filled)
+
+    def _new_block(self, chunk: int, n_rows: int) -> Block:
+        """Return a block that so many rows of a chunk are put into, with the loose rows there are."""
+        size = min(self.chunk_rows, self._n_rows - chunk * self.chunk_rows)
+        nbytes = self.chunk_rows * self.row_nbytes
+        with self._writer.lock:
+            pages = self._spare.pop() if self._spare else None
+        if self._loose is not None and self._loose.is_used:
+            first = chunk * self.chunk_rows
+            n_rows += int(np.count_nonzero(self._loose.held(slice(first, first + size))))
+        if pages is None:
+            # Huge pages come four times as fast, but a row alone would take a multiple of its bytes.
+            pages = Pages(nbytes, is_huge=2 * n_rows > size)
+        values = pages.array((size, *self._patch_shape), self.dtype)
+        block = Block(self, chunk, values, np.zeros(size, dtype=bool), pages)
+        block.known = self.on_disk.get(chunk)
+        block.n_missing = size if block.known is None else size - int(np.count_nonzero(block.known))
+        self._take_loose(block)
+        if self._loose is not None:
+            block.touched = self._loose.n_put
         return block
+
+    def _take_loose(self, block: Block) -> None:
+        """Open a block, or go on with it, with the loose rows of its chunk."""
+        loose, first = self._loose, block.chunk * self.chunk_rows
+        rows = np.empty(0, dtype=np.intp)
+        if loose is not None and loose.is_used:
+            rows = np.flatnonzero(loose.held(slice(first, first + len(block.filled))) & ~block.filled)
+            block.values[rows] = loose.read(rows + first)
+            _fill(block, rows)
+        if not self._is_there(block):
+            self._open[block.chunk] = block
+        if loose is not None and len(rows):
+            loose.forget(rows + first)
 
     def _in_memory(self, chunk: int) -> Block | None:
         """Return a chunk's block, which is not being written then and will not be before `commit`."""
         if chunk in self._open:
             self._open.move_to_end(chunk)
+            if self._loose is not None:
+                self._open[chunk].touched = self._loose.n_put
             return self._open[chunk]
         finish = self.finishing.get(chunk)
         if finish is not None:  # a flush was interrupted
@@ -261,8 +370,22 @@ class Head:
                 del self._handed[chunk]
         return handed
 
+    def _is_there(self, block: Block) -> bool:
+        """Whether a block is in memory, where all see it; one that is written meanwhile is not taken back."""
+        return any(blocks.get(block.chunk) is block for blocks in (self._open, self._handed, self.lent))
+
     def _hand_over(self, blocks: OrderedDict[int, Block], chunk: int) -> None:
         with self._writer.lock:  # wherever an interrupt comes, the block is in one of them, and found again
             self._handed[chunk] = block = blocks[chunk]
             del blocks[chunk]
             self._writer.submit(block)
+
+
+def _fill(block: Block, local: Rows) -> None:
+    """Count rows that were put into a block."""
+    is_new = ~block.filled[local]
+    block.filled[local] = True
+    block.n_filled += int(np.count_nonzero(is_new))
+    if block.known is not None:
+        is_new &= ~block.known[local]
+    block.n_missing -= int(np.count_nonzero(is_new))

@@ -13,17 +13,19 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import zarr
 
+from accumulator._inputs import tuning
 from accumulator._stores.files import system
-from accumulator._stores.files.errors import storage_error
+from accumulator._stores.files.errors import storage_error, telling
 from accumulator._stores.format.arrays import chunk_path, is_there, open_group, over
 from accumulator._stores.format.chunk_files import ChunkFiles
 from accumulator._stores.format.layout import BUFFER_NBYTES, HANDED_CHUNKS, layout, layout_as_stored
-from accumulator._stores.format.names import OUTPUTS, REDO, SCRATCH
+from accumulator._stores.format.names import LOG, OUTPUTS, REDO, SCRATCH
 from accumulator._stores.format.store import FolderStore
 from accumulator._stores.memory.copying import Copier
 from accumulator._stores.memory.threads import n_cores
 from accumulator._stores.writing.encoded import EncodedChunks
 from accumulator._stores.writing.head import Head
+from accumulator._stores.writing.loose import NOTE_NBYTES
 from accumulator._stores.writing.redo import RedoChunks
 from accumulator._stores.writing.writer import Writer
 from accumulator.exceptions import AccumulatorError
@@ -72,6 +74,12 @@ class ZarrRows:
             row_nbytes = sum(each.spec.row_nbytes for each in layouts)
             self.part_nbytes, n_threads = max(1, row_nbytes, buffer_nbytes // (1 + HANDED_CHUNKS)), 1
         self._writer = Writer(n_threads, 2 * self.part_nbytes)
+        self._row_nbytes = max(1, sum(each.spec.row_nbytes for each in layouts))
+        self._loose_rows = 0  # that are gathered of each head with small rows: their notes count, too
+        loose = [each.spec.row_nbytes for each in layouts if self._may_be_loose(each)]
+        if loose:
+            self._loose_rows = max(1, self.part_nbytes // (sum(loose) + NOTE_NBYTES * len(loose)))
+            self.part_nbytes = min(self.part_nbytes, self._loose_rows * self._row_nbytes)
         self._writer.in_memory = self._rows_in_memory
         self._copier = Copier()
         self.heads: list[Head] = []
@@ -121,6 +129,9 @@ class ZarrRows:
 
     def make_room(self, nbytes: int) -> None:
         self._writer.make_room(nbytes)
+        with telling("loose rows cannot be gathered"):
+            for head in self.heads:
+                head.make_room(-(-nbytes // self._row_nbytes))
 
     def put(self, rows: Rows, values: Sequence[NDArray[Any] | None]) -> None:
         """Copy each head's values to their rows, None for a head without any."""
@@ -153,6 +164,9 @@ class ZarrRows:
 
     def flush(self) -> None:
         self._writer.make_room(0)
+        with telling("loose rows cannot be gathered"):
+            for head in self.heads:
+                head.sort_in()
         for head in self.heads:
             head.hand_over_all()
         self._writer.drain()
@@ -206,10 +220,25 @@ class ZarrRows:
             shape = (made.unit_rows, *array.shape[1:])
             redo = RedoChunks(chunks, folder / REDO, shape, dtype, self._recorded, self.zarr_store.unsynced)
             self.redo.append(redo)
-        size, sums = made.unit_rows, self._has_checksums
-        head = Head(array, redo or chunks, size, open_chunks, self._writer, encoded, has_checksums=sums)
-        stamps.tell_rows(array.path, array.shape[0], size, head.on_disk)
+        head = Head(
+            array,
+            redo or chunks,
+            made.unit_rows,
+            open_chunks,
+            self._writer,
+            encoded,
+            folder / SCRATCH / LOG,
+            loose_rows=self._loose_rows * self._may_be_loose(made),
+            has_checksums=self._has_checksums,
+        )
+        stamps.tell_rows(array.path, array.shape[0], made.unit_rows, head.on_disk)
         return head
+
+    def _may_be_loose(self, made: Layout) -> bool:
+        """Whether rows of a head are small, in more chunks than may be open, with memory to gather them."""
+        n_chunks = -(-made.n_rows // made.unit_rows)
+        is_small = 0 < made.spec.row_nbytes <= tuning.now.loose_row_nbytes
+        return is_small and n_chunks > self.open_chunks > 0
 
     def _move_out(self) -> None:
         """Have the first block that is still in RAM written, one at a time; its end calls this again."""
