@@ -26,7 +26,7 @@ COMPRESSORS: Final = frozenset(  # that a result may have: others are code that 
 )
 # Of every array, whatever zarr's global configuration says. What never came is not written anyway: no need to
 # look whether a chunk is empty.
-CONFIG: Final[Any] = {"order": "C", "write_empty_chunks": True}
+CONFIG: Final[Any] = {"order": "C", "write_empty_chunks": True, "read_missing_chunks": True}
 HANDED_CHUNKS: Final = 3  # a head; one is written, the next waits, and one more may have to go early
 
 

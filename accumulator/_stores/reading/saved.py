@@ -14,7 +14,7 @@ from zarr.codecs import Crc32cCodec
 
 from accumulator._inputs.heads import Heads
 from accumulator._stores.files.errors import is_refusal, storage_error, telling
-from accumulator._stores.format.arrays import open_group
+from accumulator._stores.format.arrays import open_group, over
 from accumulator._stores.format.mark import (
     COMPLETE,
     CREATING,
@@ -118,7 +118,7 @@ def open_result(
         store.limit(MOST_METADATA)
         group: Any = open_group(store, mode="r")
         outputs: Any = open_group(store, OUTPUTS, mode="r")
-        arrays = [outputs[str(head)] for head in range(mark.n_heads)]
+        arrays: list[Any] = [outputs[str(head)] for head in range(mark.n_heads)]
         for head, array in enumerate(arrays):
             check_output(array, mark.n_rows, most_nbytes, path / OUTPUTS / str(head))
         record = _record(group, mark, most_nbytes, path)
@@ -163,7 +163,7 @@ def _record(group: Any, mark: Mark, most_nbytes: int | None, path: Path) -> list
 
 def _part(group: Any, path: Path, name: str, shape: tuple[int | None, ...], kinds: str) -> zarr.Array[Any]:
     """Return one of the record's arrays, of which nothing is read yet."""
-    array: zarr.Array[Any] = group[name]
+    array = over(group[name], group.store)
     fits = array.ndim == len(shape) and all(
         length in (None, actual) for length, actual in zip(shape, array.shape, strict=True)
     )
