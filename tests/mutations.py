@@ -102,7 +102,7 @@ MUTATIONS = [
     (FILES, "values[~filled] = self._fill", "values[~filled] = 0"),
     (FILES, "system.set_size(file, self.file_nbytes)  # zarr wants whole chunks", "pass"),
     (FILES, "self._read(file, start, stop)[between] if is_there else self._fill", "self._fill"),
-    (FILES, "                system.remove(path)", "                pass"),
+    (FILES, "with system.made_whole(path, self._maker) as partial:", "for partial in [path]:"),
     (FILES, "if len(memory) != nbytes:", "if False:"),
     (FILES, "if nbytes != self.file_nbytes:", "if False:"),
     (ENCODED, "values[~filled] = self.read(chunk, 0, len(values))[~filled]", "values[~filled] = self._fill"),

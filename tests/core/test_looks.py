@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from helpers.oracle import distinct, grid
 from helpers.processes import ENVIRONMENT, TIMEOUT
 
 from accumulator import FullBatchAccumulator, Stitcher
+from accumulator._stores.files import system
 
 LOCS = grid(6)
 PATCHES = np.ones((6, 4, 4), np.float32)
@@ -154,25 +156,23 @@ def test_forked_child_looks_and_ends_whoever_held_the_lock():
     assert "done" in run("-W", "ignore", "-c", FORK)
 
 
-def test_array_on_disk_is_whole_whenever_it_is_read(tuned):
+def test_array_on_disk_is_whole_whenever_it_is_read(monkeypatch):
     """A chunk gets its name when it is whole: who reads the arrays meanwhile sees rows, or the fill value."""
-    tuned(chunk_nbytes=64)
-    patches, failed, is_over = distinct(400, (64,)), [], threading.Event()
-    with FullBatchAccumulator(np.arange(800).reshape(400, 2), memory_threshold=0, chunks=1) as accumulator:
-        accumulator.push(patches[:1], [[0, 1]])
+    patches, sizes, write_at = distinct(40, (64,)), set(), system.write_at
 
-        def read():
-            (array,) = accumulator.canvas
-            while not is_over.is_set():
-                rows = array[:]
-                if not ((rows == patches) | (rows == 0)).all():
-                    failed.append(rows)
+    def look():
+        paths = [path for path in Path("spill").rglob("c.*") if path.suffix != ".partial"]
+        sizes.update(path.stat().st_size for path in paths)
 
-        thread = threading.Thread(target=read)
-        thread.start()
-        for row in range(1, 400):
+    def watched(*arguments):
+        look()
+        write_at(*arguments)
+        look()
+
+    monkeypatch.setattr(system, "write_at", watched)
+    options = {"memory_threshold": 0, "save_path": "spill", "chunks": 2}
+    with FullBatchAccumulator(np.arange(80).reshape(40, 2), **options) as accumulator:
+        for row in (*range(0, 40, 2), *range(1, 40, 2)):
             accumulator.push(patches[row : row + 1], [[2 * row, 2 * row + 1]])
-        accumulator.flush()
-        is_over.set()
-        thread.join()
-    assert not failed
+        np.testing.assert_array_equal(accumulator.canvas[0][:], patches)
+    assert sizes == {2 * patches[0].nbytes}
