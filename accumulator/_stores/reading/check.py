@@ -24,7 +24,7 @@ from accumulator._stores.memory.threads import run_all
 from accumulator._stores.reading.bounded import bounded, file_nbytes
 from accumulator._stores.reading.redone import Redone
 from accumulator._stores.reading.saved import open_result, stamp_of
-from accumulator.exceptions import DamagedError, StorageError
+from accumulator.exceptions import DamagedError, ResultFormatError, ResultNotFoundError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -299,7 +299,11 @@ class LateChecker:
                 # Once: it takes a thread and waits for others, of which readers must leave it some.
                 task = self._opening = asyncio.ensure_future(asyncio.to_thread(open_result, self._root))
                 task.add_done_callback(self._opened)
-            saved = await asyncio.shield(task)
+            try:
+                saved = await asyncio.shield(task)
+            except (ResultFormatError, ResultNotFoundError) as cause:
+                what = f"{key} was removed or changed since it was written, and so was what tells of it"
+                raise DamagedError(errno.EIO, f"{what} ({cause})", str(self._root / key)) from cause
             self._checker = self._checker or RowChecker(saved)
         return await self._checker.find_right(key)
 
