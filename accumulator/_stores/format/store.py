@@ -195,15 +195,15 @@ class FolderStore(LocalStore):
     ) -> Buffer | None:
         """Return bytes of a file that was right before and after they were read."""
         stamps, judge, deadline = self.stamps, self._place.judge, time.monotonic() + _PATIENCE_SECONDS
-        is_doubtful = not stamps.is_strict
+        is_doubtful = False  # whether it was seen not to be as this process has left it
         while time.monotonic() < deadline:
             known = stamps.get(key)
-            if known is None and judge is not None and is_doubtful:
+            if judge is not None and (is_doubtful or (known is None and not stamps.is_strict)):
                 right, other = await judge.find_right(key)
                 if other is not None:
                     return await other.get(key, prototype, byte_range)
-                for name, stamp in right.items():
-                    stamps.learn(name, stamp)
+                for name in (key, *right):
+                    stamps.learn(name, right.get(name))
                 known = stamps.get(key)
             try:
                 data, found = await asyncio.to_thread(self._read, key, prototype, byte_range)
@@ -215,7 +215,6 @@ class FolderStore(LocalStore):
                     return data
                 if judge is None:
                     raise stamps.damaged(self.root / key)
-                stamps.learn(key, None)
                 is_doubtful = True
             await asyncio.sleep(_PAUSE_SECONDS)
         raise StorageError(errno.ESTALE, "it is being written to: read it again", str(self.root / key))
