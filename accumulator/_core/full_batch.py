@@ -21,14 +21,17 @@ from accumulator._stores.writing.zarr_rows import ZarrRows, copy_rows
 from accumulator.exceptions import ClosedError, OptionError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
+    from typing import TypeAlias
 
     from numpy.typing import NDArray
 
     from accumulator._core.canvas import Canvas
     from accumulator._inputs.options import Storage
     from accumulator.typing import RowArray, StrPath
+
+    Note: TypeAlias = Callable[[Path], None]
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -102,15 +105,7 @@ class FullBatch(Result, Covered):
         HeadDtypeError
             A head in RAM has a dtype that zarr cannot store (long double); a TypeError.
         """
-        target = as_target(path, "path")
-        store = self._store
-        if store is not None and store.is_closed:
-            raise ClosedError("the result was closed, and its files removed: save() it before close()")
-        if store is not None and store.folder is not None and target.is_relative_to(store.folder.path):
-            raise OptionError(f"path {target} is in the temporary folder of this result: save elsewhere")
-        if store is None or store.folder is None or not self._move(store, target):
-            with staged(target) as place:
-                self._copy(place)
+        self._save(path)
 
     @classmethod
     def load(cls, path: StrPath, *, partial: bool = False) -> Self:
@@ -168,13 +163,33 @@ class FullBatch(Result, Covered):
         place = "RAM" if self._store is None else f"zarr, {'closed' if self._store.is_closed else 'open'}"
         return {"state": f"{place}, of a run under way" if self._is_partial else place}
 
-    def _complete(self, store: FolderStore, checksums: Sequence[NDArray[np.uint64]]) -> None:
+    def _save(self, path: StrPath, note: Note | None = None) -> None:
+        """Save it, with what ``note`` writes into its folder before it is complete."""
+        target, store = self._target(path), self._store
+        if store is None or store.folder is None or not self._move(store, target, note):
+            with staged(target) as place:
+                self._copy(place, note)
+
+    def _target(self, path: StrPath) -> Path:
+        """Return where the result may be saved, or refuse that."""
+        target, store = as_target(path, "path"), self._store
+        if store is not None and store.is_closed:
+            raise ClosedError("the result was closed, and its files removed: save() it before close()")
+        if store is not None and store.folder is not None and target.is_relative_to(store.folder.path):
+            raise OptionError(f"path {target} is in the temporary folder of this result: save elsewhere")
+        return target
+
+    def _complete(
+        self, store: FolderStore, checksums: Sequence[NDArray[np.uint64]], note: Note | None
+    ) -> None:
+        if note is not None:
+            note(store.root)
         complete_result(store, self._heads, self.output_locs, self.written, checksums)
 
-    def _move(self, store: FolderStore, target: Path) -> bool:
+    def _move(self, store: FolderStore, target: Path, note: Note | None) -> bool:
         """Move a spilled result that was not saved before; return False where it has to be copied."""
         with reaching(target):
-            self._complete(store, make_checksums(self._heads.values, self.written))
+            self._complete(store, make_checksums(self._heads.values, self.written), note)
             try:
                 store.move_to(target)
                 store.watch(LateChecker(target))
@@ -184,7 +199,7 @@ class FullBatch(Result, Covered):
                 raise
         return True
 
-    def _copy(self, place: Path) -> None:
+    def _copy(self, place: Path, note: Note | None = None) -> None:
         """Write all rows that hold anything to a new folder."""
         store = FolderStore(place)
         in_zarr = [storage_of(array) for array in self._heads]
@@ -198,7 +213,7 @@ class FullBatch(Result, Covered):
             copy_rows(self._heads.values, rows, self.written, only_written=self._is_partial)
         finally:
             rows.close()
-        self._complete(store, rows.checksums)
+        self._complete(store, rows.checksums, note)
 
 
 def hand_over(canvas: Canvas, locs: NDArray[Any]) -> FullBatch:

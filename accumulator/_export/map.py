@@ -43,7 +43,8 @@ class ImageOptions(TypedDict, total=False):
     """What may be said of maps, whatever the format."""
 
     n_spatial: int  # 2 or 3 spatial axes; 2 by default
-    pixel_size: float | Sequence[float] | None  # for all axes, or x, y(, z); without it 1, and no unit
+    # For all axes, or x, y(, z), and for all heads or by head; without it 1, and no unit.
+    pixel_size: float | Sequence[float] | Mapping[str, float | Sequence[float]] | None
     unit: str  # of `pixel_size`: "micrometer" (the default) or "µm", "nanometer" and so on
     # One name a channel, for all heads or by head; by default their numbers, or the head's name.
     channel_names: Sequence[str] | Mapping[str, Sequence[str]] | None
@@ -99,24 +100,37 @@ def as_maps(
     arrays: Mapping[str, RowArray],
     *,
     n_spatial: int = 2,
-    pixel_size: float | Sequence[float] | None = None,
+    pixel_size: float | Sequence[float] | Mapping[str, float | Sequence[float]] | None = None,
     unit: str = "micrometer",
     channel_names: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
 ) -> list[Map]:
     """Return arrays as maps; options are those of `ImageOptions`."""
     maps = [_as_map(plain_key(name), array, n_spatial) for name, array in arrays.items()]
-    sizes, unit = _as_sizes(pixel_size, n_spatial), _ALIASES.get(unit, unit)
-    if isinstance(channel_names, Mapping):
-        by_head: Mapping[str, Any] = {plain_key(name): names for name, names in channel_names.items()}
-        unknown = [name for name in by_head if name not in arrays]
-        if unknown:
-            raise OptionError(f"channel_names has {unknown}: there is no such head")
-    else:
-        by_head = dict.fromkeys(arrays, channel_names)
+    unit, names = _ALIASES.get(unit, unit), [each.name for each in maps]
+    channels, sizes = (
+        _by_head("channel_names", channel_names, names),
+        _by_head("pixel_size", pixel_size, names),
+    )
     return [
-        attrs.evolve(each, sizes=sizes, unit=unit, channels=_as_names(by_head.get(each.name), each))
+        attrs.evolve(
+            each,
+            sizes=_as_sizes(sizes.get(each.name), n_spatial),
+            unit=unit,
+            channels=_as_names(channels.get(each.name), each),
+        )
         for each in maps
     ]
+
+
+def _by_head(option: str, given: Any, heads: Sequence[str]) -> dict[str, Any]:
+    """Return what was said for all heads, or head by head."""
+    if not isinstance(given, Mapping):
+        return dict.fromkeys(heads, given)
+    by_head = {plain_key(name): each for name, each in given.items()}
+    unknown = [name for name in by_head if name not in heads]
+    if unknown:
+        raise OptionError(f"{option} has {unknown}: there is no such head")
+    return by_head
 
 
 def _as_map(name: str, array: RowArray, n_spatial: int) -> Map:

@@ -17,6 +17,7 @@ from accumulator._stores.files.ownership import is_locked
 from accumulator._stores.format.mark import COMPLETE, CREATING
 from accumulator._stores.reading.check import RowChecker
 from accumulator._stores.reading.look import disk_nbytes, head_details
+from accumulator._stores.reading.patches import has_patches, read_patches
 from accumulator._stores.reading.saved import open_mark, open_result
 
 if TYPE_CHECKING:
@@ -169,16 +170,15 @@ def info(path: Path) -> Info:
     """Return what a store is."""
     root = path.absolute()
     mark, is_written = open_mark(root), is_locked(root)
-    n_written, heads, n_columns = 0, [], None
+    n, n_written, heads, n_columns = mark.n_rows, 0, [], None
     if mark.state != CREATING:
         saved = _open(root)
-        mark, n_written = saved.mark, int(np.count_nonzero(saved.written))
-        n_columns = saved.output_locs.shape[1]
+        mark, locations = saved.mark, _record(root, saved)
+        n, n_columns = locations.output_locs.shape
+        n_written = int(np.count_nonzero(locations.written))
         heads = [{"name": name, **head_details(array)} for name, array in saved.heads.by_name().items()]
     taken = disk_nbytes(root)
-    return Info(
-        str(root), mark.state, is_written, mark.n_rows, n_written, n_columns, mark.resume_token, taken, heads
-    )
+    return Info(str(root), mark.state, is_written, n, n_written, n_columns, mark.resume_token, taken, heads)
 
 
 def verify(path: Path) -> Verdict:
@@ -187,6 +187,7 @@ def verify(path: Path) -> Verdict:
     open_mark(root)
     is_written = is_locked(root)
     saved = _open(root)
+    _record(root, saved)
     damaged, dirty, replaced = _check(saved)
     if is_written and any(rows.any() for rows in damaged):
         # A recorded row that is pushed again just now may be in its place with a checksum that came later.
@@ -207,13 +208,19 @@ def verify(path: Path) -> Verdict:
 
 def missing(path: Path) -> Missing:
     """Return what has not come yet; errors are those of `verify`."""
-    saved = _open(path.absolute())
+    root = path.absolute()
+    saved = _record(root, _open(root))
     rows = np.flatnonzero(~saved.written)
     return Missing(rows, saved.output_locs[rows].astype(np.int64))
 
 
 def _open(root: Path) -> SavedResult:
     return open_result(root, is_partial=True, most_nbytes=available_memory())
+
+
+def _record(root: Path, saved: SavedResult) -> SavedResult:
+    """Return what has locations: a store's own record, or that of the patches which maps were made of."""
+    return read_patches(root, available_memory())[1] if has_patches(root) else saved
 
 
 def _check(saved: SavedResult) -> tuple[list[NDArray[np.bool_]], ...]:

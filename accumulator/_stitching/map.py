@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import attrs
 
 from accumulator._core.lifecycle import Result
 from accumulator._export import write_ome_tiff, write_ome_zarr
 from accumulator._inputs.heads import Heads, plain_key
+from accumulator._inputs.validation import as_place
 from accumulator._pictures import plot_map
 from accumulator._stitching.grid import n_outside
+from accumulator._stitching.kept import load_kept
 from accumulator.exceptions import OptionError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     import numpy as np
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from accumulator._stitching.frame import Frame
+    from accumulator._stitching.kept import Kept
     from accumulator._stitching.sheet import Sheet
     from accumulator._stores.format.store import FolderStore
     from accumulator.typing import RowArray, StrPath
+
+_Map = TypeVar("_Map", bound="StitchedMap")
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -54,8 +59,7 @@ class StitchedMap(Result):
     origin: tuple[int, ...]
     output_locs: NDArray[Any]
     written: NDArray[np.bool_]
-    _frame: Frame
-    _sheets: Sequence[Sheet]  # maps of one shape each
+    _kept: Kept  # their rows, boxes and names
     n_outside: int = attrs.field(default=0, kw_only=True)
 
     @property
@@ -106,7 +110,10 @@ class StitchedMap(Result):
         return self._sheet(self._one(head)).coverage(start, stop)
 
     def save(self, path: StrPath) -> None:
-        """Keep the maps as a zarr group at ``path``, as `FullBatch.save` does: its rows are rows of the maps.
+        """Keep the maps as a zarr group at ``path``, which `load` opens.
+
+        `FullBatch.load` opens it too: its rows are rows of the maps. Maps of several shapes are a group each,
+        in folders of it that are called 0, 1 and so on, and are copied.
 
         Parameters
         ----------
@@ -124,15 +131,55 @@ class StitchedMap(Result):
         OptionError
             ``path`` is not a local path, or is in the maps' own temporary folder; a ValueError.
         """
-        if len(self._sheets) > 1:
-            raise NotImplementedError
-        self._sheets[0].rows.save(path)
+        self._kept.save(path)
+
+    @classmethod
+    def load(cls, path: StrPath) -> Self:
+        """Open maps that were kept by `save` or by ``store=``, as the maps they were.
+
+        The maps stay on disk as read-only zarr arrays, whose chunks are compared with their checksums when
+        they are read. Origin, scale, locations and which of them have come are those of then, so that
+        `coverage`, plots and exports are the same.
+
+        Parameters
+        ----------
+        path : path
+            What `save` or ``store`` was given, or a link to it.
+
+        Returns
+        -------
+        StitchedMap
+            The maps.
+
+        Raises
+        ------
+        ResultNotFoundError
+            Nothing is at ``path``; a FileNotFoundError.
+        ResultFormatError
+            It holds no maps, those of an earlier version, or damaged ones; a ValueError.
+        UnfinishedError
+            It is the store of a stitcher that was not finalized; a ResultFormatError.
+        StorageError
+            The operating system does not let us look; an OSError.
+        OptionError
+            ``path`` is not a local path; a ValueError.
+
+        Examples
+        --------
+        >>> with Stitcher([[8, 0, 10, 2]], origin="min") as stitcher:
+        ...     stitcher.push(np.ones((1, 2, 2), np.float32), [[8, 0, 10, 2]])
+        >>> stitcher.finalize().save("map.zarr")
+        >>> maps = StitchedMap.load("map.zarr")
+        >>> maps.origin, maps.coverage().tolist()
+        ((8, 0), [[1, 1], [1, 1]])
+        """
+        return as_map(load_kept(as_place(path, "path")), cls)
 
     def save_ome_zarr(
         self,
         path: StrPath,
         *,
-        pixel_size: float | Sequence[float] | None = None,
+        pixel_size: float | Sequence[float] | Mapping[str, float | Sequence[float]] | None = None,
         unit: str = "micrometer",
         channel_names: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     ) -> None:
@@ -146,8 +193,9 @@ class StitchedMap(Result):
         ----------
         path : path
             Where nothing is yet; names usually end in ``.ome.zarr``.
-        pixel_size : float or sequence of float, optional
-            How large a pixel is: for all axes, or in the order ``x, y(, z)``.
+        pixel_size : float or sequence of float, or dict of them by head, optional
+            How large a pixel of the maps is: for all axes, or in the order ``x, y(, z)``. Maps of different
+            scale have pixels of different size, which takes a dict.
         unit : str, default "micrometer"
             The unit of ``pixel_size``.
         channel_names : sequence of str, or dict of them by head, optional
@@ -168,6 +216,13 @@ class StitchedMap(Result):
         OptionError
             ``pixel_size``, ``unit``, ``channel_names`` or ``path`` is not what it can be; a ValueError.
         """
+        if len({sheet.lay.scale for sheet in self._sheets}) > 1 and isinstance(
+            pixel_size, (float, int, Sequence)
+        ):
+            raise OptionError(
+                f"pixel_size is {pixel_size!r}, but the maps have the scales {self.scale}: give a dict by "
+                "head"
+            )
         write_ome_zarr(
             path,
             self._named,
@@ -279,7 +334,11 @@ class StitchedMap(Result):
 
     @property
     def _n_spatial(self) -> int:
-        return self._frame.geometry.n_spatial
+        return self._kept.frame.geometry.n_spatial
+
+    @property
+    def _sheets(self) -> Sequence[Sheet]:
+        return self._kept.sheets
 
     @property
     def _files(self) -> FolderStore | None:
@@ -294,19 +353,12 @@ class StitchedMap(Result):
         return self._heads.by_name()
 
 
-def as_map(  # noqa: PLR0913, PLR0917  what there is
-    heads: Heads[Any],
-    frame: Frame,
-    sheets: Sequence[Sheet],
-    locs: NDArray[Any],
-    written: NDArray[np.bool_],
-    n_outside: int,
-) -> StitchedMap:
+def as_map(kept: Kept, kind: type[_Map]) -> _Map:
     """Return the maps of all heads, in their order."""
     arrays = {
         head: array
-        for sheet in sheets
+        for sheet in kept.sheets
         for head, array in zip(sheet.heads, Heads.of(sheet.rows.outputs), strict=True)
     }
-    outputs = heads.like(arrays[head] for head in range(len(heads))).as_given()
-    return StitchedMap(outputs, frame.origin, locs, written, frame, sheets, n_outside=n_outside)
+    outputs = Heads(tuple(arrays[head] for head in range(len(arrays))), kept.names).as_given()
+    return kind(outputs, kept.frame.origin, kept.locs, kept.written, kept, n_outside=kept.n_outside)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import attrs
@@ -27,6 +28,7 @@ from accumulator._stitching.geometry import as_geometry
 from accumulator._stitching.grid import n_outside
 from accumulator._stitching.groups import Canvases, are_small, as_groups, check_rows_fit, open_all
 from accumulator._stitching.heads import warn_of_mean
+from accumulator._stitching.kept import Kept, facts_of, note
 from accumulator._stitching.map import StitchedMap, as_map
 from accumulator._stitching.weights import DEFAULT_BLEND, Unsaid, as_blend
 from accumulator._stitching.whole import WholeBands
@@ -387,10 +389,7 @@ class Stitcher(Collector[StitchedMap, Canvases]):
                     each.deliver_waiting()
                     each.deliver(each.bands.all_open())
                 self._canvas.flush()  # all of them, before any is complete
-                sheets = [each.hand_over(self._written) for each in self._deliveries]
-                grids = [each.group.grid for each in self._deliveries]
-                told = self._told or (self._index.locs.copy(), self._written.copy(), n_outside(grids))
-                self._result = as_map(self._specs, self._frame, sheets, *told)
+                self._result = as_map(self._hand_over(), StitchedMap)
                 self._stop()
             elif self._is_ours:
                 self._stop()  # if an interrupt came before
@@ -404,6 +403,17 @@ class Stitcher(Collector[StitchedMap, Canvases]):
                 f"<Stitcher heads: {len(self._specs)}, patches: {self._written.sum()} of "
                 f"{len(self._written)}, {as_text(self.open_nbytes)} in open bands, {state}>"
             )
+
+    def _hand_over(self) -> Kept:
+        """Return the maps, which take no more; in a store they are complete then."""
+        groups, names = [each.group for each in self._deliveries], self._specs.names
+        outside = n_outside([group.grid for group in groups])
+        locs, written, outside = self._told or (self._index.locs.copy(), self._written.copy(), outside)
+        if self._store is not None:
+            placed = [(group.heads.values, group.lays[0]) for group in groups]
+            note(Path(self._store), facts_of(names, self._frame, placed, outside), locs, written)
+        sheets = [each.hand_over(self._written) for each in self._deliveries]
+        return Kept(names, self._frame, sheets, locs, written, outside)
 
     def _push_whole(self, batch_output: BatchOutput, patches: NDArray[np.intp]) -> None:
         """Blend all that will come: each box's patch is a row of arrays in memory, told by its number.

@@ -105,9 +105,11 @@ def cases(draw):  # noqa: C901  one draw after the other
     """Draw a call: ``locs, heads, options``, and what each map is to be."""
     n_axes, tiles, size, shift, kind, boxes, whole = geometry(draw)
     heads = [Head(draw, tiles, len(boxes)) for _ in range(draw(st.sampled_from([1, 1, 2])))]
-    if kind == "cut at both ends":
-        for head in heads:
-            head.said["crop"] = None if head.said["crop"] == "start" else head.said["crop"]
+    # "start" says that each box is the first part of its patch, "center" that the largest are whole.
+    is_whole = all(any(b[i] - a[i] == tile for a, b in boxes) for i, tile in enumerate(tiles))
+    for head in heads:
+        untrue = ["start"] * (kind == "cut at both ends") + ["center"] * (not is_whole)
+        head.said["crop"] = head.halo[::-1] if head.said["crop"] in untrue else head.said["crop"]
     origins = [None, "min"] if kind == "cut at both ends" else [None, "min", "shift", "any"]
     origin = draw(st.sampled_from(origins))
     first = {None: [0] * n_axes, "shift": shift}.get(origin)

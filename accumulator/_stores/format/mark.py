@@ -14,7 +14,7 @@ import attrs
 import numpy as np
 
 from accumulator._stores.files.errors import storage_error
-from accumulator._stores.format.names import OUTPUTS, RECORD
+from accumulator._stores.format.names import MAPS, OUTPUTS, RECORD
 from accumulator.exceptions import ResultFormatError
 
 if TYPE_CHECKING:
@@ -89,7 +89,13 @@ def digest(plain: dict[str, Any]) -> str:
 def read_mark(path: Path) -> Mark:
     """Read and check what a group says of itself; ResultFormatError tells that it is none, or was changed."""
     document = read_json(path / "zarr.json", path)
-    plain = document.get("attributes", {}).get(MARK) if isinstance(document.get("attributes"), dict) else None
+    attributes = document.get("attributes")
+    plain = attributes.get(MARK) if isinstance(attributes, dict) else None
+    if plain is None and isinstance(attributes, dict) and MAPS in attributes:
+        raise ResultFormatError(
+            f"{path} holds maps of several shapes, each a store of its own ({path / '0'} and so on): open "
+            "all of them with StitchedMap.load, or one by its folder"
+        )
     if not isinstance(plain, dict) or document.get("node_type") != "group":
         raise ResultFormatError(
             f"{path} is neither a result that FullBatch.save wrote nor a run kept by store=: it has no mark"

@@ -1,0 +1,53 @@
+"""What a store of maps says of the patches they were made of: a record of its own, which has no rows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import zarr
+
+from accumulator._inputs.heads import Heads
+from accumulator._stores.files import system
+from accumulator._stores.files.errors import telling
+from accumulator._stores.files.unsynced import Unsynced
+from accumulator._stores.format.mark import digest
+from accumulator._stores.format.names import MAPS, OUTPUTS, PATCHES
+from accumulator._stores.format.store import FolderStore
+from accumulator._stores.writing.record import complete_result
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+def write_patches(root: Path, facts: dict[str, Any], locs: NDArray[Any], written: NDArray[np.bool_]) -> None:
+    """Write where patches lie and which have come, with facts about the maps, before those are complete.
+
+    All of it is on the disk when this returns. What an earlier attempt left is replaced.
+    """
+    folder = root / PATCHES
+    with telling(f"the patches of {root} cannot be recorded"):
+        if folder.exists():
+            system.remove_tree(folder)
+        system.make_folder(folder)
+        unsynced = Unsynced()
+        store = FolderStore(folder, unsynced=unsynced)
+        told = {MAPS: {**facts, "digest": digest(facts)}}
+        zarr.create_group(store, zarr_format=3, attributes=told).create_group(OUTPUTS)
+        complete_result(store, Heads(), locs, written, [])
+        unsynced.add_folder(root)
+        unsynced.sync()
+
+
+def write_root(root: Path, n_stores: int) -> None:
+    """Make a group of a folder that holds several stores of maps, if it is none yet."""
+    if (root / "zarr.json").exists():
+        return
+    with telling(f"{root} cannot be made a group"):
+        system.make_folder(root)
+        unsynced = Unsynced()
+        store = FolderStore(root, unsynced=unsynced)
+        zarr.create_group(store, zarr_format=3, attributes={MAPS: {"n_stores": n_stores}})
+        unsynced.sync()

@@ -1,0 +1,189 @@
+"""Maps that were kept are opened as the maps they were."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from helpers.maps import LOCS, raster
+
+from accumulator import FullBatch, FullBatchAccumulator, StitchedMap, Stitcher, stitch
+from accumulator._cli.commands import main
+from accumulator.exceptions import (
+    ClosedError,
+    OptionError,
+    ResultExistsError,
+    ResultFormatError,
+    ResultNotFoundError,
+    UnfinishedError,
+)
+
+BOXES = np.add(raster((16, 24), (8, 8), (4, 4)), [100, 200, 100, 200])
+RNG = np.random.default_rng(0)
+HEADS = {"a": RNG.random((len(BOXES), 8, 8)), "b": RNG.random((len(BOXES), 8, 8, 2)).astype("f4")}
+OF_TWO_SHAPES = {"scale": {"c": 1 / 2}}
+THREE = {**HEADS, "c": RNG.random((len(BOXES), 4, 4))}
+COME = np.arange(len(BOXES)) % 4 != 1
+
+
+def stitched(heads, **options):
+    """Stitch what has come of a region, with boxes outside of it."""
+    with Stitcher(BOXES, origin=[104, 200], fill_value=7, blend="hann", **options) as stitcher:
+        stitcher.push({name: values[COME] for name, values in heads.items()}, BOXES[COME])
+    return stitcher.finalize()
+
+
+def assert_same(loaded, maps):
+    """Compare all that maps say of themselves."""
+    assert type(loaded) is StitchedMap
+    assert (loaded.origin, loaded.scale, loaded.n_outside) == (maps.origin, maps.scale, maps.n_outside)
+    assert loaded.n_stitched == maps.n_stitched
+    np.testing.assert_array_equal(loaded.output_locs, maps.output_locs)
+    np.testing.assert_array_equal(loaded.written, maps.written)
+    assert list(loaded.outputs) == list(maps.outputs)
+    for name, values in maps.outputs.items():
+        np.testing.assert_array_equal(loaded.outputs[name][...], values[...])
+        np.testing.assert_array_equal(loaded.coverage(head=name), maps.coverage(head=name))
+
+
+@pytest.mark.parametrize("way", ["RAM", "spilled", "store"])
+@pytest.mark.parametrize(("heads", "options"), [(HEADS, {}), (THREE, OF_TWO_SHAPES)])
+def test_map_that_is_kept_comes_back_as_what_it_was(heads, options, way, tuned):
+    """With origin, scale, coverage and what has come, from whatever place, and again from there."""
+    tuned(band_nbytes=600)
+    where = {"RAM": {}, "spilled": {"memory_threshold": 0}, "store": {"store": "map.zarr"}}[way]
+    expected = stitched(heads, **options)
+    maps = stitched(heads, **options, **where)
+    if way != "store":
+        maps.save("map.zarr")
+    assert_same(StitchedMap.load("map.zarr"), expected)
+    assert_same(maps, expected)
+    StitchedMap.load("map.zarr").save("again/copy.zarr")
+    assert_same(StitchedMap.load("again/copy.zarr"), expected)
+    with pytest.raises(ResultExistsError):
+        maps.save("map.zarr")
+    maps.close()
+    assert_same(StitchedMap.load("map.zarr"), expected)
+
+
+def test_kept_map_of_a_result_has_all_locations():
+    """Those that were not written too, in RAM and in a store."""
+    with FullBatchAccumulator(BOXES) as accumulator:
+        accumulator.push({name: values[COME] for name, values in HEADS.items()}, BOXES[COME])
+    batch = accumulator.finalize()
+    maps = stitch(batch, origin="min", store="map.zarr")
+    assert len(maps.written) == len(BOXES)
+    assert_same(StitchedMap.load("map.zarr"), maps)
+    maps = stitch(batch, origin="min", axes="xy", output_shape=(4, 8))
+    maps.save("part.zarr")
+    assert_same(StitchedMap.load("part.zarr"), maps)
+
+
+def test_loaded_map_is_exported_and_plotted_as_before():
+    """Where it lies in its slide is in the file; volumes and lists of heads come back, too."""
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("agg")
+    maps = stitched(THREE, **OF_TWO_SHAPES)
+    maps.save("map.zarr")
+    loaded = StitchedMap.load("map.zarr")
+    with pytest.raises(OptionError, match="dict by head"):
+        maps.save_ome_zarr("first.ome.zarr", pixel_size=0.5)
+    for name, each in (("first.ome.zarr", maps), ("second.ome.zarr", loaded)):
+        each.save_ome_zarr(name, pixel_size={"a": 0.5, "b": 0.5, "c": 1})
+    for head, shift in (("a", [100.0, 52.0]), ("c", [100.0, 52.0])):
+        first, second = (zarr.open_group(f"{name}.ome.zarr", mode="r")[head] for name in ("first", "second"))
+        assert first.attrs["ome"] == second.attrs["ome"]
+        translation = first.attrs["ome"]["multiscales"][0]["datasets"][0]["coordinateTransformations"][1]
+        assert translation["translation"] == shift
+    assert loaded.plot("c")[0].get_xlim() == maps.plot("c")[0].get_xlim() == (52, 62)
+    matplotlib.pyplot.close("all")
+    with Stitcher([[0, 0, 0, 2, 2, 2]], axes="zyx") as stitcher:
+        stitcher.push([np.ones((1, 2, 2, 2)), np.ones((1, 2, 2, 2, 3))], [[0, 0, 0, 2, 2, 2]])
+    stitcher.finalize().save("volume.zarr")
+    assert [array.shape for array in StitchedMap.load("volume.zarr").outputs] == [(2, 2, 2), (2, 2, 2, 3)]
+    with Stitcher([[0, 2], [4, 6]]) as stitcher:
+        stitcher.push(np.ones((2, 2)), [[0, 2], [4, 6]])
+    stitcher.finalize().save("line.zarr")
+    assert StitchedMap.load("line.zarr").coverage().tolist() == [1, 1, 0, 0, 1, 1]
+
+
+def test_kept_maps_are_stores_like_others(capsys):
+    """`FullBatch.load`, info, verify, missing and report know them; several shapes say where each is."""
+    stitched(HEADS, store="map.zarr")
+    loaded = FullBatch.load("map.zarr")
+    assert loaded.outputs["a"].shape == (16, 20)
+    assert main(["info", "map.zarr"]) == 0
+    assert f"{len(BOXES)} of 4 numbers" in capsys.readouterr().out
+    assert main(["missing", "map.zarr", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["locations"] == BOXES[~COME].tolist()
+    assert main(["verify", "map.zarr"]) == 0
+    stitched(THREE, **OF_TWO_SHAPES, store="maps.zarr")
+    with pytest.raises(ResultFormatError, match=r"several shapes.*StitchedMap\.load"):
+        FullBatch.load("maps.zarr")
+    assert FullBatch.load("maps.zarr/1").outputs["c"].shape == (8, 10)
+    assert main(["verify", "maps.zarr/1"]) == 0
+
+
+def test_what_are_no_kept_maps_is_said():
+    """Nothing, rows, a stitcher that is not done, and a map that was changed."""
+    with pytest.raises(ResultNotFoundError):
+        StitchedMap.load("map.zarr")
+    with FullBatchAccumulator(LOCS, store="rows.zarr") as accumulator:
+        accumulator.push(np.ones((4, 4, 4)), LOCS)
+    with pytest.raises(ResultFormatError, match="says nothing of patches"):
+        StitchedMap.load("rows.zarr")
+    stitcher = Stitcher(LOCS, store="map.zarr")
+    stitcher.push(np.ones((4, 4, 4)), LOCS)
+    with pytest.raises(UnfinishedError):
+        StitchedMap.load("map.zarr")
+    stitcher.finalize()
+    StitchedMap.load("map.zarr").close()
+    maps = stitched(HEADS, memory_threshold=0)
+    maps.close()
+    with pytest.raises(ClosedError):
+        maps.save("closed.zarr")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"origin": [0]},
+        {"sheets": []},
+        {"version": 2},
+        {"columns": [0, 0]},
+        {"names": ["a"]},
+        {
+            "sheets": [
+                {
+                    "folder": "../rows.zarr",
+                    "heads": [0, 1],
+                    "shape": [16, 20],
+                    "patch": [8, 8],
+                    "scale": [1, 1],
+                }
+            ]
+        },
+        {"sheets": [{"folder": "", "heads": [0, 2], "shape": [16, 20], "patch": [8, 8], "scale": [1, 1]}]},
+        {"sheets": [{"folder": "", "heads": [0, 1], "shape": [16, 21], "patch": [8, 8], "scale": [1, 1]}]},
+        {"sheets": [{"folder": "", "heads": [0, 1], "shape": [16, 20], "patch": [8, 8], "scale": [0, 1]}]},
+    ],
+)
+def test_map_of_a_stranger_is_not_believed(change):
+    """What it says of itself is compared with a digest, and, as anybody can make one, with its arrays."""
+    from accumulator._stores.format.mark import digest  # noqa: PLC0415  only here
+
+    stitched(HEADS, store="map.zarr")
+    file = Path("map.zarr/patches/zarr.json")
+    document = json.loads(file.read_text())
+    told = document["attributes"]["accumulator_maps"]
+    told |= change
+    file.write_text(json.dumps(document))
+    with pytest.raises(ResultFormatError, match="damaged"):
+        StitchedMap.load("map.zarr")
+    told["digest"] = digest({key: value for key, value in told.items() if key != "digest"})
+    file.write_text(json.dumps(document))
+    with pytest.raises(ResultFormatError):
+        StitchedMap.load("map.zarr")
