@@ -21,6 +21,7 @@ NEW = {  # since then
         "class accumulator.exceptions.BlendWarning"
         "(AccumulatorError, UserWarning, Warning, Exception, BaseException)"
     ),
+    "  classmethod load(cls, path)",
     "  n_outside",
     "  scale",
     "class accumulator.exceptions.UnsavedError(ProcessError, AccumulatorError, RuntimeError, Exception, BaseException)",  # noqa: E501

@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import math
 import sys
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
@@ -37,12 +38,18 @@ The name of the output says what it is:
 
   NAME.ome.zarr    OME-Zarr 0.5 with a pyramid, for napari, Fiji and others; several heads are groups in it
   NAME.ome.tif     a pyramidal OME-TIFF, for QuPath and others; one head
-  NAME.zarr        what FullBatch.load opens: plain zarr, its rows are those of the map
+  NAME.zarr        what StitchedMap.load opens: plain zarr, its rows are those of the map
+
+Locations are [start_x, start_y, end_x, end_y] in pixels of the patches, patches have their channels last,
+and a box is as large as its patch: what else is so has to be said, by --channels-first, --crop, --scale or
+--axes. The first three take HEAD=VALUE too, and may be repeated.
 """
 _EXAMPLES: Final = """\
 examples:
   accumulator stitch run.zarr -o tumour.ome.zarr --blend hann --pixel-size 0.5
   accumulator stitch run.zarr -o tumour.ome.tif --head tumour --pixel-size 0.5
+  accumulator stitch run.zarr -o map.zarr --channels-first --crop center --scale 1/4 --origin min
+  accumulator stitch run.zarr -o maps.zarr --scale coarse=1/2 --crop coarse=8
   accumulator stitch run.zarr -o region.zarr --origin 20000 31000 --shape 4096 4096 --fill nan
 
 exit codes: 0 done, 1 no store, one that cannot be stitched or read, or an output that is there already,
@@ -78,8 +85,36 @@ def add_stitch(add: Callable[..., argparse.ArgumentParser]) -> None:
         help="height and width of the maps (default: all patches)",
     )
     parser.add_argument(
-        "--origin", type=int, nargs="+", metavar="N", help="x and y of their first pixel (default: 0 0)"
+        "--origin",
+        type=_origin,
+        nargs="+",
+        metavar="N",
+        help='x and y of their first pixel, or "min", where the first box begins (default: 0 0)',
     )
+    parser.add_argument(
+        "--channels-first",
+        action="append",
+        nargs="?",
+        const=True,
+        metavar="HEAD",
+        help="patches are (n, C, h, w): those of all heads, or of this one",
+    )
+    parser.add_argument(
+        "--crop",
+        type=_for_head(_crop),
+        action="append",
+        metavar="[HEAD=]PART",
+        help="which part of a larger patch is its box: center, start, or the pixels cut on each side, N or "
+        "X,Y",
+    )
+    parser.add_argument(
+        "--scale",
+        type=_for_head(_scale),
+        action="append",
+        metavar="[HEAD=]FACTOR",
+        help="pixels of the map a unit of the locations, such as 1/4, or X,Y (default: 1)",
+    )
+    parser.add_argument("--axes", metavar="ORDER", help="the order of the locations' columns, such as yx")
     parser.add_argument(
         "--fill", type=_number, default=0, metavar="VALUE", help="where no patch is, such as nan (default: 0)"
     )
@@ -116,6 +151,7 @@ class _Stitched:
             "n_patches": len(self.maps.written),
             "n_written": int(self.maps.written.sum()),
             "n_stitched": self.maps.n_stitched,
+            "n_outside": self.maps.n_outside,
             "heads": [
                 {"name": name, "shape": list(array.shape), "dtype": str(array.dtype)}
                 for name, array in Heads.of(self.maps.outputs).by_name().items()
@@ -128,6 +164,8 @@ class _Stitched:
             yield f"map {printable(head['name'])}: {shape_text(head['shape'])} {head['dtype']}"
         patches = f"{facts['n_stitched']} of {facts['n_patches']} patches ({facts['n_written']} written)"
         yield f"{patches}; {self.kind} in {output}"
+        if facts["n_outside"]:
+            yield f"{facts['n_outside']} patches lie wholly outside of the maps, and are left out"
         if self.kind == "OME-Zarr" and len(facts["heads"]) > 1:
             yield from (f"a viewer opens {output}/{printable(head['name'])}" for head in facts["heads"])
 
@@ -158,7 +196,11 @@ def _stitch(arguments: argparse.Namespace) -> int:
         heads=heads,
         blend=arguments.blend,
         output_shape=arguments.shape,
-        origin=arguments.origin,
+        origin="min" if arguments.origin == ["min"] else arguments.origin,
+        channels_first=_by_head(batch, [(head, True) for head in arguments.channels_first or ()]) or False,
+        crop=_by_head(batch, arguments.crop),
+        scale=_by_head(batch, arguments.scale),
+        axes=arguments.axes,
         fill_value=arguments.fill,
         nodata=arguments.nodata,
         memory_limit=arguments.memory_limit,
@@ -193,6 +235,54 @@ def _check(batch: FullBatch, heads: list[Any] | None, kind: str, options: dict[s
         check_ome_zarr(small, n_spatial=n_spatial, **options)
     for name, array in small.items() if kind == "OME-TIFF" else ():
         check_ome_tiff(array, n_spatial=n_spatial, name=name, **options)
+
+
+def _by_head(batch: FullBatch, said: list[tuple[Any, Any]] | None) -> Any:
+    """Return what was said for all heads, or a dict of what was said of single ones."""
+    by_head = {}
+    for head, value in said or ():
+        if head is None or head is True:
+            if len(said or ()) > 1:
+                raise OptionError(f"{value} is for all heads, and others are named: name each, as HEAD=VALUE")
+            return value
+        is_number = isinstance(batch.outputs, list) and head.isascii() and head.isdigit()
+        by_head[int(head) if is_number else head] = value
+    return by_head or None
+
+
+def _for_head(read: Callable[[str], Any]) -> Callable[[str], tuple[str | None, Any]]:
+    """Return what reads ``VALUE`` or ``HEAD=VALUE``."""
+
+    def reading(text: str) -> tuple[str | None, Any]:
+        head, found, value = text.rpartition("=")
+        return head if found else None, read(value)
+
+    return reading
+
+
+def _crop(text: str) -> Any:
+    if text in {"center", "start"}:
+        return text
+    try:
+        pixels = [int(part) for part in text.split(",")]
+    except ValueError as cause:
+        raise argparse.ArgumentTypeError(f"{text} is not center, start, or a number of pixels") from cause
+    return pixels[0] if len(pixels) == 1 else pixels
+
+
+def _scale(text: str) -> Any:
+    try:
+        factors = [float(Fraction(part)) for part in text.split(",")]
+    except (ValueError, ZeroDivisionError, OverflowError) as cause:
+        raise argparse.ArgumentTypeError(f"{text} is not a factor such as 1/4 or 0.25") from cause
+    return factors[0] if len(factors) == 1 else factors
+
+
+def _origin(text: str) -> Any:
+    try:
+        return text if text == "min" else int(text)
+    except ValueError as cause:
+        raise argparse.ArgumentTypeError(f'{text} is neither a whole number nor "min"') from cause
 
 
 def _kind(output: Path) -> str:

@@ -9,7 +9,7 @@ import pytest
 import tifffile
 import zarr
 
-from accumulator import FullBatch, FullBatchAccumulator, stitch
+from accumulator import FullBatch, FullBatchAccumulator, StitchedMap, stitch
 from accumulator._cli.commands import main
 from accumulator.exceptions import BlendWarning
 
@@ -143,3 +143,46 @@ def test_mean_of_classes_that_was_not_asked_for_warns():
         assert run("-o", "map.zarr", "--head", "class") == 0
     for blend in ("average", "last"):
         assert run("-o", f"{blend}.zarr", "--head", "class", "--blend", blend) == 0
+
+
+def test_geometry_is_said_in_the_shell(capsys):
+    """Channels first, a halo, another level, the order of columns, for all heads or for one."""
+    rng = np.random.default_rng(0)
+    locs = np.array([[y, x, y + 32, x + 32] for y in range(-32, 64, 32) for x in range(0, 96, 32)])
+    heads = {"a": rng.random((9, 3, 12, 12), np.float32), "b": rng.random((9, 32, 32))}
+    with FullBatchAccumulator(locs, store="run.zarr") as accumulator:
+        accumulator.push(heads, locs)
+    batch = accumulator.finalize()
+    said = ["--axes", "yx", "--origin", "min", "--scale", "a=1/4", "--crop", "a=2", "--channels-first", "a"]
+    assert run("-o", "maps.zarr", *said) == 0
+    printed = capsys.readouterr().out
+    assert "map a: 24 x 24 x 3 float32" in printed
+    assert "map b: 96 x 96 float64" in printed
+    expected = stitch(
+        batch, axes="yx", origin="min", scale={"a": 1 / 4}, crop={"a": 2}, channels_first={"a": True}
+    )
+    maps = StitchedMap.load("maps.zarr")
+    for name in "ab":
+        np.testing.assert_array_equal(maps.outputs[name][...], expected.outputs[name])
+    np.testing.assert_array_equal(
+        maps.outputs["a"][8:16, :8], np.moveaxis(heads["a"][3, :, 2:-2, 2:-2], 0, -1)
+    )
+    assert maps.origin == (0, -32)
+    said = ["--head", "b", "--axes", "yx", "--origin", "0", "0", "--crop", "start", "--json"]
+    assert run("-o", "map.ome.zarr", *said) == 0
+    assert json.loads(capsys.readouterr().out)["n_outside"] == 3
+    for wrong, message in (
+        ([], "boxes that lie wholly outside"),
+        (["--origin", "min"], "head 'a' has patches of (3, 12, 12)"),
+        (["--origin", "min", "--scale", "c=2"], "scale has an entry for head 'c'"),
+        (["--origin", "min", "--crop", "1", "--crop", "a=2"], "name each"),
+        (["--origin", "min", "--axes", "zyx"], "axes is 'zyx'"),
+        (["--origin", "min", "0"], "origin"),
+    ):
+        assert run("-o", "other.zarr", *wrong) == 1
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert message in error
+    for wrong in (["--scale", "1/0"], ["--crop", "x"], ["--origin", "max"]):
+        with pytest.raises(SystemExit, match="2"):
+            run("-o", "other.zarr", *wrong)
