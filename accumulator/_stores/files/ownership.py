@@ -135,6 +135,8 @@ def _make(root: Path, mode: str) -> bool:
         _unmake(root)
         raise
     _refuse_what_is_there(root, mode)
+    with telling(f"the name of {root} cannot be synced"), contextlib.suppress(PermissionError):
+        system.sync(root.parent)  # who made it may have been killed before; where we may not, we did not
     return False
 
 

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import threading
 from functools import partial
+from stat import S_ISREG
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,8 +45,10 @@ def restore(
 
     for part in ("", OUTPUTS, *RECORD):
         remove_partial(root / part)
+        unsynced.add_folder(root / part)
     for head in rows.heads:
-        _tidy(root / head.array.path, head.chunk_rows, recorded)
+        _tidy(root / head.array.path, head.chunk_rows, recorded, unsynced)
+    unsynced.sync()  # who wrote here last may have been killed before it did, and what is read is believed
     checker.look_at_all(note)
     lost = np.zeros((len(rows.heads), len(recorded)), dtype=bool)
     for unit in suspects:
@@ -76,15 +79,29 @@ def _remove_tree(folder: Path) -> None:
         system.clear(folder)
 
 
-def _tidy(folder: Path, chunk_rows: int, recorded: NDArray[np.bool_]) -> None:
-    """Remove files of rows that are not recorded, and those that never became whole."""
+def _tidy(folder: Path, chunk_rows: int, recorded: NDArray[np.bool_], unsynced: Unsynced) -> None:
+    """Remove files of rows that are not recorded, and those that never became whole.
+
+    Chunks whose recorded rows may have been replaced, and others blanked, are noted: who did may have been
+    killed before it synced them.
+    """
     _remove_tree(folder / SCRATCH)
-    known = set(np.unique(np.flatnonzero(recorded) // chunk_rows).tolist())
-    for path in list(folder.iterdir()):
+    known, partly = (
+        set(np.unique(np.flatnonzero(rows) // chunk_rows).tolist()) for rows in (recorded, ~recorded)
+    )
+    redone = {path.name for path in _listed(folder / REDO)}
+    for path in _listed(folder):
         parts = path.name.split(".")
         is_chunk = parts[0] == "c" and len(parts) > 1 and parts[1].isdecimal()
         if system.is_partial(path.name) or (is_chunk and int(parts[1]) not in known):
             system.clear(path)
+        elif is_chunk and (parts[1] in redone or int(parts[1]) in partly) and S_ISREG(path.lstat().st_mode):
+            unsynced.add(path, is_new=False)
+    unsynced.add_folder(folder)
+
+
+def _listed(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
 
 
 def _mend(unit: Unit, checker: RowChecker, rows: ZarrRows, unsynced: Unsynced) -> NDArray[np.bool_]:

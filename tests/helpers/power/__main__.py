@@ -1,9 +1,9 @@
 """A process that serves a `Disk` at a folder, by libfuse: orders come line by line.
 
-``mount {"cut_at": 40, "ignores": "..."}`` mounts it, until somebody unmounts it. At the change of that number
-the process that asks for it is killed, and nothing reaches the disk any more; null for never. A sync of a
-path that a pattern matches is acknowledged and not done; null for none. ``cut 17`` cuts the power of what is
-not mounted, with a seed for what is kept. The process unmounts and ends when nobody is left to give orders.
+``mount {"dies_at": 40, "ignores": "..."}`` mounts it, until somebody unmounts it, which syncs nothing. At the
+change of that number the process that asks for it is killed, and nothing is changed any more; null for never.
+A sync of a path that a pattern matches is acknowledged and not done; null for none. ``cut 17`` cuts the power
+of what is not mounted, with a seed for what is kept. The process unmounts and ends when nobody gives orders.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Mounted(mfusepy.Operations):
     use_ns = True
     flag_nullpath_ok = True  # of a file that is open, and has no name any more
 
-    def __init__(self, disk, cut_at, ignores):
-        self.disk, self._cut_at = disk, cut_at
+    def __init__(self, disk, dies_at, ignores):
+        self.disk, self._dies_at = disk, dies_at
         self._ignores = None if ignores is None else re.compile(ignores)
         self.n_changes, self._is_off = 0, False
         self._handles, self._numbers = {}, itertools.count(1)
@@ -139,7 +139,7 @@ class Mounted(mfusepy.Operations):
     def _change(self):
         """Count a change; at the last one the power goes, and who asks goes with it."""
         self.n_changes += 1
-        if self.n_changes == self._cut_at:
+        if self.n_changes == self._dies_at:
             self._is_off = True
             _, _, asker = mfusepy.fuse_get_context()
             if asker > 0:

@@ -44,9 +44,9 @@ class Machine:
         folder.mkdir()
         self._server = Process(errors, "helpers.power", str(folder))
 
-    def mount(self, cut_at=None, ignores=None):
+    def mount(self, dies_at=None, ignores=None):
         """Let processes use the disk; the power goes at the change of this number."""
-        self._server.tell("mount " + json.dumps({"cut_at": cut_at, "ignores": ignores}))
+        self._server.tell("mount " + json.dumps({"dies_at": dies_at, "ignores": ignores}))
         if self._server.line() != "mounted":
             said = self._server.errors.read_text()
             if "not permitted" in said or "denied" in said:
