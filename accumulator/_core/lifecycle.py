@@ -311,7 +311,12 @@ class Result:
         if self._files is not None:
             facts["stored in"] = str(self._files)
         heads = {name: (array.shape, str(array.dtype)) for name, array in self._heads.by_name().items()}
-        return as_html(type(self).__name__, heads, facts, self.output_locs, self.written)
+        return as_html(type(self).__name__, heads, facts, self._shown_locs, self.written)
+
+    @property
+    def _shown_locs(self) -> NDArray[Any]:
+        """The locations, x first."""
+        return self.output_locs
 
     @property
     def _files(self) -> FolderStore | None:

@@ -337,6 +337,11 @@ class StitchedMap(Result):
         return self._kept.frame.geometry.n_spatial
 
     @property
+    def _shown_locs(self) -> NDArray[Any]:
+        starts = self._kept.frame.geometry.columns[::-1]
+        return self.output_locs[:, [*starts, *(len(starts) + column for column in starts)]]
+
+    @property
     def _sheets(self) -> Sequence[Sheet]:
         return self._kept.sheets
 

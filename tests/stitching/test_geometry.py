@@ -381,3 +381,12 @@ def test_scales_and_axes_that_mean_nothing_are_refused(options, message):
     """Before anything is pushed."""
     with pytest.raises(OptionError, match=message):
         Stitcher(grid(4, 2), **options)
+
+
+def test_picture_of_maps_has_x_to_the_right():
+    """Whatever order the columns of locations have."""
+    locs = np.array([[0, 0, 4, 4], [0, 4, 4, 8], [0, 8, 4, 12]])
+    maps = streamed(locs, np.ones((3, 4, 4)), axes="yx")
+    turned = streamed(locs[:, [1, 0, 3, 2]], np.ones((3, 4, 4)))
+    assert maps._repr_html_() == turned._repr_html_()
+    assert maps.output_locs.tolist() == locs.tolist()
