@@ -169,7 +169,7 @@ class UnfinishedError(ResultFormatError):
 
 
 class DamagedError(_NamesRows, OSError):
-    """Rows read from a stored result are not those that were written: bits flipped, or files cut or lost.
+    """Rows read from files are not those that were written: bits flipped, or files cut, changed or lost.
 
     Attributes
     ----------

@@ -271,7 +271,8 @@ class FullBatchAccumulator(Collector[FullBatch, Canvas], Covered):
         Raises
         ------
         StorageError
-            The disk refused it; an OSError. Nothing is lost: make room and ask again.
+            The disk refused it; an OSError. Nothing is lost: make room and ask again. Reading an array later
+            may be a DamagedError: somebody has removed or changed its files.
         ProcessError
             This is another process than the accumulator's, and the result is on disk; a RuntimeError.
         """
@@ -421,6 +422,8 @@ class FullBatchAccumulator(Collector[FullBatch, Canvas], Covered):
             The disk refused rows of this push or of earlier ones; an OSError, whose ``rows`` are those that
             are not on disk but held in memory. The next call writes them, once the cause is gone. At the
             first push also: the disk has no room for the rows that have to come.
+        DamagedError
+            A row on disk that is to be replaced is not what was written; an OSError.
         ClosedError
             The accumulator was finalized or closed; a ValueError.
         ProcessError

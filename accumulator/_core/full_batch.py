@@ -39,7 +39,9 @@ class FullBatch(Result, Covered):
     """A complete result: every head in canonical order, and which rows are real.
 
     A result that did not fit in RAM lies in a temporary folder. It is removed when this object and its arrays
-    are gone, when the interpreter ends, or at once by `close`; `save` keeps it.
+    are gone, when the interpreter ends, or at once by `close`; `save` keeps it. Until then copying it, or
+    sending it to another process, is an UnsavedError. Reading files that somebody has removed or changed is a
+    DamagedError.
 
     Attributes
     ----------
@@ -98,6 +100,8 @@ class FullBatch(Result, Covered):
             Something is there already; a FileExistsError.
         StorageError
             The disk refused; an OSError. Nothing is left at ``path``, and this result is as it was.
+        DamagedError
+            Files of this result are gone, or not what was written; an OSError. Nothing is left at ``path``.
         ClosedError
             The result was closed; a ValueError.
         OptionError
@@ -111,7 +115,8 @@ class FullBatch(Result, Covered):
     def load(cls, path: StrPath, *, partial: bool = False) -> Self:
         """Open a saved result; its outputs stay on disk as read-only zarr arrays.
 
-        Every chunk is compared with its checksums when it is read first. Where they differ, reading raises
+        Every chunk is compared with its checksums when it is read first, and when its file was changed since.
+        Where they differ, reading raises
         DamagedError, an OSError. A store may come from a stranger: nothing in it is run, and nothing in it
         leads to files elsewhere.
 

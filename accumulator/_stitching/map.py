@@ -126,6 +126,8 @@ class StitchedMap(Result):
             Something is there already; a FileExistsError.
         StorageError
             The disk refused; an OSError. Nothing is left at ``path``, and the maps are as they were.
+        DamagedError
+            Files of the maps are gone, or not what was written; an OSError. Nothing is left at ``path``.
         ClosedError
             The maps were closed; a ValueError.
         OptionError
@@ -209,6 +211,8 @@ class StitchedMap(Result):
             Something is at ``path``; a FileExistsError.
         StorageError
             The disk refused; an OSError. Nothing is left at ``path``.
+        DamagedError
+            Files of the maps are gone, or not what was written; an OSError. Nothing is left at ``path``.
         HeadError
             A map is 1-d; a ValueError.
         HeadDtypeError
@@ -265,6 +269,8 @@ class StitchedMap(Result):
             Something is at ``path``; a FileExistsError.
         StorageError
             The disk refused; an OSError. Nothing is left at ``path``.
+        DamagedError
+            Files of the maps are gone, or not what was written; an OSError. Nothing is left at ``path``.
         HeadError
             The map is 1-d; a ValueError.
         HeadDtypeError

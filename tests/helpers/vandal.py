@@ -77,8 +77,8 @@ def obstruct(path, chance):
     if kind == 0:
         path.mkdir()
     elif kind == 1:
-        Path("elsewhere").write_bytes(bytes(size))
-        path.symlink_to(Path("elsewhere").absolute())
+        path.with_name("other").write_bytes(bytes(size))
+        path.symlink_to("other")
     else:
         os.mkfifo(path)
 
