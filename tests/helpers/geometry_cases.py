@@ -62,7 +62,9 @@ class Head:
         untrue = ["halo"] if any(self.halo) else []
         if self.said["crop"] not in ("start", "center"):  # which make boxes of anything that is larger
             first = [Fraction(each) * Fraction(self.scale[0]) for each in extents[0]]
-            if self.is_first and not any(abs(self.channels - each) < 1 for each in first):
+            # So many channels are not as many pixels as a box has, with its halo.
+            pixels = (self.channels or 0) - 2 * self.halo[0]
+            if self.is_first and not any(abs(pixels - each) < 1 for each in first):
                 untrue.append("channels_first")
             is_seen = any(length not in each for length, each in zip(self.length, extents, strict=True))
             if set(self.scale) != {1} and not any(self.halo) and is_seen:
