@@ -127,11 +127,7 @@ MUTATIONS = [
     (WRITER, "self._failed[id(job)] = (job, error)", "pass"),
     (WRITER, "self._is_told = True", "pass"),
     (WRITER, "np.concatenate([self.in_memory(), *(job.rows for job in jobs)])", "jobs[0].rows"),
-    (
-        WRITER,
-        "job not in self._running)\n            return id(job) in self._failed",
-        "job not in self._running)\n            return False",
-    ),
+    (WRITER, "self._changed.wait_for(lambda: job not in self._running)", "pass"),
     (FRAME, "np.clip(stop, 0, shape)", "np.clip(stop, 0, None)"),
     (FRAME, "skip = low - start", "skip = low * 0"),
     (FRAME, "pixels(frame.start, scale) - origin", "pixels(frame.start, scale)"),

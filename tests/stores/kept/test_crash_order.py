@@ -263,7 +263,7 @@ _WRITTEN = 'self._write_record("written", np.flatnonzero(new), written)'
 STEPS = {
     "files are synced": (UNSYNCED, "sync", "(self._files, self._folders)", "(self._folders,)"),
     "folders are synced": (UNSYNCED, "sync", "(self._files, self._folders)", "(self._files,)"),
-    "new names are noted": (FILES, "write", "is_new=not is_there", "is_new=False"),
+    "new names are noted": (FILES, "_write", "is_new=not is_there", "is_new=False"),
     "rows are synced before their checksums": (
         RUN,
         "_checkpoint",
