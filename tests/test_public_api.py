@@ -22,6 +22,7 @@ NEW = {  # since then
         "(AccumulatorError, UserWarning, Warning, Exception, BaseException)"
     ),
     "  classmethod load(cls, path)",
+    "  files_free",
     "  n_outside",
     "  scale",
     "class accumulator.exceptions.UnsavedError(ProcessError, AccumulatorError, RuntimeError, Exception, BaseException)",  # noqa: E501

@@ -77,6 +77,13 @@ class AllOrNothing:
             self._put_at_once(*self._restore[-1])
             self._restore.pop()
 
+    @property
+    def unsettled(self) -> NDArray[np.intp] | None:
+        """Rows that may hold what a refused put has left; None while the store does not count all."""
+        if not self._is_committed:
+            return None
+        return np.concatenate([np.empty(0, np.intp), *(as_numbers(rows) for rows, _ in self._restore)])
+
     def show(self) -> None:
         """Make the store's arrays show every row that counts, and no other."""
         self.settle()

@@ -30,7 +30,7 @@ from accumulator._stores.format.layout import check_options
 from accumulator._stores.kept.fit import check_heads
 from accumulator._stores.kept.run import KeptRun
 from accumulator._stores.memory.row_numbers import as_numbers, count, without_repeats
-from accumulator.exceptions import AccumulatorError, DuplicateLocationError, HeadDtypeError
+from accumulator.exceptions import AccumulatorError, DuplicateLocationError, HeadDtypeError, StorageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -241,12 +241,23 @@ class Canvas:
             self._batches.show()
             return
         start, self._next_checkpoint = time.monotonic(), -math.inf
-        self._batches.show()
+        try:
+            self._batches.show()
+        except StorageError:
+            self._rescue()
+            raise
         self.run.checkpoint(self.written)
         now = time.monotonic()
         _log.debug("checkpoint of %s: %d rows recorded, %.3f s", self.run.root, self.n_written, now - start)
         pause = tuning.now.checkpoint_share * (now - start)
         self._next_checkpoint = now + max(self.checkpoint_interval, pause)
+
+    def _rescue(self) -> None:
+        """Record what is in files, now that not all can be; what is refused is told by who calls."""
+        unsettled = None if self._batches is None else self._batches.unsettled
+        if self.run is not None and unsettled is not None:
+            with contextlib.suppress(AccumulatorError, MemoryError):
+                self.run.rescue(self.written, unsettled)
 
     def complete(self) -> None:
         """Say in a run that is kept that it is complete, after `flush`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ import numpy as np
 from accumulator._core import memory
 from accumulator._inputs.text import as_text
 from accumulator._inputs.warn import warn
-from accumulator._stores.files.errors import storage_error
+from accumulator._stores.files.errors import telling
 from accumulator._stores.format.layout import BUFFER_NBYTES, layout
 from accumulator.exceptions import StorageError, StorageWarning
 
@@ -88,6 +89,9 @@ class Plan:
         Whether the run is kept in ``store``.
     n_on_disk : int
         Rows recorded in ``store``, which take their room on disk already.
+    files_free : int, optional
+        Files that may still be made where ``save_path`` or ``store`` is (free inodes); None where the file
+        system sets no limit.
     """
 
     place: str
@@ -108,6 +112,7 @@ class Plan:
     row_nbytes_plain: int
     is_kept: bool
     n_on_disk: int
+    files_free: int | None = None
 
     def __str__(self) -> str:
         """Return it as a few lines of text."""
@@ -130,6 +135,8 @@ class Plan:
                 f"disk: {as_text(self.disk_nbytes)} in {self.n_files} files {most}{to_come}, of "
                 f"{as_text(self.disk_free)} free at {self.save_path}"
             )
+            if self.files_free is not None and self.files_free < self.n_files:
+                lines.append(f"  only {self.files_free} files more can be made there (free inodes)")
         return "\n".join(lines)
 
     @property
@@ -137,8 +144,14 @@ class Plan:
         """Bytes of all rows that are not on disk yet: what the disk still needs room for."""
         return self.nbytes // max(1, self.n_rows) * (self.n_rows - self.n_on_disk)
 
+    def _n_files_of(self, n_rows: int) -> int:
+        """Return how many files so many rows take at least: those of whole chunks."""
+        return self.n_files * n_rows // max(1, self.n_rows)
+
     def check_disk(self, n_at_once: int) -> None:
         """Refuse a disk that cannot hold the rows that have to come; warn of one that may not hold all.
+
+        Both its bytes and its files count, for a file system may have room and no inodes.
 
         Parameters
         ----------
@@ -150,7 +163,8 @@ class Plan:
         StorageError
             ENOSPC: there is too little room.
         """
-        must = (max(n_at_once, self.n_expected) - self.n_on_disk) * self.row_nbytes_plain
+        n_must = max(n_at_once, self.n_expected) - self.n_on_disk
+        must = n_must * self.row_nbytes_plain
         other = "another store" if self.is_kept else "another save_path"
         free = f"{as_text(self.disk_free)} free at {self.save_path}"
         if must > self.disk_free:
@@ -159,6 +173,23 @@ class Plan:
                 f"{as_text(must)} have to go to disk, but there are {free}: make room, give {other}, or "
                 "store less with dtype=, say float16",
                 self.save_path,
+            )
+        n_free = self.files_free
+        if n_free is not None and self._n_files_of(n_must) > n_free:
+            raise StorageError(
+                _NO_SPACE,
+                f"{self._n_files_of(n_must)} files have to go to disk, but only {n_free} more can be made at "
+                f"{self.save_path} (free inodes): remove files, give {other}, or say chunks= for more "
+                "rows in a file",
+                self.save_path,
+            )
+        n_to_come = self._n_files_of(self.n_rows - self.n_on_disk)
+        if n_free is not None and n_to_come > n_free:
+            warn(
+                f"the result may take {n_to_come} files if all {self.n_rows} rows come, but only {n_free} "
+                f"more can be made at {self.save_path} (free inodes): remove files, give {other}, or say "
+                "chunks= for more rows in a file",
+                StorageWarning,
             )
         if self.nbytes_to_come > self.disk_free:
             more = " more" if self.n_on_disk else ""
@@ -216,15 +247,28 @@ def make_plan(  # noqa: PLR0913  what it depends on
         row_nbytes_plain=sum(spec.row_nbytes for spec in specs if spec.storage.compressors is None),
         is_kept=is_kept,
         n_on_disk=0 if recorded is None else int(np.count_nonzero(recorded)),
+        files_free=free_files(budget.save_path),
     )
 
 
 def free_nbytes(save_path: str) -> int:
     """Return the bytes free for this user where a folder is, or will be."""
+    with telling(f"the disk of {save_path} cannot be looked at"):
+        return shutil.disk_usage(_existing(save_path)).free
+
+
+def free_files(save_path: str) -> int | None:
+    """Return how many files may be made there; None where the file system has no such number, as btrfs."""
+    if not hasattr(os, "statvfs"):
+        return None
+    with telling(f"the disk of {save_path} cannot be looked at"):
+        found = os.statvfs(_existing(save_path))
+    return found.f_favail if found.f_files else None
+
+
+def _existing(save_path: str) -> Path:
+    """Return a folder, or the first above it that is there."""
     path = Path(save_path)
-    try:
-        while not path.exists() and path != path.parent:
-            path = path.parent
-        return shutil.disk_usage(path).free
-    except OSError as cause:
-        raise storage_error(cause, f"the disk of {save_path} cannot be looked at") from cause
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path

@@ -64,6 +64,12 @@ class Log:
             os.ftruncate(descriptor, size)
             self.entries.append((SIZE, self._open[descriptor], size))
 
+    def posix_fallocate(self, descriptor, offset, size):
+        """Give a file room, and so its size."""
+        with self._lock:
+            os.posix_fallocate(descriptor, offset, size)
+            self.entries.append((SIZE, self._open[descriptor], offset + size))
+
     def fsync(self, descriptor):
         """Sync a file or a folder; there is no need to wait for a real disk."""
         with self._lock:

@@ -37,6 +37,7 @@ from accumulator._stores.format.mark import (
 from accumulator._stores.format.names import OUTPUTS, RECORD
 from accumulator._stores.format.store import FolderStore
 from accumulator._stores.kept.fit import check_run, fit_options
+from accumulator._stores.kept.reserve import Reserve
 from accumulator._stores.kept.restore import remove_partial, restore
 from accumulator._stores.memory.threads import to_its_end
 from accumulator._stores.reading.check import RowChecker
@@ -47,7 +48,7 @@ from accumulator._stores.writing.zarr_rows import ZarrRows
 from accumulator.exceptions import DamagedError, ResultExistsError, StorageError, StorageWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -77,6 +78,7 @@ class KeptRun:
     _group: Any = None  # from `create` or `resume` on, like all that follows
     _record: dict[str, Any] = attrs.field(factory=dict)  # arrays
     _rows: ZarrRows | None = None
+    _reserve: Reserve | None = None
 
     @_store.default
     def _open_store(self) -> FolderStore:
@@ -201,6 +203,8 @@ class KeptRun:
         self._refuse_if_broken()
         if self._mark.is_complete or not self._is_marked:
             self._set_state(RUNNING)
+        elif self._reserve is None:
+            self._hold()
 
     def checkpoint(self, written: NDArray[np.bool_]) -> None:
         """Return when all written rows, which are in their files, are on the disk and recorded.
@@ -225,12 +229,16 @@ class KeptRun:
 
     def complete(self) -> None:
         """Say that the run is complete, after the last checkpoint."""
+        if self._reserve is not None:
+            self._reserve.drop()
         self._set_state(COMPLETE, hash_written(self.recorded))
 
     def release(self) -> None:
         """Let others write the store, once no thread does; a folder that nothing was put into is removed."""
         if self._rows is not None:
             self._rows.close()
+        if self._reserve is not None:
+            self._reserve.drop()
         self._folder.release(is_unused=self._mark.state == CREATING)
 
     def _look(self, mode: str) -> None:
@@ -281,10 +289,25 @@ class KeptRun:
         arrays = {} if state == CREATING else self._mark.arrays
         mark = attrs.evolve(self._mark, state=state, arrays=arrays, written=written)
         with telling(f"{self.root} cannot be marked as {state}"):
-            to_its_end(partial(write_mark, self._group, mark))
+            self._change(partial(write_mark, self._group, mark))
             self._mark = mark
             self._unsynced.sync()
         self._is_marked = True
+        if state == RUNNING:
+            self._hold()
+
+    def _hold(self) -> None:
+        """Keep room for the record."""
+        if self._reserve is None:
+            self._reserve = Reserve(self.root, len(self._locs), self._mark.n_heads)
+        self._reserve.hold()
+
+    def _change(self, call: Callable[[], object]) -> None:
+        """Make a change of the record, or of the mark."""
+        if self._reserve is None:
+            to_its_end(call)
+        else:
+            self._reserve.used(call)
 
     def _refuse_if_broken(self) -> None:
         if self._broken is not None:
@@ -306,6 +329,34 @@ class KeptRun:
             self.recorded |= new
         for redo in rows.redo:
             redo.apply()
+        self._hold()
+
+    def rescue(self, written: NDArray[np.bool_], unsettled: NDArray[np.intp]) -> None:
+        """Record the rows that are in their files, where others could not be written.
+
+        Rows that replace recorded ones stay beside their place, where there may be no room for them. Some
+        rows are ``unsettled``, and hold what does not count. Errors are those of `checkpoint`.
+        """
+        self._refuse_if_broken()
+        rows, what = self._rows, f"rows cannot be recorded in {self.root}"
+        if rows is None:
+            return
+        try:
+            with telling(what):
+                held = rows.not_in_files()
+                held[unsettled] = True
+                self._unsynced.sync()
+                self._compare_doubtful(rows, written & ~held)
+                new = written & ~self.recorded & ~held
+                again = [waiting[~held[waiting]] for waiting in (redo.rows_waiting() for redo in rows.redo)]
+                changed = np.concatenate([np.flatnonzero(new), *again])
+                if len(changed):
+                    known = self.recorded | new
+                    self._write_record("checksums", changed, known, rows.checksums, held & self.recorded)
+                    self._write_record("written", np.flatnonzero(new), known)
+                    self.recorded |= new
+        finally:
+            self._hold()  # else the rows that wait for room would take it
 
     def _compare_doubtful(self, rows: ZarrRows, written: NDArray[np.bool_]) -> None:
         """Find out whether files whose sync failed once still have their rows, now that one succeeded."""
@@ -329,9 +380,17 @@ class KeptRun:
             self._unsynced.doubtful.discard(path)
 
     def _write_record(
-        self, name: str, rows: NDArray[np.intp], known: NDArray[np.bool_], checksums: Checksums = ()
+        self,
+        name: str,
+        rows: NDArray[np.intp],
+        known: NDArray[np.bool_],
+        checksums: Checksums = (),
+        held: NDArray[np.bool_] | None = None,
     ) -> None:
-        """Write those chunks of the record that rows lie in, each in one step; then sync."""
+        """Write those chunks of the record that rows lie in, each in one step; then sync.
+
+        Rows that are ``held`` keep the checksums that they have there.
+        """
         array, step = self._record[name], RECORD[name]
         (self.root / name / "zarr.json").lstat()  # where somebody removed it, zarr would make a folder
         for chunk in np.unique(rows // step).tolist():
@@ -340,7 +399,9 @@ class KeptRun:
             if checksums:
                 values = np.stack([column[part] for column in checksums], axis=1)
                 spoil(values, known[part])
-            to_its_end(partial(array.__setitem__, part, values))
+            if held is not None and held[part].any():
+                values[held[part]] = np.asarray(array[part])[held[part]]
+            self._change(partial(array.__setitem__, part, values))
         self._unsynced.sync()
 
     def _tell_lost(self, saved: SavedResult, rows: ZarrRows, lost: NDArray[np.bool_]) -> None:

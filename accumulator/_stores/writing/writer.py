@@ -106,6 +106,11 @@ class Writer:
             self._wait()
             self._raise_failed()
 
+    def wait(self) -> None:
+        """Wait until nothing is under way, whatever has failed."""
+        with self.lock:
+            self._wait()
+
     def take_back(self, job: Job) -> None:
         """Have a job stay in memory unless it is written; one that is being written is waited for."""
         with self.lock:

@@ -201,6 +201,17 @@ class ZarrRows:
             head.lend(array, pages, start, written, gives_back=gives_back)
         self._writer.after, self._moves_out = self._move_out, True
 
+    def not_in_files(self) -> NDArray[np.bool_]:
+        """Wait until nothing is written, and return which rows no reader finds in the files of all heads."""
+        self._writer.wait()
+        rows = np.zeros(self.heads[0].array.shape[0] if self.heads else 0, dtype=bool)
+        with self._writer.lock:
+            rows[self._rows_in_memory()] = True
+        for head in self.heads:
+            for job in head.unfinished():
+                rows[job.rows] = True
+        return rows
+
     def _rows_in_memory(self) -> NDArray[np.intp]:
         rows = [rows for head in self.heads for rows in head.rows_in_memory()]
         return np.concatenate(rows) if rows else np.empty(0, dtype=np.intp)

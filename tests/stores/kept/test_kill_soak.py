@@ -9,11 +9,15 @@ import shutil
 import signal
 import time
 
+import numpy as np
 import pytest
 from helpers import mortal
 from helpers.processes import TIMEOUT, Process
 
+from accumulator import FullBatch
+from accumulator._report.facts import verify
 from accumulator._stores.files.ownership import is_locked
+from accumulator.exceptions import ResultFormatError, ResultNotFoundError
 
 KILLS = int(os.environ.get("ACCUMULATOR_KILLS", "100"))
 
@@ -65,6 +69,20 @@ class Killer:
         return acknowledged, not is_through
 
 
+def check_readers(store, name, acknowledged):
+    """Nothing that a kill leaves is damage: `verify` and a reader find all that was acknowledged."""
+    try:
+        found = verify(store)
+    except (ResultFormatError, ResultNotFoundError):  # its first push had not come to its end
+        assert acknowledged == mortal.NOTHING
+        return
+    assert found.verdict == ("right" if found.state == "complete" else "unfinished"), found.as_json()
+    with FullBatch.load(store, partial=True) as batch:
+        assert batch.written[np.array(acknowledged) != mortal.MISSING].all(), "lost"
+        arrays = {head: array[:] for head, array in batch.outputs.items()}
+        mortal.check_written(arrays, batch.written, name, acknowledged)
+
+
 @pytest.fixture
 def killer(tmp_path, request):
     """Give a process to fork lives from."""
@@ -88,5 +106,7 @@ def test_killed_runs_end_with_the_same_bytes(tmp_path, killer, number):
             acknowledged, is_killed = killer.life(store, name, acknowledged, is_spared=done >= n_kills)
             done += is_killed
             assert not is_killed or is_locked(store) in {False, None}, "the lock outlived its process"
+            if is_killed:
+                check_readers(store, name, acknowledged)
         mortal.check_complete(store, name, wanted)
         shutil.rmtree(store)
