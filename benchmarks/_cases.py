@@ -24,6 +24,7 @@ PATCH: Final = 256
 _KNOTS: Final = 6  # of the smooth noise, along each side of a patch
 HEADS: Final[Mapping[str, tuple[tuple[tuple[int, ...], str], ...]]] = {
     "none": (),
+    "tiny": (((1,), "uint8"), ((8,), "float32")),
     "small": (((4, 4, 1), "float32"),) * 3,
     "kilobyte": (((256,), "float32"),),
     "large": (((164, 164, 4), "float32"),) * 3,

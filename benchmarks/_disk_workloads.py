@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks._cases import CaseSpec
 from benchmarks._measure import Run, measure
-from benchmarks._questions import Question, Workload, never_behind
+from benchmarks._questions import Exponent, Question, Workload, never_behind
 
 _LARGE = "three heads of (164, 164, 4) float32"
 _ROW_NBYTES = 1_291_008  # of those
@@ -106,6 +106,36 @@ def orders(*, is_smoke: bool = False) -> Workload:
                 Question(f"time: {name} / {names[0]}", (name, "seconds"), (names[0], "seconds"))
                 for name in names[1:]
             ),
+        ],
+    )
+
+
+def shuffled(*, is_smoke: bool = False) -> Workload:
+    sizes = (1_000, 2_500, 5_000) if is_smoke else (1_000_000, 2_500_000, 5_000_000)
+    names = {n: f"shuffled, N = {n:,}" for n in sizes}
+    last, ordered = names[sizes[-1]], f"in order, N = {sizes[-1]:,}"
+    batches, kept = (100,) if is_smoke else (8_192,), {"place": "store"}
+    return Workload(
+        "shuffled",
+        f"Small rows, a label of uint8 and 8 float32, in batches of {batches[0]:,} in random order or in "
+        "order, kept in a store: every row is recorded in the end.",
+        {
+            name: Run("accumulator", CaseSpec(n, "tiny", "shuffled rows", batches), kept, spare=0)
+            for n, name in names.items()
+        }
+        | {ordered: Run("accumulator", CaseSpec(sizes[-1], "tiny", "in order", batches), kept, spare=0)},
+        [
+            Exponent(
+                f"exponent of time, N = {sizes[0]:,} to {sizes[-1]:,}",
+                (*names.values(), "seconds"),
+                at_most=1.1,
+                sizes=sizes,
+            ),
+            *(
+                Question(f"longest push, {name}", (name, "longest_push_s"), at_most=1)
+                for name in names.values()
+            ),
+            Question(f"time: {last} / {ordered}", (last, "seconds"), (ordered, "seconds")),
         ],
     )
 

@@ -33,14 +33,18 @@ def accumulator(case: Case, folder: Path, *, place: str, **options: Any) -> Work
         with FullBatchAccumulator(
             case.locs, save_path=str(folder / "spill"), memory_threshold=threshold, **options
         ) as full:
-            start = time.perf_counter()
+            start = last = time.perf_counter()
+            longest = 0.0
             for batch in case.batches:
                 full.push(batch.heads, batch.locs)
-            pushing = time.perf_counter() - start
+                now = time.perf_counter()
+                longest, last = max(longest, now - last), now
+            pushing = last - start
         result = full.finalize()
         if (result.path is None) != (place == "RAM"):
             raise RuntimeError(f"the result is not in {place}: there is too little memory for this benchmark")
-        return Outcome(list(result.outputs), {"push_us": 1e6 * pushing / len(case.batches)})
+        facts = {"push_us": 1e6 * pushing / len(case.batches), "longest_push_s": longest}
+        return Outcome(list(result.outputs), facts)
 
     return work
 

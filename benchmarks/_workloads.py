@@ -5,7 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from benchmarks._cases import CaseSpec
-from benchmarks._disk_workloads import codecs, container, disk, durable, leaving_ram, model, orders, sparse
+from benchmarks._disk_workloads import (
+    codecs,
+    container,
+    disk,
+    durable,
+    leaving_ram,
+    model,
+    orders,
+    shuffled,
+    sparse,
+)
 from benchmarks._measure import Run
 from benchmarks._questions import Exponent, Question, Workload, never_behind
 from benchmarks._stitch_workloads import (
@@ -162,6 +172,7 @@ WORKLOADS: Mapping[str, Callable[..., Workload]] = {
         disk,
         durable,
         orders,
+        shuffled,
         container,
         model,
         leaving_ram,
