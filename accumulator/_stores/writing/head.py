@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from accumulator.typing import Rows
 
 _FEW_CHUNKS: Final = 8  # of a put: so many are looked at one by one
-_WORTH: Final = 3  # a block with a third of its rows is written as a whole; its bytes are thrice its rows'
+_WORTH: Final = 2  # a block with half of its rows is written as a whole: its bytes are twice its rows'
 
 
 class Head:
@@ -121,7 +121,7 @@ class Head:
                 self._hand_over(self._open, block.chunk)
             self._pending.popleft()
         while len(self._open) > self._most_open:
-            self._hand_over(self._open, next(iter(self._open)))
+            self._hand_over(self._open, self._next_to_go().chunk)
 
     def discard(self) -> None:
         for block, _ in self._pending:
@@ -302,10 +302,21 @@ class Head:
         loose = self._loose
         if loose is None or loose.room < n_rows or len(self._open) < self._most_open:
             return True
-        oldest = next(iter(self._open.values()))
+        next_one = self._next_to_go()
         size = min(self.chunk_rows, self._n_rows - chunk * self.chunk_rows)
-        is_left = loose.n_put - oldest.touched >= self.chunk_rows
-        return is_left or _WORTH * n_rows >= size or _WORTH * oldest.n_filled >= len(oldest.filled)
+        is_full = _WORTH * next_one.n_filled >= len(next_one.filled)
+        return is_full or self._is_left(next_one, loose) or _WORTH * n_rows >= size
+
+    def _next_to_go(self) -> Block:
+        """Return the open block that was used longest ago; where rows may be loose, the fullest one."""
+        loose = self._loose
+        if loose is None:
+            return next(iter(self._open.values()))
+        return max(self._open.values(), key=lambda block: (self._is_left(block, loose), block.n_filled))
+
+    def _is_left(self, block: Block, loose: LooseRows) -> bool:
+        """Whether a block was not used while as many rows were loose as a chunk has."""
+        return loose.n_put - block.touched >= self.chunk_rows
 
     def _new_block(self, chunk: int, n_rows: int) -> Block:
         """Return a block that so many rows of a chunk are put into, with the loose rows there are."""
