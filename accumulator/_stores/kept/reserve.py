@@ -61,4 +61,5 @@ class Reserve:
 
     def __del__(self) -> None:
         """Give it back with the last user."""
-        self.drop()
+        if hasattr(self, "_held"):  # an interrupt may come while it is made
+            self.drop()

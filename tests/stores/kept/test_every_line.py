@@ -197,6 +197,11 @@ def idle(run):
         raise AssertionError("it hangs")
 
 
+def descriptors():
+    """Return what is open, but for the folder that tells."""
+    return {each for each in [*DESCRIPTORS.iterdir()] if each.is_symlink()}
+
+
 def interrupt(templates, folder, kind, line, n):
     """Interrupt one line, and check what is left, and that it goes on; return whether it was reached."""
     store, copy = folder / "run.zarr", folder / "copy.zarr"
@@ -220,7 +225,7 @@ def interrupt(templates, folder, kind, line, n):
         check(other.canvas, kept, possible, kind)
         other.close()
 
-    before, files = set(threads()), set(DESCRIPTORS.iterdir())
+    before, files = set(threads()), descriptors()
     interrupter = Interrupter(line, n)
     try:
         with follow(store, kind, interrupter, snapshot) as result:
@@ -234,9 +239,9 @@ def interrupt(templates, folder, kind, line, n):
         failure.add_note(f"interrupted {kind}, {line}, time {n}")
         raise
     finally:
-        for each in set(DESCRIPTORS.iterdir()) - files:  # Ctrl-C just behind `os.open` leaves it open
+        for each in descriptors() - files:  # Ctrl-C just behind `os.open` leaves it open
             with contextlib.suppress(OSError):
-                if "run.zarr" in str(each.readlink()):
+                if str(each.readlink()).startswith(str(folder)):
                     os.close(int(each.name))
         shutil.rmtree(store, ignore_errors=True)
         shutil.rmtree(copy, ignore_errors=True)
