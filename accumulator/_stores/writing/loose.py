@@ -19,7 +19,7 @@ from accumulator._stores.files import system
 from accumulator._stores.format.stamps import NOT_AS_LEFT, opened, stamp_at, stamp_of
 from accumulator._stores.memory.copying import Piece
 from accumulator._stores.memory.row_numbers import count, spans
-from accumulator.exceptions import DamagedError
+from accumulator.exceptions import DamagedError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -135,9 +135,9 @@ class LooseRows:
                         values[logged[some]] = part
                     stamp = stamp_of(os.fstat(file))
             except NOT_AS_LEFT as cause:
-                raise self._damaged() from cause
+                raise self._lost() from cause
             if stamp != self._left:
-                raise self._damaged()
+                raise self._lost()
         return values
 
     def forget(self, rows: Rows) -> None:
@@ -157,7 +157,7 @@ class LooseRows:
             system.make_folder(self._log.parent)
             step = max(1, _STEP_NBYTES // self._row_nbytes)
             if self._n_logged and stamp_at(self._log) != self._left:
-                raise self._damaged()
+                raise self._lost()
             with system.opened(self._log, system.CHANGE if self._n_logged else system.NEW) as file:
                 for start in range(0, len(order), step):
                     part = self._values[order[start : start + step]]
@@ -197,7 +197,11 @@ class LooseRows:
             some = slice(*np.searchsorted(at, (start, stop)).tolist())
             yield some, part[at[some] - start]
 
-    def _damaged(self) -> DamagedError:
+    def _lost(self) -> StorageError | DamagedError:
+        """Return DamagedError where the log is not as it was left; its folder alone may come back."""
+        if not self._log.parent.parent.is_dir():
+            what = "rows that wait for their chunks cannot be read back, as the folder is gone"
+            return StorageError(errno.ENOENT, what, os.fspath(self._log.parent.parent))
         rows = np.flatnonzero(self._places < 0) if self._places is not None else None
         what = "rows that wait for their chunks are lost: somebody has removed or changed their log"
         return DamagedError(errno.EIO, what, os.fspath(self._log), rows=rows)
