@@ -61,30 +61,18 @@ def set_size(descriptor: int, nbytes: int) -> None:
     os.ftruncate(descriptor, nbytes)
 
 
-def allocate(path: Path, nbytes: int) -> int:
-    """Take so much room on the disk, and one file, until `give_back`; return a descriptor that holds them.
-
-    The file has no name then, and so goes with the process, however that ends.
-    """
-    descriptor = os.open(path, NEW | _FLAGS, 0o600)
+def allocate(path: Path, nbytes: int) -> None:
+    """Take so much room on the disk for a new file; nothing is left of it where there is not enough."""
     try:
-        os.unlink(path)
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(descriptor, 0, nbytes)
-        else:
-            write_at(descriptor, memoryview(bytes(nbytes)), 0)
+        with opened(path, NEW) as descriptor:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(descriptor, 0, nbytes)
+            else:
+                write_at(descriptor, memoryview(bytes(nbytes)), 0)
     except BaseException:
-        os.close(descriptor)
+        with contextlib.suppress(OSError):
+            os.unlink(path)
         raise
-    return descriptor
-
-
-def give_back(descriptor: int) -> None:
-    """Give back what `allocate` took; a forked child may still have the file."""
-    try:
-        os.ftruncate(descriptor, 0)
-    finally:
-        os.close(descriptor)
 
 
 def sync(path: Path) -> None:

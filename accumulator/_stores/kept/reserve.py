@@ -22,23 +22,29 @@ _FIXED_NBYTES: Final = 4  # of a CRC
 
 
 class Reserve:
-    """Files without a name, which are given back one by one where the record finds no room.
+    """Files that are removed one by one where the record finds no room.
 
-    A chunk of the record is replaced by another file: so there is one more than there may be new chunks.
+    They have the names of partial files, which nobody looks at, and which a resume removes. A chunk of the
+    record is replaced by another file: so there is one more than there may be new chunks.
     """
 
     def __init__(self, root: Path, n_rows: int, n_heads: int) -> None:
         chunk_rows = {name: min(n_rows, RECORD[name]) for name in ("written", "checksums")}
         self._nbytes = max(chunk_rows["written"], 8 * n_heads * chunk_rows["checksums"]) + _FIXED_NBYTES
-        self._n_files = 1 + min(_MOST_CHUNKS, -(-n_rows // RECORD["checksums"]))
-        self._path = root / f"record.{'0' * 32}.partial"  # which nobody looks at, and a resume removes
-        self._held: list[int] = []
+        n_files = 1 + min(_MOST_CHUNKS, -(-n_rows // RECORD["checksums"]))
+        self._paths = [root / f"record.{number:032x}.partial" for number in range(n_files)]
+        self._n_held = 0
 
     def hold(self) -> None:
         """Keep what room there is, unless it is kept already."""
         with contextlib.suppress(OSError):
-            while len(self._held) < self._n_files:
-                self._held.append(system.allocate(self._path, self._nbytes))
+            while self._n_held < len(self._paths):
+                self._n_held += 1  # before it is: an interrupt leaves no file that nobody knows
+                try:
+                    system.allocate(self._paths[self._n_held - 1], self._nbytes)
+                except OSError:
+                    self._n_held -= 1
+                    raise
 
     def used(self, call: Callable[[], T]) -> T:
         """Make a call to its end, with the room that was kept where the disk is full."""
@@ -46,20 +52,16 @@ class Reserve:
             try:
                 return to_its_end(call)
             except OSError as refusal:
-                if refusal.errno not in _FULL or not self._held:
+                if refusal.errno not in _FULL or not self._n_held:
                     raise
                 self._give()
 
     def drop(self) -> None:
-        """Give all of it back."""
-        while self._held:
+        """Give all of it back; what the system refuses is removed by the next resume."""
+        while self._n_held:
             self._give()
 
     def _give(self) -> None:
         with contextlib.suppress(OSError):
-            system.give_back(self._held.pop())
-
-    def __del__(self) -> None:
-        """Give it back with the last user."""
-        if hasattr(self, "_held"):  # an interrupt may come while it is made
-            self.drop()
+            system.remove(self._paths[self._n_held - 1])
+        self._n_held -= 1

@@ -237,7 +237,7 @@ class KeptRun:
         """Let others write the store, once no thread does; a folder that nothing was put into is removed."""
         if self._rows is not None:
             self._rows.close()
-        if self._reserve is not None:
+        if self._reserve is not None and self._folder.is_current():  # else it is somebody else's folder
             self._reserve.drop()
         self._folder.release(is_unused=self._mark.state == CREATING)
 
