@@ -16,6 +16,7 @@ import numpy as np
 
 from accumulator._inputs import tuning
 from accumulator._stores.files import system
+from accumulator._stores.files.errors import storage_error
 from accumulator._stores.format.stamps import NOT_AS_LEFT, opened, stamp_at, stamp_of
 from accumulator._stores.memory.copying import Piece
 from accumulator._stores.memory.row_numbers import count, spans
@@ -136,6 +137,8 @@ class LooseRows:
                     stamp = stamp_of(os.fstat(file))
             except NOT_AS_LEFT as cause:
                 raise self._lost() from cause
+            except OSError as cause:
+                raise storage_error(cause, "rows that wait for their chunks cannot be read back") from cause
             if stamp != self._left:
                 raise self._lost()
         return values
@@ -159,10 +162,12 @@ class LooseRows:
             if self._n_logged and stamp_at(self._log) != self._left:
                 raise self._lost()
             with system.opened(self._log, system.CHANGE if self._n_logged else system.NEW) as file:
-                for start in range(0, len(order), step):
-                    part = self._values[order[start : start + step]]
-                    system.write_at(file, _bytes(part), (self._n_logged + start) * self._row_nbytes)
-                self._left = stamp_of(os.fstat(file))
+                try:
+                    for start in range(0, len(order), step):
+                        part = self._values[order[start : start + step]]
+                        system.write_at(file, _bytes(part), (self._n_logged + start) * self._row_nbytes)
+                finally:  # what was written in part lies behind all that counts
+                    self._left = stamp_of(os.fstat(file))
         # In this order: a place of the log is given once, and then what is in memory counts no more.
         first = self._n_logged
         self._n_logged += len(order)
