@@ -91,7 +91,8 @@ class Finish:
 
     @property
     def rows(self) -> NDArray[np.intp]:
-        return np.flatnonzero(self.chunks.waiting[self.chunk]) + self.chunk * self.head.chunk_rows
+        waiting = self.chunks.waiting.get(self.chunk, np.empty(0, dtype=bool))
+        return np.flatnonzero(waiting) + self.chunk * self.head.chunk_rows
 
     @property
     def label(self) -> str:

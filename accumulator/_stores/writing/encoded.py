@@ -54,8 +54,10 @@ class EncodedChunks:
 
     def finish(self, chunk: int) -> None:
         """Encode a chunk that waits in a scratch file, with the fill value for rows that never came."""
-        values = self.read(chunk, 0, len(self.waiting[chunk]))
-        self._encode(chunk, values, self.waiting[chunk] | self._encoded.get(chunk, False))
+        waiting = self.waiting.get(chunk)
+        if waiting is None:  # it was encoded, and then the scratch file could not be removed
+            return
+        self._encode(chunk, self.read(chunk, 0, len(waiting)), waiting | self._encoded.get(chunk, False))
 
     def tidy(self) -> None:
         """Remove scratch files that are of no use, and their folder once there are none."""
