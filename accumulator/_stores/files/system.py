@@ -75,6 +75,12 @@ def allocate(path: Path, nbytes: int) -> None:
         raise
 
 
+def is_short(folder: Path, nbytes: int, n_files: int) -> bool:
+    """Whether a disk has less free than so many bytes, or files, where it counts them."""
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize < nbytes or (found.f_files > 0 and found.f_favail < n_files)
+
+
 def sync(path: Path) -> None:
     """Return when a file or a folder is on the disk as it is: a folder's names, a file's bytes."""
     descriptor = os.open(path, os.O_RDONLY | _FLAGS)

@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _FULL: Final = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_SHORT_NBYTES: Final = 2**30  # of free room, below which some is kept
+_SHORT_FILES: Final = 2**10
 _MOST_CHUNKS: Final = 4  # of the record that may be new at a time
 _FIXED_NBYTES: Final = 4  # of a CRC
 
 
 class Reserve:
-    """Files that are removed one by one where the record finds no room.
+    """Files that are made when a disk gets short, and removed one by one where the record finds no room.
 
     They have the names of partial files, which nobody looks at, and which a resume removes. A chunk of the
     record is replaced by another file: so there is one more than there may be new chunks.
@@ -36,8 +38,12 @@ class Reserve:
         self._n_held = 0
 
     def hold(self) -> None:
-        """Keep what room there is, unless it is kept already."""
+        """Keep some room if the disk has little, unless it is kept already."""
+        if self._n_held == len(self._paths):
+            return
         with contextlib.suppress(OSError):
+            if not system.is_short(self._paths[0].parent, _SHORT_NBYTES, _SHORT_FILES):
+                return
             while self._n_held < len(self._paths):
                 self._n_held += 1  # before it is: an interrupt leaves no file that nobody knows
                 try:

@@ -203,7 +203,7 @@ class KeptRun:
         self._refuse_if_broken()
         if self._mark.is_complete or not self._is_marked:
             self._set_state(RUNNING)
-        elif self._reserve is None:
+        else:
             self._hold()
 
     def checkpoint(self, written: NDArray[np.bool_]) -> None:
