@@ -25,6 +25,7 @@ __all__ = [
     "FillValue",
     "Mode",
     "OnDuplicate",
+    "Passes",
     "RowArray",
     "Rows",
     "Scale",
@@ -66,6 +67,9 @@ Rows: TypeAlias = "slice | npt.NDArray[np.intp]"
 
 OnDuplicate: TypeAlias = Literal["error", "first", "last"]
 """What a location pushed twice does: raise, keep the first prediction, or keep the last."""
+
+Passes: TypeAlias = Literal["error", "first", "average"]
+"""What patches for one box do in a `Stitcher`: raise, keep the first, or count as one, their mean."""
 
 Mode: TypeAlias = Literal["w-", "a"]
 """How a store is opened, in zarr's words: make a new one, or resume what is there."""

@@ -30,6 +30,7 @@ NEW = {  # since then
     "accumulator.typing.Compressors",
     "accumulator.typing.Crop",
     "accumulator.typing.DeclaredHeads",
+    "accumulator.typing.Passes = ('error', 'first', 'average')",
     "accumulator.typing.FillValue",
     "accumulator.typing.Scale",
     "accumulator.typing.StorageOption",

@@ -14,7 +14,7 @@ import numpy as np
 from accumulator._inputs.validation import as_place
 from accumulator._inputs.warn import warn
 from accumulator.exceptions import OptionError, StorageError
-from accumulator.typing import Mode, OnDuplicate
+from accumulator.typing import Mode, OnDuplicate, Passes
 
 if TYPE_CHECKING:
     from accumulator.typing import StrPath
@@ -79,6 +79,16 @@ def as_on_duplicate(raw: OnDuplicate) -> OnDuplicate:
     """Return a policy for repeats."""
     if not isinstance(raw, str) or raw not in get_args(OnDuplicate):
         raise OptionError(f'on_duplicate is {raw!r}: it is "error", "first" or "last"')
+    return raw
+
+
+def as_passes(raw: Passes) -> Passes:
+    """Return a policy for patches of one box."""
+    if not isinstance(raw, str) or raw not in get_args(Passes):
+        raise OptionError(
+            f'on_duplicate is {raw!r}: it is "error", "first" or "average" here, as a patch that was blended '
+            "cannot be taken out again"
+        )
     return raw
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from accumulator._core.canvas import Canvas
     from accumulator._stitching.bands import Bands
     from accumulator._stitching.groups import Group
+    from accumulator._stitching.passes import Passes
     from accumulator.typing import Bands as BandValues
 
 _log: Final = logging.getLogger("accumulator")
@@ -42,9 +43,36 @@ class Delivery(Generic[_SomeBands]):
     canvas: Canvas  # the rows of the maps
     locs: NDArray[Any]  # their numbers
     on_band: Callable[[slice, BandValues], object] | None
+    make: Callable[..., _SomeBands]  # bands of a grid, like these
+    passes: Passes | None = None  # where boxes are averaged before they are blended
     is_calling: bool = False  # on_band, which must not push
     _waiting: int | None = None  # a band that the disk refused
     _has_told: bool = False
+
+    @property
+    def is_torn(self) -> bool:
+        """Whether an interrupt left a push half-done."""
+        return self.bands.is_torn or (self.passes is not None and self.passes.is_torn)
+
+    def close(self) -> None:
+        """End the threads, and let go of what is in memory."""
+        self.bands.close()
+        if self.passes is not None:
+            self.passes.close()
+
+    def deliver_averages(self) -> None:
+        """Blend the means of all boxes that came, and deliver what gets complete."""
+        if self.passes is None:
+            return
+        if not self.passes.is_ended:
+            grid, blended = self.passes.end(self.group.grid)
+            self.bands.close()
+            self.bands = self.make(grid, written=blended)
+        bands = self.bands
+        for rows in self.passes.left(bands.grid):
+            bands.open(rows)
+            bands.add(bands.prepare(rows, self.passes.means(rows)))
+            self.deliver(bands.complete())
 
     def deliver(self, numbers: Iterable[int], *, is_pushing: bool = False) -> None:
         """Write bands to the maps, and hand them to the callback.

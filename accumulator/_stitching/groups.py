@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -17,6 +18,7 @@ from accumulator._inputs.options import of_some
 from accumulator._stitching.delivery import Delivery
 from accumulator._stitching.heads import check_shapes, lay_heads, map_specs
 from accumulator._stitching.nodata import as_nodata, with_nodata
+from accumulator._stitching.passes import Passes
 from accumulator._stitching.weights import as_window
 from accumulator.exceptions import MemoryLimitError
 
@@ -131,8 +133,10 @@ class Group:
     ) -> Delivery[_SomeBands]:
         """Return what takes bands of such a kind; maps that are not small may have to leave memory."""
         home = canvas.views if is_small else None  # else no band is held in a map
-        bands = kind(self.grid, self.window, self.maps.values, written, home, memory_limit)
-        return Delivery(self, bands, canvas, np.arange(self.grid.shape[0])[:, None], on_band)
+        specs = self.maps.values
+        make = partial(kind, window=self.window, specs=specs, home=home, memory_limit=memory_limit)
+        map_rows = np.arange(self.grid.shape[0])[:, None]
+        return Delivery(self, make(self.grid, written=written), canvas, map_rows, on_band, make)
 
 
 def check_rows_fit(n_rows: int) -> None:
@@ -144,14 +148,16 @@ def check_rows_fit(n_rows: int) -> None:
         )
 
 
-def as_groups(
+def as_groups(  # noqa: PLR0913  what they depend on
     frame: Frame,
     specs: Heads[HeadSpec],
     blend: Blend | NDArray[np.float64],
     nodata: StorageOption[FillValue | None],
     stored: HeadOptions,
+    *,
+    is_averaged: bool,
 ) -> list[Group]:
-    """Return the heads of a batch by how their patches lie, or refuse them."""
+    """Return the heads of a batch by how their patches lie, or refuse them; patches may be means."""
     none = as_nodata(nodata, specs.keys)
     lays = lay_heads(frame, specs)
     by_place: dict[Any, list[int]] = {}
@@ -164,7 +170,7 @@ def as_groups(
         own = lays.some(heads)
         window = as_window(blend, own.values[0].grid.patch)
         overlaps = own.values[0].grid.most_overlaps()
-        maps = map_specs(some, own, window, overlaps)
+        maps = map_specs(some, own, window, overlaps, is_averaged=is_averaged)
         maps = with_nodata(maps, of_some(none, specs.keys, heads), window, len(frame.start))
         group = Group(some.like(heads), own.values, maps, window, stored.of_some(specs.keys, heads))
         groups.append(group)
@@ -187,6 +193,21 @@ def open_all(groups: Sequence[Group], budget: Budget, store: str | None) -> list
         raise
     _tell(groups, canvases)
     return canvases
+
+
+def average_all(deliveries: Sequence[Delivery[Any]], locs: NDArray[Any], budget: Budget) -> None:
+    """Make room for the mean of each box; nothing is left of the maps if this raises."""
+    canvases = [each.canvas for each in deliveries]
+    held = sum(canvas.nbytes for canvas in canvases if canvas.zarr_store is None)
+    own = attrs.evolve(budget.share(1 / len(deliveries)), held_nbytes=held)
+    try:
+        for each in deliveries:
+            each.passes = Passes.start(locs, each.group.maps, each.group.grid.patch, own)
+    except BaseException:
+        for each in deliveries:
+            each.close()
+        let_go(canvases)
+        raise
 
 
 def let_go(canvases: Sequence[Canvas]) -> None:

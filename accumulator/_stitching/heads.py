@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from accumulator._inputs.warn import warn
-from accumulator._stitching.numbers import MapSpec, result_dtype, sum_dtype, wider
+from accumulator._stitching.numbers import MapSpec, mean_dtype, result_dtype, sum_dtype, wider
 from accumulator._stitching.weights import LABEL_BLENDS
 from accumulator.exceptions import BlendWarning, HeadError, OptionError
 
@@ -37,18 +37,22 @@ def check_shapes(geometry: Geometry, lays: Heads[Lay]) -> None:
         )
 
 
-def map_specs(specs: Heads[HeadSpec], lays: Heads[Lay], window: Window, n_overlaps: int) -> Heads[MapSpec]:
+def map_specs(
+    specs: Heads[HeadSpec], lays: Heads[Lay], window: Window, n_overlaps: int, *, is_averaged: bool
+) -> Heads[MapSpec]:
     """Return the maps that heads make, where so many rows cover a pixel at most.
 
-    Raises HeadError or HeadDtypeError where a head cannot be a map.
+    Where it ``is_averaged``, patches are means of several. Raises HeadError or HeadDtypeError where a head
+    cannot be a map.
     """
     maps = []
     for i, (spec, lay) in enumerate(zip(specs, lays, strict=True)):
         if window.blend == "max" and spec.dtype.kind == "c":
             raise HeadError(f"{specs.label(i)} is complex, which has no largest value: blend its parts")
         dtype = result_dtype(spec.dtype, specs.label(i))
-        sums = sum_dtype(spec.dtype, window, n_overlaps)
-        is_checked = window.is_sum and sums == spec.dtype.newbyteorder("=") and wider(sums) != sums
+        patches = mean_dtype(spec.dtype) if is_averaged else spec.dtype
+        sums = sum_dtype(patches, window, n_overlaps)
+        is_checked = window.is_sum and sums == patches.newbyteorder("=") and wider(sums) != sums
         maps.append(MapSpec(lay.channels, dtype, spec.storage.fill_value, sums, is_checked))
     return specs.like(maps)
 

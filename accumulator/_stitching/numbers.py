@@ -95,6 +95,11 @@ def wider(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return _WIDER.get(dtype, dtype)
 
 
+def mean_dtype(head: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype in which several passes are averaged."""
+    return np.dtype(np.complex128 if head.kind == "c" else np.float64)
+
+
 def result_dtype(head: np.dtype[Any], label: str) -> np.dtype[Any]:
     """Return the dtype of a map."""
     if head.char in "gG":

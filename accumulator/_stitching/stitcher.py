@@ -14,7 +14,7 @@ import numpy as np
 from accumulator._core.lifecycle import Collector
 from accumulator._core.locations import LocationIndex
 from accumulator._core.plan import Budget
-from accumulator._inputs.arguments import as_folder, as_limit, as_store, as_threshold
+from accumulator._inputs.arguments import as_folder, as_limit, as_passes, as_store, as_threshold
 from accumulator._inputs.declared import as_declared
 from accumulator._inputs.heads import Heads
 from accumulator._inputs.options import HeadOptions
@@ -26,13 +26,20 @@ from accumulator._stitching.delivery import Delivery, shown
 from accumulator._stitching.frame import as_frame
 from accumulator._stitching.geometry import as_geometry
 from accumulator._stitching.grid import n_outside
-from accumulator._stitching.groups import Canvases, are_small, as_groups, check_rows_fit, open_all
+from accumulator._stitching.groups import (
+    Canvases,
+    are_small,
+    as_groups,
+    average_all,
+    check_rows_fit,
+    open_all,
+)
 from accumulator._stitching.heads import warn_of_mean
 from accumulator._stitching.kept import Kept, facts_of, note
 from accumulator._stitching.map import StitchedMap, as_map
 from accumulator._stitching.weights import DEFAULT_BLEND, Unsaid, as_blend
 from accumulator._stitching.whole import WholeBands
-from accumulator._stores.memory.row_numbers import as_numbers
+from accumulator._stores.memory.row_numbers import as_numbers, without_repeats
 from accumulator.exceptions import (
     ClosedError,
     DuplicateLocationError,
@@ -64,6 +71,7 @@ if TYPE_CHECKING:
         StrPath,
     )
     from accumulator.typing import Bands as BandValues
+    from accumulator.typing import Passes as OnPasses
 
 _SomeBands = TypeVar("_SomeBands", bound=Bands)
 
@@ -145,6 +153,12 @@ class Stitcher(Collector[StitchedMap, Canvases]):
         example arrays, which are batches of any number of rows. All that the first push could refuse of them
         is refused at once, and maps that nothing is pushed to are complete: fill values. With an empty list
         of boxes they need ``output_shape``.
+    on_duplicate : {"error", "first", "average"}, default "error"
+        What a box does that comes twice, in one batch or in two: raise; keep the first patch; or average all
+        of them, as of test-time augmentation or folds. They then count as one patch, their mean, so that a
+        box which came often counts no more than its neighbours. The means of all boxes are kept until
+        `finalize`, 8 bytes a number, in RAM or on disk as `FullBatchAccumulator` keeps rows; the maps are
+        made there, and ``on_band`` is called. 64-bit integers beyond 2**53 are rounded.
 
     Raises
     ------
@@ -193,6 +207,7 @@ class Stitcher(Collector[StitchedMap, Canvases]):
     _budget: Budget
     _store: str | None
     _on_band: Callable[[slice, BandValues], object] | None
+    _on_duplicate: OnPasses
     _bar: Any
     _specs: Heads[HeadSpec] = attrs.field(init=False, factory=Heads)  # none until the first batch
     _told_by: str = attrs.field(init=False, default="the first batch")  # what the heads are, in messages
@@ -225,8 +240,9 @@ class Stitcher(Collector[StitchedMap, Canvases]):
         shards: StorageOption[Chunks] = None,
         compressors: StorageOption[Compressors] = None,
         heads: DeclaredHeads | None = None,
+        on_duplicate: OnPasses = "error",
     ) -> None:
-        declared = as_declared(heads)
+        declared, policy = as_declared(heads), as_passes(on_duplicate)
         index, window, bar = LocationIndex(full_output_locs), as_blend(blend), as_progress(progress)
         stored: StorageOptions = {
             "fill_value": fill_value,
@@ -259,7 +275,20 @@ class Stitcher(Collector[StitchedMap, Canvases]):
         came, kept = np.zeros(len(index), dtype=bool), HeadOptions(**stored)
         is_unsaid, rows = isinstance(blend, Unsaid), Canvases()
         self.__attrs_init__(
-            index, rows, came, frame, window, is_unsaid, nodata, options, kept, budget, path, on_band, bar
+            index,
+            rows,
+            came,
+            frame,
+            window,
+            is_unsaid,
+            nodata,
+            options,
+            kept,
+            budget,
+            path,
+            on_band,
+            policy,
+            bar,
         )
         if declared is not None:
             try:
@@ -293,7 +322,8 @@ class Stitcher(Collector[StitchedMap, Canvases]):
         UnknownLocationError
             A box is not in the list; a KeyError.
         DuplicateLocationError
-            A box comes twice, in this batch or after an earlier one; a ValueError.
+            A box comes twice, in this batch or after an earlier one, and ``on_duplicate`` is "error"; a
+            ValueError.
         LocationError
             ``batch_locs`` is not 2-d whole numbers, or has the wrong number of columns. At the first push
             also: boxes are not as large as the patches, and no option says why. A ValueError.
@@ -333,15 +363,21 @@ class Stitcher(Collector[StitchedMap, Canvases]):
         """
         with self._lock:
             self._refuse_if_done("push")
-            heads, rows = as_heads(batch_output), as_numbers(self._index.match(batch_locs))
+            policy = self._on_duplicate
+            found, has_repeats = self._index.match_any(batch_locs, may_repeat=policy != "error")
+            heads, rows = as_heads(batch_output), as_numbers(found)
             if not heads:
                 raise HeadError("the batch has no heads: push at least one array a batch")
             check_rows(heads, len(rows))
             specs = self._specs or as_specs(heads, self._options)
             heads = check_specs(heads, specs, self._told_by)
-            self._refuse_repeats(rows)
             heads = specs.like(as_stored_heads(heads, specs))
+            if policy != "average" and (has_repeats or self._written[rows].any()):
+                rows, heads = self._without_repeats(rows, heads)
             deliveries = self._deliveries or self._start(heads, Bands)
+            if policy == "average":
+                self._average(rows, heads)
+                return
             for each in deliveries:
                 each.deliver_waiting()
             for each in deliveries:
@@ -387,6 +423,7 @@ class Stitcher(Collector[StitchedMap, Canvases]):
                     )
                 for each in self._deliveries:
                     each.deliver_waiting()
+                    each.deliver_averages()
                     each.deliver(each.bands.all_open())
                 self._canvas.flush()  # all of them, before any is complete
                 self._result = as_map(self._hand_over(), StitchedMap)
@@ -435,7 +472,10 @@ class Stitcher(Collector[StitchedMap, Canvases]):
     def _start(self, heads: Heads[NDArray[Any]], kind: type[_SomeBands]) -> Sequence[Delivery[_SomeBands]]:
         """Fix the heads; nothing has changed if this raises."""
         specs = as_specs(heads, self._options)
-        groups = as_groups(self._frame, specs, self._blend, self._nodata, self._stored)
+        is_averaged = self._on_duplicate == "average"
+        groups = as_groups(
+            self._frame, specs, self._blend, self._nodata, self._stored, is_averaged=is_averaged
+        )
         if self._is_blend_unsaid:
             for group in groups:
                 warn_of_mean(specs.some(group.heads.values), group.grid)
@@ -447,6 +487,8 @@ class Stitcher(Collector[StitchedMap, Canvases]):
             group.deliver(kind, canvas, self._written, self._on_band, limit, is_small=is_small)
             for group, canvas in zip(groups, canvases.each, strict=True)
         ]
+        if is_averaged:
+            average_all(deliveries, self._index.locs, self._budget)
         self._specs, self._canvas, self._deliveries = specs, canvases, deliveries
         self._tell_at_exit()
         if self._bar is not None:
@@ -457,24 +499,42 @@ class Stitcher(Collector[StitchedMap, Canvases]):
     def _stop(self) -> None:
         super()._stop()
         for each in self._deliveries:
-            each.bands.close()
+            each.close()
 
-    def _refuse_repeats(self, rows: NDArray[np.intp]) -> None:
-        repeats = np.flatnonzero(self._written[rows])
-        if len(repeats):
+    def _average(self, rows: NDArray[np.intp], heads: Heads[NDArray[Any]]) -> None:
+        """Take patches into the means of their boxes."""
+        for number, each in enumerate(self._deliveries):
+            self._is_torn = number > 0  # what one group has taken cannot be taken out again
+            if each.passes is not None:
+                each.passes.add(rows, each.group.seen(heads.values))
+        self._written[rows] = True
+        self._is_torn = False
+        if self._progress is not None:
+            self._progress.show()
+
+    def _without_repeats(
+        self, rows: NDArray[np.intp], heads: Heads[NDArray[Any]]
+    ) -> tuple[NDArray[np.intp], Heads[NDArray[Any]]]:
+        """Return the first patch of each box that has none, or refuse the others."""
+        if self._on_duplicate == "error":
+            repeats = np.flatnonzero(self._written[rows])
             locations = self._index.locs[rows[repeats]]
             raise DuplicateLocationError(
                 f"pushed before: {named(repeats, 'batch_locs')}, the first being {locations[0].tolist()}; a "
-                "patch that was blended cannot be taken out again: push each location once",
+                "patch that was blended cannot be taken out again: push each location once, or say "
+                'on_duplicate="first" or "average"',
                 repeats,
                 locations,
             )
+        kept = without_repeats(rows, is_last=False)
+        kept = kept[~self._written[rows[kept]]]
+        return rows[kept], heads.like(head[kept] for head in heads)
 
     def _refuse_if_done(self, action: str) -> None:
         super()._refuse_if_done(action)
         if any(each.is_calling for each in self._deliveries):
             raise ClosedError(f"cannot {action} from within on_band: keep what it is given, and do it later")
-        if self._is_torn or any(each.bands.is_torn for each in self._deliveries):
+        if self._is_torn or any(each.is_torn for each in self._deliveries):
             raise ClosedError(
                 f"cannot {action}: a push was interrupted half-way; close(), and make a new one"
             )
