@@ -63,11 +63,10 @@ class Reserve:
                 self._give()
 
     def drop(self) -> None:
-        """Give all of it back; what the system refuses is removed by the next resume."""
+        """Give all of it back; what the system refuses to remove is an OSError."""
         while self._n_held:
             self._give()
 
     def _give(self) -> None:
-        with contextlib.suppress(OSError):
-            system.remove(self._paths[self._n_held - 1])
+        system.remove(self._paths[self._n_held - 1])
         self._n_held -= 1

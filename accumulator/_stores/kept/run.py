@@ -230,7 +230,8 @@ class KeptRun:
     def complete(self) -> None:
         """Say that the run is complete, after the last checkpoint."""
         if self._reserve is not None:
-            self._reserve.drop()
+            with telling(f"{self.root} cannot be completed"):
+                self._reserve.drop()
         self._set_state(COMPLETE, hash_written(self.recorded))
 
     def release(self) -> None:
@@ -238,7 +239,8 @@ class KeptRun:
         if self._rows is not None:
             self._rows.close()
         if self._reserve is not None and self._folder.is_current():  # else it is somebody else's folder
-            self._reserve.drop()
+            with contextlib.suppress(OSError):  # the next resume removes it
+                self._reserve.drop()
         self._folder.release(is_unused=self._mark.state == CREATING)
 
     def _look(self, mode: str) -> None:
