@@ -10,6 +10,7 @@ import dis
 import os
 import shutil
 import sys
+import threading
 import time
 import warnings
 from collections import Counter
@@ -239,6 +240,9 @@ def interrupt(templates, folder, kind, line, n):
         failure.add_note(f"interrupted {kind}, {line}, time {n}")
         raise
     finally:
+        for thread in threading.enumerate():  # of a run that was never made: other tests count them
+            if thread.name.startswith("accumulator-write"):
+                thread._target.__self__.close()
         for each in descriptors() - files:  # Ctrl-C just behind `os.open` leaves it open
             with contextlib.suppress(OSError):
                 if str(each.readlink()).startswith(str(folder)):
