@@ -198,6 +198,19 @@ def idle(run):
         raise AssertionError("it hangs")
 
 
+def end_threads():
+    """End the threads of a run that was never made: other tests count them."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("accumulator-write"):
+            work = getattr(thread, "_target", None)  # gone if it has just ended
+            if work is not None:
+                writer = work.__self__
+                with writer.lock:
+                    writer._is_closed = True
+                    writer._changed.notify_all()
+            thread.join(5)
+
+
 def descriptors():
     """Return what is open, but for the folder that tells."""
     return {each for each in [*DESCRIPTORS.iterdir()] if each.is_symlink()}
@@ -240,9 +253,7 @@ def interrupt(templates, folder, kind, line, n):
         failure.add_note(f"interrupted {kind}, {line}, time {n}")
         raise
     finally:
-        for thread in threading.enumerate():  # of a run that was never made: other tests count them
-            if thread.name.startswith("accumulator-write"):
-                thread._target.__self__.close()
+        end_threads()
         for each in descriptors() - files:  # Ctrl-C just behind `os.open` leaves it open
             with contextlib.suppress(OSError):
                 if str(each.readlink()).startswith(str(folder)):
