@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     Pack: TypeAlias = Callable[[NDArray[np.int64]], Keys]
 
 _KEY_LIMIT: Final = 2**63
-_MANY_KEYS: Final = 2**8
+_BUCKET_KEYS: Final = 8  # on average; the largest decides how many steps a search takes
+_KEYS_PER_STEP: Final = 8  # a step for all keys takes as long as so many keys that are looked up one by one
 _NONE: Final = np.empty(0, dtype=np.intp)
 _ONCE: Final = (
     "give each location once (FullBatchAccumulator and Stitcher take on_duplicate=, which says what counts)"
@@ -62,6 +63,7 @@ class LocationIndex:
                 remedy = "drop repeats before cutting patches"
                 raise _repeated(repeats, locs, "the list", "full_output_locs", remedy)
         self._next = 0  # where the last match ended: the next batch nearly always starts there
+        self._lookup: _Lookup | None = None  # made when it is needed: in order it never is
 
     def __len__(self) -> int:
         """Return the number of locations."""
@@ -110,7 +112,9 @@ class LocationIndex:
         rows = np.zeros(len(locs), dtype=np.intp)
         if len(self):
             # A location that is not in the list may get any key: the comparison finds it out.
-            rows = np.minimum(_places(self._keys, self._pack(locs)), len(self) - 1)
+            if self._lookup is None:
+                self._lookup = _Lookup(self._keys)
+            rows = np.minimum(self._lookup.places(self._pack(locs)), len(self) - 1)
             if self._order is not None:
                 rows = self._order[rows]
             found = (self._exact[rows] == locs).all(axis=1)
@@ -124,7 +128,7 @@ class LocationIndex:
                 unknown,
                 given[unknown],
             )
-        if _is_rising(rows):
+        if _is_rising(rows) or _is_rising(np.sort(rows)):
             return rows, _NONE
         ranked = np.argsort(rows, kind="stable")
         return rows, np.sort(ranked[1:][np.diff(rows[ranked]) == 0])
@@ -140,14 +144,31 @@ def _repeated(
     )
 
 
-def _places(keys: Keys, wanted: Keys) -> NDArray[np.intp]:
-    """Return where keys are found: many are sorted first, as neighbours share what the cache has."""
-    if len(wanted) < _MANY_KEYS or _is_rising(wanted):
-        return np.searchsorted(keys, wanted)
-    order = np.argsort(wanted)
-    places = np.empty(len(wanted), dtype=np.intp)
-    places[order] = np.searchsorted(keys, wanted[order])
-    return places
+class _Lookup:
+    """Where keys are in a rising list that starts at zero or above; of a key that is not there, anything.
+
+    A table says where each of many stretches of numbers begins, and the search goes on there: for all keys
+    step by step, as the processor then waits for many reads at once. `np.searchsorted` waits for each.
+    """
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+        self._shift = np.int64((int(keys[-1]) // max(1, len(keys) // _BUCKET_KEYS)).bit_length())
+        n_buckets = (int(keys[-1]) >> int(self._shift)) + 1
+        starts = np.searchsorted(keys, np.arange(n_buckets, dtype=np.int64) << self._shift)
+        self._most = int(np.diff(starts, append=len(keys)).max())  # keys in one bucket
+        self._starts = starts.astype(np.min_scalar_type(len(keys)))  # small, to be in the cache
+
+    def places(self, wanted: Keys) -> NDArray[np.intp]:
+        if len(wanted) < _KEYS_PER_STEP * self._most.bit_length():
+            return np.searchsorted(self._keys, wanted)
+        places = self._starts.take(wanted >> self._shift, mode="clip").astype(np.intp)
+        left = self._most
+        while left > 1:
+            half = left // 2
+            places += half * (self._keys.take(places + (half - 1), mode="clip") < wanted)
+            left -= half
+        return places
 
 
 def _is_rising(numbers: NDArray[Any]) -> bool:

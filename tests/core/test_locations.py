@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from helpers.oracle import grid
@@ -37,6 +39,32 @@ def test_finds_every_row(locs, data):
         rows = data.draw(st.lists(st.integers(0, max(0, len(locs) - 1)), unique=True, max_size=len(locs)))
         found = index.match(locs[rows].reshape(-1, locs.shape[1]))
         np.testing.assert_array_equal(numbers(found), rows)
+
+
+@st.composite
+def uneven_lists(draw):
+    """Draw lists long enough to be searched for many rows at once, spread evenly, in clusters, or both."""
+    chance = np.random.default_rng(draw(st.integers(0, 2**32)))
+    starts = draw(st.lists(st.integers(-(2**62), 2**62), min_size=1, max_size=4))
+    widths = draw(st.lists(st.sampled_from([2, 300, 10**5, 10**12]), min_size=1, max_size=4))
+    clusters = [start + chance.integers(0, width, 200) for start, width in itertools.product(starts, widths)]
+    return chance.permutation(np.unique(np.concatenate(clusters)))[:, None]
+
+
+@given(uneven_lists(), st.data())
+def test_finds_every_row_of_many_however_they_are_spread(locs, data):
+    """Many rows at once are those that a dict finds, and one that is not there is named."""
+    index = LocationIndex(locs)
+    known = {number: row for row, number in enumerate(locs[:, 0].tolist())}
+    chance = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    wanted = chance.permutation(locs)[: data.draw(st.integers(1, len(locs)))]
+    assert numbers(index.match(wanted)).tolist() == [known[number] for number in wanted[:, 0].tolist()]
+    strangers = wanted + data.draw(st.sampled_from([1, -1, 2**40, -(2**40)]))
+    missing = [place for place, number in enumerate(strangers[:, 0].tolist()) if number not in known]
+    if missing:
+        with pytest.raises(UnknownLocationError) as caught:
+            index.match(strangers)
+        assert caught.value.rows.tolist() == missing
 
 
 @given(lists(), lists())
