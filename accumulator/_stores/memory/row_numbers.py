@@ -30,10 +30,20 @@ def by_chunk(rows: Rows, chunk_rows: int) -> Iterator[tuple[int, Rows, Rows]]:
             )
         return
     chunks = rows // chunk_rows
-    order = np.argsort(chunks, kind="stable")
+    order = ranked(chunks)
     for where in np.split(order, np.flatnonzero(np.diff(chunks[order])) + 1):
         chunk = int(chunks[where[0]])
         yield chunk, rows[where] - chunk * chunk_rows, where
+
+
+def ranked(numbers: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Return the order in which numbers rise, equal ones as they come, as a stable argsort does.
+
+    A number and its position in one integer are sorted in a tenth of the time. Numbers of rows fit: there are
+    at most 2**31 at once, of at most 2**32.
+    """
+    bits = len(numbers).bit_length()
+    return np.sort((numbers.astype(np.int64) << bits) | np.arange(len(numbers))) & ((1 << bits) - 1)
 
 
 def spans(rows: NDArray[np.intp], gap: int) -> Iterator[tuple[int, int]]:

@@ -92,7 +92,8 @@ class Head:
         pieces, of, loose = [], None, self._loose
         if loose is not None and (alone := self._scattered(rows)) is not None:
             numbers, of = as_numbers(rows), np.flatnonzero(~alone)
-            pieces.append(loose.piece(numbers[alone], values, np.flatnonzero(alone)))
+            source: Rows = np.flatnonzero(alone) if len(of) else slice(0, len(numbers))
+            pieces.append(loose.piece(numbers[alone], values, source))
             rows = numbers[of]
         for chunk, local, where in by_chunk(rows, self.chunk_rows):
             source = where if of is None else of[where]
@@ -181,15 +182,14 @@ class Head:
         if loose.is_long:
             self.sort_in()
             return
-        chunks, counts = np.unique(loose.gathered() // self.chunk_rows, return_counts=True)
-        for chunk in chunks[_WORTH * counts >= self.chunk_rows].tolist():
+        for chunk in np.flatnonzero(_WORTH * loose.gathered(self.chunk_rows) >= self.chunk_rows).tolist():
             self._sort_in(chunk)
         loose.spill()
 
     def sort_in(self) -> None:
         """Have all loose rows written, chunk by chunk."""
         if self._loose is not None and self._loose.is_used:
-            for chunk in np.unique(self._loose.rows() // self.chunk_rows).tolist():
+            for chunk in self._loose.chunks(self.chunk_rows).tolist():
                 self._sort_in(chunk)
             self._loose.clear()
 
@@ -289,7 +289,7 @@ class Head:
         if isinstance(rows, slice) or len(rows) <= _FEW_CHUNKS:
             return None
         chunks = rows // self.chunk_rows
-        if int(chunks.max() - chunks.min()) < _FEW_CHUNKS or len(np.unique(chunks)) <= _FEW_CHUNKS:
+        if np.count_nonzero(np.diff(np.sort(chunks))) < _FEW_CHUNKS:
             return None
         if self._loose is None or self._loose.room < len(rows):
             return None
@@ -345,7 +345,10 @@ class Head:
         rows = np.empty(0, dtype=np.intp)
         if loose is not None and loose.is_used:
             rows = np.flatnonzero(loose.held(slice(first, first + len(block.filled))) & ~block.filled)
-            block.values[rows] = loose.read(rows + first)
+            if len(rows) == len(block.filled):
+                loose.read(rows + first, block.values)
+            else:
+                block.values[rows] = loose.read(rows + first)
             _fill(block, rows)
         if not self._is_there(block):
             self._open[block.chunk] = block

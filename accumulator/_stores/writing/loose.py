@@ -19,11 +19,11 @@ from accumulator._stores.files import system
 from accumulator._stores.files.errors import storage_error
 from accumulator._stores.format.stamps import NOT_AS_LEFT, opened, stamp_at, stamp_of
 from accumulator._stores.memory.copying import Piece
-from accumulator._stores.memory.row_numbers import count, spans
+from accumulator._stores.memory.row_numbers import count, ranked, spans
 from accumulator.exceptions import DamagedError, StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -112,36 +112,49 @@ class LooseRows:
             return np.empty(0, dtype=np.intp)
         return np.flatnonzero(self._places)
 
-    def gathered(self) -> NDArray[np.intp]:
-        """Return which rows are in memory, rising."""
-        rows = self._rows[: self._n]
-        return np.sort(rows[self._current(rows)])
+    def chunks(self, chunk_rows: int) -> NDArray[np.intp]:
+        """Return which chunks have rows here, rising."""
+        if self._places is None or not self.is_used:
+            return np.empty(0, dtype=np.intp)
+        starts = np.arange(0, self._n_rows, chunk_rows)
+        return np.flatnonzero(np.logical_or.reduceat(self._places, starts))
 
-    def read(self, rows: NDArray[np.intp]) -> NDArray[Any]:
+    def gathered(self, chunk_rows: int) -> NDArray[np.intp]:
+        """Return how many rows of each chunk are in memory, up to the last chunk with any."""
+        rows = self._rows[: self._n]
+        return np.bincount(rows[self._current(rows)] // chunk_rows)
+
+    def read(self, rows: NDArray[np.intp], out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Return the values of rows that are here; DamagedError tells that somebody has changed the log."""
-        values = np.empty((len(rows), *self._patch_shape), self._dtype)
+        values = np.empty((len(rows), *self._patch_shape), self._dtype) if out is None else out
         if self._places is None or len(rows) == 0:
             return values
         places = self._places[rows]
-        here = np.flatnonzero(places > 0)
-        values[here] = self._values[places[here] - 1]
-        logged = np.flatnonzero(places < 0)
-        if len(logged):
-            at = -1 - places[logged].astype(np.intp)
-            order = np.argsort(at, kind="stable")
-            at, logged = at[order], logged[order]
+        here, logged = np.flatnonzero(places > 0), np.flatnonzero(places < 0)
+        at = -1 - places[logged].astype(np.intp)
+        order = ranked(at)
+        at, logged = at[order], logged[order]
+        # First as they lie there, which is read in long pieces; then each row is taken from where it is.
+        parts = list(spans(at, tuning.now.gap_nbytes // self._row_nbytes))
+        n_read = sum(stop - start for start, stop in parts)
+        found = np.empty((n_read + len(here), *self._patch_shape), self._dtype)
+        source = np.empty(len(rows), dtype=np.intp)
+        source[here] = np.arange(n_read, len(found))
+        np.take(self._values, places[here] - 1, axis=0, out=found[n_read:], mode="clip")
+        if parts:
             try:
-                with opened(self._log) as file:
-                    for some, part in self._runs(file, at):
-                        values[logged[some]] = part
-                    stamp = stamp_of(os.fstat(file))
+                stamp = self._read_log(parts, found)
             except NOT_AS_LEFT as cause:
                 raise self._lost() from cause
             except OSError as cause:
                 raise storage_error(cause, "rows that wait for their chunks cannot be read back") from cause
             if stamp != self._left:
                 raise self._lost()
-        return values
+            lengths = np.array([stop - start for start, stop in parts])
+            ends = np.cumsum(lengths)
+            part = np.searchsorted([stop for _, stop in parts], at, side="right")
+            source[logged] = at - np.array([start for start, _ in parts])[part] + (ends - lengths)[part]
+        return found.take(source, axis=0, out=values, mode="clip")
 
     def forget(self, rows: Rows) -> None:
         """Take note that rows are elsewhere now."""
@@ -154,7 +167,7 @@ class LooseRows:
             return
         rows = self._rows[: self._n]
         order = self._current(rows)
-        order = order[np.argsort(rows[order], kind="stable")]
+        order = order[ranked(rows[order])]
         if len(order):
             self._has_log = True
             system.make_folder(self._log.parent)
@@ -164,7 +177,7 @@ class LooseRows:
             with system.opened(self._log, system.CHANGE if self._n_logged else system.NEW) as file:
                 try:
                     for start in range(0, len(order), step):
-                        part = self._values[order[start : start + step]]
+                        part = self._values.take(order[start : start + step], axis=0)
                         system.write_at(file, _bytes(part), (self._n_logged + start) * self._row_nbytes)
                 finally:  # what was written in part lies behind all that counts
                     self._left = stamp_of(os.fstat(file))
@@ -194,13 +207,15 @@ class LooseRows:
         self._n = self._n_logged = 0
         self._places = None
 
-    def _runs(self, file: int, at: NDArray[np.intp]) -> Iterator[tuple[slice, NDArray[Any]]]:
-        """Yield which of some rising places of the log were read at a time, and what is there."""
-        for start, stop in spans(at, tuning.now.gap_nbytes // self._row_nbytes):
-            part = np.empty((stop - start, *self._patch_shape), self._dtype)
-            system.read_at(file, _bytes(part), start * self._row_nbytes)
-            some = slice(*np.searchsorted(at, (start, stop)).tolist())
-            yield some, part[at[some] - start]
+    def _read_log(self, parts: Iterable[tuple[int, int]], found: NDArray[Any]) -> Stamp:
+        """Read parts of the log, from place to place, one behind the other; return how it is then."""
+        at = 0
+        with opened(self._log) as file:
+            for start, stop in parts:
+                part = found[at : at + stop - start]
+                system.read_at(file, _bytes(part), start * self._row_nbytes)
+                at += stop - start
+            return stamp_of(os.fstat(file))
 
     def _lost(self) -> StorageError | DamagedError:
         """Return DamagedError where the log is not as it was left; its folder alone may come back."""
