@@ -55,11 +55,8 @@ MUTATIONS = [
     (LOCATIONS, "return slice(start, start + n)", "return slice(start, start + n - 1)"),
     (LOCATIONS, "(self._exact[rows] == locs).all(axis=1)", "(self._exact[rows] == locs).any(axis=1)"),
     (LOCATIONS, "rows = self._order[rows]", "rows = rows + 0"),
-    (
-        LOCATIONS,
-        "np.searchsorted(keys, wanted)",
-        "np.searchsorted(keys, wanted, 'right')",
-    ),
+    (LOCATIONS, "np.searchsorted(self._keys, wanted)", "np.searchsorted(self._keys, wanted, 'right')"),
+    (LOCATIONS, "        left = self._most\n", "        left = self._most - 1\n"),
     (
         LOCATIONS,
         "if int(rows[-1]) != start + n - 1 or not _is_rising(rows):",

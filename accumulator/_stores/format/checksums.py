@@ -65,7 +65,7 @@ def spoil(checksums: NDArray[np.uint64], known: NDArray[np.bool_]) -> None:
     A copy that was made while rows came may have an old file of checksums and a new one that says what is
     written: those rows, which are empty in the copy, must not seem right.
     """
-    checksums[~known] = ~checksums[~known]
+    np.invert(checksums, out=checksums, where=~known[:, None])
 
 
 @lru_cache

@@ -164,6 +164,8 @@ class ZarrRows:
 
     def flush(self) -> None:
         self._writer.make_room(0)
+        for head in self.heads:
+            head.hand_over_all()  # they are written while loose rows are sorted
         with telling("loose rows cannot be gathered"):
             for head in self.heads:
                 head.sort_in()

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accumulator._stores.memory.row_numbers import as_numbers, by_chunk, count, cut, spans
+from accumulator._stores.memory.row_numbers import as_numbers, by_chunk, count, cut, ranked, spans
 
 MOST = 40
 SLICES = st.tuples(st.integers(0, MOST), st.integers(0, MOST)).map(lambda ab: slice(min(ab), max(ab)))
@@ -26,6 +26,13 @@ def test_rows_of_each_chunk_are_found(rows, chunk_rows):
             found[position] = chunk * chunk_rows + at
     assert chunks == sorted({number // chunk_rows for number in numbers})
     assert [found[position] for position in sorted(found)] == numbers
+
+
+@given(st.lists(st.integers(0, MOST) | st.integers(0, 2**32), max_size=MOST))
+def test_numbers_are_ranked_as_they_come(numbers):
+    """They rise, and equal ones keep their order."""
+    order = sorted(range(len(numbers)), key=numbers.__getitem__)
+    assert ranked(np.array(numbers, dtype=np.intp)).tolist() == order
 
 
 @given(st.sets(st.integers(0, MOST)), st.integers(0, 5))

@@ -270,15 +270,22 @@ def test_more_rows_than_the_log_counts_are_sorted_in(monkeypatch, tuned):
     np.testing.assert_array_equal(accumulator.finalize().outputs[0][:], wanted)
 
 
-def test_the_log_is_a_scratch_file_that_goes(tuned):
-    """It is there while rows are loose, and no store that is flushed has it."""
-    tuned(chunk_nbytes=2**10)
+@contextlib.contextmanager
+def half_of_a_run():
+    """Yield an accumulator with half of its rows, which are loose."""
     n = 2_000
     locs, order = np.arange(n)[:, None], np.random.default_rng(0).permutation(n)
     with FullBatchAccumulator(locs, memory_threshold=0) as accumulator:
         for start in range(0, n // 2, 10):
             part = order[start : start + 10]
             accumulator.push(distinct(10, (16,)), locs[part])
+        yield accumulator
+
+
+def test_the_log_is_a_scratch_file_that_goes(tuned):
+    """It is there while rows are loose, and no store that is flushed has it."""
+    tuned(chunk_nbytes=2**10)
+    with half_of_a_run() as accumulator:
         folder = accumulator._canvas.zarr_store.root
         assert [path.name for path in folder.rglob("part/*")] == [LOG]
         accumulator.flush()
@@ -289,12 +296,7 @@ def test_the_log_is_a_scratch_file_that_goes(tuned):
 def test_a_log_that_somebody_touches_is_damage_and_no_wrong_value(tuned, deed):
     """What waits in the log is not believed once the file is not as it was left."""
     tuned(chunk_nbytes=2**10)
-    n = 2_000
-    locs, order = np.arange(n)[:, None], np.random.default_rng(0).permutation(n)
-    with FullBatchAccumulator(locs, memory_threshold=0) as accumulator:
-        for start in range(0, n // 2, 10):
-            part = order[start : start + 10]
-            accumulator.push(distinct(10, (16,)), locs[part])
+    with half_of_a_run() as accumulator:
         (log,) = accumulator._canvas.zarr_store.root.rglob(f"part/{LOG}")
         if deed == "removed":
             log.unlink()
