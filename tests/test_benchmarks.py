@@ -119,6 +119,7 @@ def assert_encoded(run, case, folder):
         assert bytes(decode((folder / str(number)).read_bytes())) == head.tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", ENTRIES.values(), ids=ENTRIES)
 def test_every_entry_makes_the_right_thing(run, tmp_path):
     """A contestant that does less than the others would win for nothing."""
