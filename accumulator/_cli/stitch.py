@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import math
 import sys
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
@@ -27,6 +28,8 @@ from accumulator.typing import Blend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from accumulator.typing import StorageOption
 
 _DESCRIPTION: Final = """\
 Stitches the patches of a store into one map a head, and writes the maps to a file that others open.
@@ -190,14 +193,15 @@ def _stitch(arguments: argparse.Namespace) -> int:
     if kind == "zarr" and any(option is not None for option in options.values()):
         raise OptionError("--pixel-size and --channel are for OME files, not for plain zarr")
     options["unit"] = arguments.unit
-    _check(batch, heads, kind, options)
+    channels_first = _by_head(batch, [(head, True) for head in arguments.channels_first or ()]) or False
+    _check(batch, heads, kind, channels_first, options)
     with stitch(
         batch,
         heads=heads,
         blend=arguments.blend,
         output_shape=arguments.shape,
         origin="min" if arguments.origin == ["min"] else arguments.origin,
-        channels_first=_by_head(batch, [(head, True) for head in arguments.channels_first or ()]) or False,
+        channels_first=channels_first,
         crop=_by_head(batch, arguments.crop),
         scale=_by_head(batch, arguments.scale),
         axes=arguments.axes,
@@ -217,20 +221,27 @@ def _stitch(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _check(batch: FullBatch, heads: list[Any] | None, kind: str, options: dict[str, Any]) -> None:
+def _check(
+    batch: FullBatch,
+    heads: list[Any] | None,
+    kind: str,
+    channels_first: StorageOption[bool],
+    options: dict[str, Any],
+) -> None:
     """Refuse now what the file would refuse when the maps are made."""
     given = Heads.of(batch.outputs)
     outputs = dict(zip(given.keys, given, strict=True))
     if kind == "OME-TIFF" and len(heads or outputs) != 1:
         raise OptionError(f"an OME-TIFF holds one head: choose with --head one of {list(outputs)}")
     n_spatial = batch.output_locs.shape[1] // 2
-    chosen = {str(head): outputs[head] for head in heads or outputs if head in outputs}
+    chosen = {head: outputs[head] for head in heads or outputs if head in outputs}
     if kind == "zarr" or any(array.ndim - 1 not in {n_spatial, n_spatial + 1} for array in chosen.values()):
         return  # stitching says what is wrong with such heads
-    small: dict[str, Any] = {
-        name: np.broadcast_to(np.zeros((), array.dtype), (1,) * n_spatial + array.shape[1 + n_spatial :])
-        for name, array in chosen.items()
-    }
+    small: dict[str, Any] = {}
+    for head, array in chosen.items():
+        is_first = channels_first.get(head) if isinstance(channels_first, Mapping) else channels_first
+        channels = array.shape[1 : array.ndim - n_spatial] if is_first else array.shape[1 + n_spatial :]
+        small[str(head)] = np.broadcast_to(np.zeros((), array.dtype), (1,) * n_spatial + channels)
     if kind == "OME-Zarr" and small:
         check_ome_zarr(small, n_spatial=n_spatial, **options)
     for name, array in small.items() if kind == "OME-TIFF" else ():

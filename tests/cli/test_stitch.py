@@ -11,6 +11,7 @@ import zarr
 
 from accumulator import FullBatch, FullBatchAccumulator, StitchedMap, stitch
 from accumulator._cli.commands import main
+from accumulator._inputs.heads import Heads
 from accumulator.exceptions import BlendWarning
 
 LOCS = np.array([[x, y, x + 32, y + 32] for y in range(0, 96, 16) for x in range(0, 128, 16)])
@@ -186,3 +187,36 @@ def test_geometry_is_said_in_the_shell(capsys):
     for wrong in (["--scale", "1/0"], ["--crop", "x"], ["--origin", "max"]):
         with pytest.raises(SystemExit, match="2"):
             run("-o", "other.zarr", *wrong)
+
+
+@pytest.mark.parametrize("end", [".ome.zarr", ".ome.tif"])
+@pytest.mark.parametrize(("is_named", "names"), [(True, "rgb"), (False, "r")])
+@pytest.mark.parametrize(("size", "said"), [(16, []), (20, ["--crop", "2"]), (8, ["--scale", "1/2"])])
+def test_channels_of_patches_that_have_them_first_are_named(end, is_named, names, size, said, capsys):
+    """As many names as channels, whether all heads have them first or this one, and one of one channel."""
+    locs = np.array([[x, y, x + 16, y + 16] for y in range(0, 48, 16) for x in range(0, 48, 16)])
+    patches = np.random.default_rng(0).random((9, len(names), size, size), np.float32)
+    with FullBatchAccumulator(locs, store="run.zarr") as accumulator:
+        accumulator.push({"a": patches} if is_named else (patches,), locs)
+    head = "a" if is_named else "0"
+    named = [word for name in names for word in ("--channel", name)]
+    said = [word if "-" in word else f"{head}={word}" for word in said]
+    for first in (["--channels-first"], ["--channels-first", head]):
+        output = f"map{len(first)}{end}"
+        assert run("-o", output, *named, *first, *said) == 0
+        expected = stitch(
+            accumulator.finalize(),
+            channels_first=True,
+            crop=2 if size == 20 else None,
+            scale=1 / 2 if size == 8 else 1,
+        )
+        expected = np.moveaxis(next(iter(Heads.of(expected.outputs))), -1, 0)
+        if end == ".ome.tif":
+            made = tifffile.imread(output)
+        else:
+            group = zarr.open_group(output, mode="r")
+            made = group["s0"][:]
+            assert [each["label"] for each in group.attrs["ome"]["omero"]["channels"]] == list(names)
+        np.testing.assert_array_equal(made.reshape(expected.shape), expected)
+    assert run("-o", f"other{end}", *named, "--channel", "one too many", *first, *said) == 1
+    assert f"head '{head}' has {len(names)} channels" in capsys.readouterr().err
