@@ -95,7 +95,7 @@ MUTATIONS = [
     (HEAD, "block.pages.give_back(block.start, ", "pass\n                (block.start, "),
     (BLOCK, "values.dtype != head.dtype or start % PAGE_NBYTES", "start % PAGE_NBYTES"),
     (HEAD, "(self.lent if handed.is_lent else self._open)[chunk] = handed", "pass"),
-    (FILES, "_bytes(values[start:stop]), start * self._row_nbytes)", "_bytes(values[start:stop]), 0)"),
+    (FILES, "offset, nbytes = start * self._row_nbytes, ", "offset, nbytes = 0, "),
     (FILES, "values[~filled] = self._fill", "values[~filled] = 0"),
     (FILES, "system.set_size(file, self.file_nbytes)  # zarr wants whole chunks", "pass"),
     (FILES, "self._read(file, start, stop)[between] if is_there else self._fill", "self._fill"),

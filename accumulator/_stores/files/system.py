@@ -46,6 +46,13 @@ def write_at(descriptor: int, left: memoryview, offset: int) -> None:
         left = left[os.write(descriptor, left) :]
 
 
+def begin_to_sync(descriptor: int, offset: int, nbytes: int) -> None:
+    """Have the system write bytes of a file to the disk now, where it knows how, without waiting for it."""
+    if hasattr(os, "posix_fadvise"):
+        with contextlib.suppress(OSError):  # some file systems take no advice
+            os.posix_fadvise(descriptor, offset, nbytes, os.POSIX_FADV_DONTNEED)
+
+
 def read_at(descriptor: int, left: memoryview, offset: int) -> None:
     """Fill memory with bytes from an offset on; SizeError says that there are not as many."""
     os.lseek(descriptor, offset, os.SEEK_SET)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from accumulator._stores.files.unsynced import Unsynced
     from accumulator._stores.format.stamps import Stamps
+
+_LARGE_NBYTES: Final = 2**16  # less is written together with what comes beside it
 
 
 class Part(NamedTuple):
@@ -154,7 +156,10 @@ class ChunkFiles:
             between = np.flatnonzero(~filled[start:stop])
             if len(between):
                 values[start + between] = self._read(file, start, stop)[between] if is_there else self._fill
-            system.write_at(file, _bytes(values[start:stop]), start * self._row_nbytes)
+            offset, nbytes = start * self._row_nbytes, (stop - start) * self._row_nbytes
+            system.write_at(file, _bytes(values[start:stop]), offset)
+            if nbytes >= _LARGE_NBYTES:  # else the disk would idle until all is synced
+                system.begin_to_sync(file, offset, nbytes)
 
     def _read(self, file: int, start: int, stop: int) -> NDArray[Any]:
         values = np.empty((stop - start, *self._patch_shape), self._dtype)

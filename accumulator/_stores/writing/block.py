@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from accumulator._stores.writing.encoded import EncodedChunks
     from accumulator._stores.writing.head import Head
+    from accumulator.typing import Rows
 
 _STEP_NBYTES: Final = 2**20
 _ROWS_PER_CALL: Final = 8  # rows that lie alone are copied side by side, rather than a call for each
@@ -52,6 +53,15 @@ class Block:
     @property
     def label(self) -> str:
         return f"head {self.head.name}"
+
+    def count(self, local: Rows) -> None:
+        """Count rows that were put into it."""
+        is_new = ~self.filled[local]
+        self.filled[local] = True
+        self.n_filled += int(np.count_nonzero(is_new))
+        if self.known is not None:
+            is_new &= ~self.known[local]
+        self.n_missing -= int(np.count_nonzero(is_new))
 
     def write(self) -> None:
         head, values, pages, start = self.head, self.values, self.pages, self.start

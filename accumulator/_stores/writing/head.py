@@ -114,7 +114,7 @@ class Head:
             self._loose.commit()
         while self._pending:
             block, local = self._pending[0]
-            _fill(block, local)
+            block.count(local)
             if self._loose is not None and self._loose.is_used:
                 self._loose.forget(as_numbers(local) + block.chunk * self.chunk_rows)
             block.is_busy = False
@@ -349,7 +349,7 @@ class Head:
                 loose.read(rows + first, block.values)
             else:
                 block.values[rows] = loose.read(rows + first)
-            _fill(block, rows)
+            block.count(rows)
         if not self._is_there(block):
             self._open[block.chunk] = block
         if loose is not None and len(rows):
@@ -393,13 +393,3 @@ class Head:
             self._handed[chunk] = block = blocks[chunk]
             del blocks[chunk]
             self._writer.submit(block)
-
-
-def _fill(block: Block, local: Rows) -> None:
-    """Count rows that were put into a block."""
-    is_new = ~block.filled[local]
-    block.filled[local] = True
-    block.n_filled += int(np.count_nonzero(is_new))
-    if block.known is not None:
-        is_new &= ~block.known[local]
-    block.n_missing -= int(np.count_nonzero(is_new))

@@ -62,6 +62,7 @@ class Writer:
         # Held while a job's fate changes. Not by the condition: Ctrl-C as that ends would leave it held.
         self.lock = threading.RLock()
         self._changed = threading.Condition(self.lock)
+        self._has_work = threading.Condition(self.lock)  # of its own: to wake all for each job costs as much
         self.limit_nbytes = limit_nbytes  # that may be under way; one job may always be
         self.after, self.in_memory = _nothing, _no_rows
         self._waiting: deque[Job] = deque()
@@ -85,7 +86,7 @@ class Writer:
         with self.lock:
             if self._is_closed:
                 raise ClosedError("nothing is written any more: finalize() before the interpreter ends")
-            self._changed.notify_all()  # first: a job that nobody is told of would be waited for without end
+            self._has_work.notify()  # first: a job that nobody is told of would be waited for without end
             self._waiting.append(job)
         if not self._threads:
             self._write_next()
@@ -139,6 +140,7 @@ class Writer:
             self._waiting.clear()
             self._failed.clear()
             self._changed.notify_all()
+            self._has_work.notify_all()
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(timeout)
@@ -159,7 +161,7 @@ class Writer:
     def _write_next(self) -> bool:
         """Write the next job, when there is one; return False at the end."""
         with self.lock:
-            self._changed.wait_for(lambda: self._waiting or self._is_closed)
+            self._has_work.wait_for(lambda: self._waiting or self._is_closed)
             if self._is_closed:
                 return False
             job = self._waiting.popleft()

@@ -211,7 +211,7 @@ def end_threads():
                 writer = work.__self__
                 with writer.lock:
                     writer._is_closed = True
-                    writer._changed.notify_all()
+                    writer._has_work.notify_all()
             thread.join(5)
 
 

@@ -20,6 +20,7 @@ from zarr.codecs import ZstdCodec
 from accumulator import FullBatch, FullBatchAccumulator
 from accumulator._stores.files import system as _system
 from accumulator._stores.format.names import LOG
+from accumulator._stores.writing import block as _block
 from accumulator._stores.writing import head as _head
 from accumulator._stores.writing import loose as _loose
 from accumulator._stores.writing.head import Head
@@ -219,7 +220,7 @@ def _interrupted(kind, at):
     n, chance = 60, np.random.default_rng(3)
     locs = grid(n)
     stored = {"chunks": 4, "compressors": ZstdCodec() if kind == "zstd" else None}
-    expected, count, files = np.zeros((n, 3)), itertools.count(), {_head.__file__, _loose.__file__}
+    expected, count, files = np.zeros((n, 3)), itertools.count(), {_block.__file__, _head.__file__, _loose.__file__}
 
     def trace(frame, event, _):
         if frame.f_code.co_filename not in files:
