@@ -29,7 +29,8 @@ class Pages:
 
     def __init__(self, nbytes: int, *, is_huge: bool = False) -> None:
         self.nbytes = padded(max(1, nbytes))
-        self.is_used = False  # for whoever keeps them to say
+        self.touched = np.zeros(0, dtype=bool)  # rows, and how many: for whoever keeps them to say
+        self.n_touched = 0
         try:
             if sys.platform == "win32":
                 self._map = mmap.mmap(-1, self.nbytes)

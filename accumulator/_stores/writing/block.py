@@ -43,8 +43,8 @@ class Block:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory it takes until it is written: pages used before are there as a whole."""
-        return self.values.nbytes if self.pages.is_used else self.n_filled * self.head.row_nbytes
+        """Bytes of memory it takes until it is written: what was touched before is there."""
+        return max(self.n_filled, self.pages.n_touched) * self.head.row_nbytes
 
     @property
     def rows(self) -> NDArray[np.intp]:

@@ -20,10 +20,10 @@ import numpy as np
 
 from accumulator._stores.format.checksums import row_checksums
 from accumulator._stores.memory.copying import Piece
-from accumulator._stores.memory.pages import Pages
 from accumulator._stores.memory.row_numbers import as_numbers, by_chunk, count
 from accumulator._stores.writing.block import Block, Finish
 from accumulator._stores.writing.loose import LooseRows
+from accumulator._stores.writing.spare import SpareMemory
 from accumulator.exceptions import DamagedError
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from accumulator._stores.format.chunk_files import ChunkFiles
+    from accumulator._stores.memory.pages import Pages
     from accumulator._stores.writing.encoded import EncodedChunks
     from accumulator._stores.writing.redo import RedoChunks
     from accumulator._stores.writing.writer import Writer
@@ -81,7 +82,7 @@ class Head:
         self._open: OrderedDict[int, Block] = OrderedDict()
         self._handed: dict[int, Block] = {}
         self._pending: deque[tuple[Block, Rows]] = deque()
-        self._spare: list[Pages] = []  # memory of blocks that were written, its pages touched already
+        self._spare = SpareMemory(chunk_rows, self.row_nbytes, open_chunks * chunk_rows)
         shape = self._patch_shape
         self._loose = LooseRows(self._n_rows, shape, self.dtype, loose_rows, log) if loose_rows else None
 
@@ -103,7 +104,8 @@ class Head:
                 pieces.append(loose.piece(as_numbers(local) + first, values, source))
                 continue
             if block is None:
-                block = self._new_block(chunk, count(local))
+                first = local.start if isinstance(local, slice) else int(local[0])
+                block = self._new_block(chunk, count(local), first)
             self._pending.append((block, local))
             pieces.append(Piece(block.values, local, values, source))
         return pieces
@@ -280,9 +282,8 @@ class Head:
         if block.is_lent:
             if block.gives_back:
                 block.pages.give_back(block.start, block.start + block.values.nbytes)
-        elif len(self._spare) < self._most_open:
-            block.pages.is_used = True
-            self._spare.append(block.pages)
+        else:
+            self._spare.give(block.pages, block.filled)
 
     def _scattered(self, rows: Rows) -> NDArray[np.bool_] | None:
         """Return which rows are loose if they lie in many chunks; None if each chunk is to be looked at."""
@@ -318,18 +319,14 @@ class Head:
         """Whether a block was not used while as many rows were loose as a chunk has."""
         return loose.n_put - block.touched >= self.chunk_rows
 
-    def _new_block(self, chunk: int, n_rows: int) -> Block:
+    def _new_block(self, chunk: int, n_rows: int, first: int = 0) -> Block:
         """Return a block that so many rows of a chunk are put into, with the loose rows there are."""
         size = min(self.chunk_rows, self._n_rows - chunk * self.chunk_rows)
-        nbytes = self.chunk_rows * self.row_nbytes
-        with self._writer.lock:
-            pages = self._spare.pop() if self._spare else None
         if self._loose is not None and self._loose.is_used:
-            first = chunk * self.chunk_rows
-            n_rows += int(np.count_nonzero(self._loose.held(slice(first, first + size))))
-        if pages is None:
-            # Huge pages come four times as fast, but a row alone would take a multiple of its bytes.
-            pages = Pages(nbytes, is_huge=2 * n_rows > size)
+            start = chunk * self.chunk_rows
+            n_rows += int(np.count_nonzero(self._loose.held(slice(start, start + size))))
+        with self._writer.lock:
+            pages = self._spare.take(first, n_rows)
         values = pages.array((size, *self._patch_shape), self.dtype)
         block = Block(self, chunk, values, np.zeros(size, dtype=bool), pages)
         block.known = self.on_disk.get(chunk)

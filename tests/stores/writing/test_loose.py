@@ -220,7 +220,8 @@ def _interrupted(kind, at):
     n, chance = 60, np.random.default_rng(3)
     locs = grid(n)
     stored = {"chunks": 4, "compressors": ZstdCodec() if kind == "zstd" else None}
-    expected, count, files = np.zeros((n, 3)), itertools.count(), {_block.__file__, _head.__file__, _loose.__file__}
+    expected, count = np.zeros((n, 3)), itertools.count()
+    files = {_block.__file__, _head.__file__, _loose.__file__}
 
     def trace(frame, event, _):
         if frame.f_code.co_filename not in files:
