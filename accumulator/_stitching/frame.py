@@ -105,7 +105,18 @@ class Frame:
         factors, crop = geometry.of("scale", key), geometry.of("crop", key)
         scale = None if factors is None else in_order(factors, np.float64)
         boxes = _Boxes.of(self, scale, geometry.of("output_shape", key), label)
-        misfit = Misfit(label, patch_shape, whole, boxes.length, self.boxes, self.name, moves)
+        misfit = Misfit(
+            label,
+            patch_shape,
+            whole,
+            boxes.length,
+            self.boxes,
+            self.name,
+            moves,
+            crop is not None,
+            scale,
+            geometry.axes,
+        )
         cut = self._cut(whole, crop, boxes, misfit)
         patch = np.array(whole) - 2 * cut
         start, stop, shape = boxes.laid(
@@ -171,7 +182,7 @@ class _Boxes:
     last: NDArray[np.int64]  # where they end, or where their patch has to, if they are as long
     length: NDArray[Any]  # exactly
     shape: NDArray[np.int64] | None  # of the map, if it is known
-    ends: NDArray[np.int64]  # (d,): where the last box ends, if it is not
+    ends: NDArray[np.int64]  # (d,): where the last box ends
     slack: int  # pixels by which an end may be off, as it is rounded
 
     @classmethod
@@ -218,6 +229,9 @@ class _Boxes:
             # Where the map ends is known from boxes alone, if nobody said it: one of them has to be whole.
             is_known = np.array([self.shape is not None or not column.all() for column in is_shorter.T])
             is_wrong = is_shorter & ~(ends & ~begins & is_known) & is_inside
+            with_boxes = np.abs(self.last - self.ends) <= self.slack
+            if self.shape is not None and not (is_shorter & ~(with_boxes & ~begins)).any():
+                misfit.refuse_shape(is_wrong, tuple(shape.tolist()), tuple(self.ends.tolist()))
             misfit.refuse_shorter(is_wrong, begins, ends, is_known, tuple(shape.tolist()))
         return self.first, stop, tuple(shape.tolist())
 

@@ -43,6 +43,12 @@ class Geometry:
         return value.get(key) if isinstance(value, Mapping) else value
 
     @property
+    def axes(self) -> str:
+        """The order of the columns, as letters; nothing where there are more axes than letters."""
+        known = _LETTERS[: self.n_spatial] if self.n_spatial <= len(_LETTERS) else ""
+        return "".join(sorted(known, key=lambda letter: self.columns[::-1][known.index(letter)]))
+
+    @property
     def is_same_for_all(self) -> bool:
         """Whether the maps' shape depends on the locations alone."""
         names = ("output_shape", "scale")
