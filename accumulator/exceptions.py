@@ -149,7 +149,7 @@ class StorageWarning(AccumulatorError, UserWarning):  # noqa: N818  a warning
 
 
 class BlendWarning(AccumulatorError, UserWarning):  # noqa: N818  a warning
-    """Integers are blended by their mean, which nobody has asked for: labels have none."""
+    """Integers are averaged, and if they are labels, they have no mean."""
 
 
 class ResultExistsError(AccumulatorError, FileExistsError):

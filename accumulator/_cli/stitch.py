@@ -20,7 +20,7 @@ from accumulator._export import check_ome_tiff, check_ome_zarr
 from accumulator._export.map import UNITS
 from accumulator._inputs.heads import Heads
 from accumulator._inputs.text import printable, shape_text
-from accumulator._stitching.result import check_has_heads
+from accumulator._stitching.result import check_is_of_patches
 from accumulator._stitching.weights import DEFAULT_BLEND
 from accumulator._stores.files.target import is_inside
 from accumulator.exceptions import OptionError
@@ -181,7 +181,7 @@ def _stitch(arguments: argparse.Namespace) -> int:
     if is_inside(output, arguments.path):
         raise OptionError(f"{output} is in the store itself: write elsewhere")
     batch = FullBatch.load(arguments.path, partial=True)
-    check_has_heads(batch)
+    check_is_of_patches(batch)
     heads = arguments.head
     if heads is not None and isinstance(batch.outputs, list):
         heads = [int(head) if head.isascii() and head.isdigit() else head for head in heads]

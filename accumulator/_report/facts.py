@@ -17,8 +17,8 @@ from accumulator._stores.files.ownership import is_locked
 from accumulator._stores.format.mark import COMPLETE, CREATING
 from accumulator._stores.reading.check import RowChecker
 from accumulator._stores.reading.look import disk_nbytes, head_details
-from accumulator._stores.reading.patches import has_patches, read_patches
-from accumulator._stores.reading.saved import open_mark, open_result
+from accumulator._stores.reading.patches import read_patches
+from accumulator._stores.reading.saved import has_patches, open_mark, open_result
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -184,8 +184,9 @@ def info(path: Path) -> Info:
 def verify(path: Path) -> Verdict:
     """Compare every byte of a store with its checksums."""
     root = path.absolute()
-    open_mark(root)
-    is_written = is_locked(root)
+    mark, is_written = open_mark(root), is_locked(root)
+    if mark.state == CREATING:
+        return Verdict(str(root), mark.state, is_written, mark.n_rows, 0, [], [], [], [])
     saved = _open(root)
     _record(root, saved)
     damaged, dirty, replaced = _check(saved)

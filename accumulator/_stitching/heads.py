@@ -67,3 +67,15 @@ def warn_of_mean(specs: Heads[HeadSpec], grid: Grid) -> None:
             f'labels say blend={others}, and for quantities blend="average" or another mean',
             BlendWarning,
         )
+
+
+def warn_of_passes(specs: Heads[HeadSpec]) -> None:
+    """Warn of integers whose passes are averaged: if they are labels, it is another, in whatever blend."""
+    labels = [specs.label(i) for i, spec in enumerate(specs) if spec.dtype.kind in "iu"]
+    if labels:
+        warn(
+            f'{", ".join(labels)}: on_duplicate="average" blends integers of several passes by their mean, '
+            "whatever blend is, which makes class 1 of 0 and 2; for labels push probabilities, or say "
+            'on_duplicate="first", and for quantities dtype="float32"',
+            BlendWarning,
+        )

@@ -13,9 +13,10 @@ from accumulator._stitching.frame import as_frame
 from accumulator._stitching.geometry import as_geometry
 from accumulator._stitching.sheet import Sheet
 from accumulator._stores.files.target import staged
-from accumulator._stores.reading.patches import has_patches, read_patches
+from accumulator._stores.reading.patches import read_patches
+from accumulator._stores.reading.saved import expects_patches, has_patches, unfinished_map
 from accumulator._stores.writing.patches import write_patches, write_root
-from accumulator.exceptions import HeadError, LocationError, OptionError, ResultFormatError
+from accumulator.exceptions import HeadError, LocationError, OptionError, ResultFormatError, UnfinishedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,6 +106,8 @@ def load_kept(root: Path) -> Kept:
             f"{root} says nothing of patches: it holds no maps, or those of an earlier version of the "
             "library; FullBatch.load opens it"
         )
+    if expects_patches(root):
+        raise unfinished_map(root)
     facts, saved = read_patches(root, available_memory())
     locs, written = saved.output_locs, saved.written.copy()
     try:
@@ -122,6 +125,8 @@ def load_kept(root: Path) -> Kept:
         if sorted(heads) != list(range(len(heads))) or not heads or (names and len(names) != len(heads)):
             raise ResultFormatError(f"{root} is damaged: its heads are not those of its maps")
         return Kept(names, as_frame(locs, geometry), sheets, locs, written, int(facts["n_outside"]))
+    except UnfinishedError as cause:
+        raise unfinished_map(root) from cause
     except (KeyError, TypeError, AttributeError, LocationError, OptionError, HeadError, ValueError) as cause:
         if isinstance(cause, ResultFormatError):
             raise

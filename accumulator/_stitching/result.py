@@ -19,6 +19,7 @@ from accumulator._stitching.geometry import as_geometry
 from accumulator._stitching.grid import n_outside
 from accumulator._stitching.heads import check_shapes, lay_heads
 from accumulator._stitching.stitcher import Stitcher
+from accumulator._stores.reading.saved import has_patches
 from accumulator.exceptions import NothingPushedError, OptionError
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def stitch(
     """
     if not isinstance(batch, FullBatch):
         raise OptionError(f"batch is {type(batch).__name__}: give a FullBatch, such as FullBatch.load(path)")
-    check_has_heads(batch)
+    check_is_of_patches(batch)
     chosen = _chosen(Heads.of(batch.outputs), heads)
     rows = np.flatnonzero(batch.written)
     lays = _lay(batch, chosen, options)
@@ -132,8 +133,14 @@ def _lay(batch: FullBatch, chosen: Heads[RowArray], options: StitchOptions) -> H
     return lays
 
 
-def check_has_heads(batch: FullBatch) -> None:
-    """Refuse a result whose heads nobody has told."""
+def check_is_of_patches(batch: FullBatch) -> None:
+    """Refuse a result whose heads nobody has told, and rows of a map."""
+    store = batch._store  # noqa: SLF001
+    if store is not None and has_patches(store.root):
+        raise OptionError(
+            f"{store.root} is a map already: StitchedMap.load(path) opens it, and its save_ome_zarr() or "
+            "save_ome_tiff() writes a file for others"
+        )
     if not batch.outputs:
         raise NothingPushedError(
             "the result has no heads, as nothing was pushed: declare them where it is collected, with "

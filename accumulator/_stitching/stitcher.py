@@ -34,12 +34,13 @@ from accumulator._stitching.groups import (
     check_rows_fit,
     open_all,
 )
-from accumulator._stitching.heads import warn_of_mean
+from accumulator._stitching.heads import warn_of_mean, warn_of_passes
 from accumulator._stitching.kept import Kept, facts_of, note
 from accumulator._stitching.map import StitchedMap, as_map
 from accumulator._stitching.weights import DEFAULT_BLEND, Unsaid, as_blend
 from accumulator._stitching.whole import WholeBands
 from accumulator._stores.memory.row_numbers import as_numbers, without_repeats
+from accumulator._stores.writing.patches import expect_patches
 from accumulator.exceptions import (
     ClosedError,
     DuplicateLocationError,
@@ -158,7 +159,8 @@ class Stitcher(Collector[StitchedMap, Canvases]):
         of them, as of test-time augmentation or folds. They then count as one patch, their mean, so that a
         box which came often counts no more than its neighbours. The means of all boxes are kept until
         `finalize`, 8 bytes a number, in RAM or on disk as `FullBatchAccumulator` keeps rows; the maps are
-        made there, and ``on_band`` is called. 64-bit integers beyond 2**53 are rounded.
+        made there, and ``on_band`` is called. 64-bit integers beyond 2**53 are rounded. Integers warn, in
+        every blend, as labels have no mean.
 
     Raises
     ------
@@ -270,7 +272,9 @@ class Stitcher(Collector[StitchedMap, Canvases]):
         path = as_store(store)
         if path is not None and os.path.lexists(path):
             raise ResultExistsError(
-                errno.EEXIST, "something is there already, and maps are not resumed", str(store)
+                errno.EEXIST,
+                "something is there already, and maps are not resumed: remove it, or give another path",
+                str(store),
             )
         came, kept = np.zeros(len(index), dtype=bool), HeadOptions(**stored)
         is_unsaid, rows = isinstance(blend, Unsaid), Canvases()
@@ -351,7 +355,8 @@ class Stitcher(Collector[StitchedMap, Canvases]):
         StorageWarning
             Many bands are open, and take much of the memory.
         BlendWarning
-            At the first push: boxes overlap, heads are integers, and ``blend`` was not given.
+            At the first push: heads are integers, and boxes overlap while ``blend`` was not given, or
+            ``on_duplicate`` is "average".
 
         Notes
         -----
@@ -476,7 +481,9 @@ class Stitcher(Collector[StitchedMap, Canvases]):
         groups = as_groups(
             self._frame, specs, self._blend, self._nodata, self._stored, is_averaged=is_averaged
         )
-        if self._is_blend_unsaid:
+        if is_averaged:
+            warn_of_passes(specs)
+        elif self._is_blend_unsaid:
             for group in groups:
                 warn_of_mean(specs.some(group.heads.values), group.grid)
         if self._on_band is not None and len(groups) > 1 and specs.names is None:
@@ -489,6 +496,8 @@ class Stitcher(Collector[StitchedMap, Canvases]):
         ]
         if is_averaged:
             average_all(deliveries, self._index.locs, self._budget)
+        if self._store is not None:
+            expect_patches(Path(self._store))
         self._specs, self._canvas, self._deliveries = specs, canvases, deliveries
         self._tell_at_exit()
         if self._bar is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from helpers.oracle import distinct, grid
 from accumulator import FullBatch, FullBatchAccumulator
 from accumulator._cli.commands import main
 from accumulator._stores.files.ownership import is_locked
-from accumulator.exceptions import LockedError
+from accumulator.exceptions import LockedError, UnfinishedError
 
 N = 11
 LOCS = grid(N)
@@ -296,22 +297,43 @@ def test_what_is_no_store_is_one_line_and_exit_code_one(command, kind, capsys):
         assert "thing" in err
 
 
-@pytest.mark.parametrize("command", ["verify", "missing"])
-def test_store_that_is_being_created(command, capsys):
-    """It has no rows yet: `info` says so, the others that it is not complete."""
+@pytest.mark.parametrize("is_killed", [True, False])
+def test_store_that_is_being_created(is_killed, capsys):
+    """It has no rows yet: `info` and `verify` say so, and what needs rows says how to go on."""
     with FullBatchAccumulator(LOCS, store="run.zarr") as accumulator:
         push(accumulator)
     accumulator.finalize().close()
     group = zarr.open_group("run.zarr")
     mark = accumulator._canvas.run._mark
     group.attrs["accumulator"] = type(mark)("creating", None, 0, N, mark.locations).to_json()
+    if is_killed:  # before the arrays were made
+        for folder in ("outputs", "written", "checksums", "output_locs"):
+            shutil.rmtree(f"run.zarr/{folder}")
     code, found = run_json(capsys, "info", "run.zarr")
     assert (code, found["state"], found["n"], found["heads"]) == (0, "creating", N, [])
     code, out, _ = run(capsys, "info", "run.zarr")
     assert "state               creating" in out
-    code, out, err = run(capsys, command, "run.zarr")
-    assert (code, out) == (1, "")
-    assert "not complete" in err
+    code, out, err = run(capsys, "verify", "run.zarr")
+    assert (code, err) == (0, "")
+    assert out.endswith(f"run.zarr: unfinished, right so far: 0 of {N} rows of 0 heads, creating\n")
+    code, found = run_json(capsys, "verify", "run.zarr")
+    assert (code, found["verdict"], found["n"], found["n_written"]) == (0, "unfinished", N, 0)
+    for arguments in (
+        ["missing", "run.zarr"],
+        ["stitch", "run.zarr", "-o", "m.zarr"],
+        ["report", "run.zarr"],
+    ):
+        code, out, err = run(capsys, *arguments)
+        assert (code, out, err.count("\n")) == (1, "", 1)
+        assert "nothing was recorded yet" in err
+        assert 'mode="a"' in err
+        assert "partial" not in err
+    with pytest.raises(UnfinishedError, match="nothing was recorded yet") as error:
+        FullBatch.load("run.zarr", partial=True)
+    assert "partial" not in str(error.value)
+    with FullBatchAccumulator(LOCS, store="run.zarr", mode="a") as accumulator:  # as it says
+        push(accumulator)
+    assert run(capsys, "verify", "run.zarr")[0] == 0
 
 
 @pytest.mark.parametrize("argv", [["info"], ["verify", "a", "b"], ["missing", "--yaml", "a"]])

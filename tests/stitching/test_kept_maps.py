@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from helpers.maps import LOCS, raster
 
 from accumulator import FullBatch, FullBatchAccumulator, StitchedMap, Stitcher, stitch
 from accumulator._cli.commands import main
+from accumulator._stores.kept.run import KeptRun
 from accumulator.exceptions import (
     ClosedError,
     OptionError,
@@ -187,3 +190,50 @@ def test_map_of_a_stranger_is_not_believed(change):
     file.write_text(json.dumps(document))
     with pytest.raises(ResultFormatError):
         StitchedMap.load("map.zarr")
+
+
+@pytest.mark.parametrize("is_at_its_end", [False, True])
+@pytest.mark.parametrize("options", [{}, {"scale": {"b": 1 / 2}}])
+def test_map_whose_stitcher_was_killed_is_said_to_be_unfinished(options, is_at_its_end, monkeypatch, capsys):
+    """Whatever looks at it, and whenever the kill came: a map is not resumed."""
+    heads = {"a": np.ones((4, 4, 4)), "b": np.ones((4, 2, 2) if options else (4, 4, 4))}
+    stitcher = Stitcher(LOCS, store="map.zarr", **options)
+    stitcher.push(heads, LOCS)
+    if is_at_its_end:  # patches are recorded, and not that maps are complete
+
+        def kill(_):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(KeptRun, "complete", kill)
+            with pytest.raises(KeyboardInterrupt):
+                stitcher.finalize()
+    shutil.copytree("map.zarr", "killed.zarr")
+    stitcher.finalize()
+    said = "is an unfinished map, and maps are not resumed.*remove it and stitch again"
+    if not (options and is_at_its_end):  # which looks like maps that are each a store of its own
+        for command in ("info", "verify", "missing", "report", "stitch -o x.ome.zarr"):
+            name, *more = command.split()
+            assert main([name, "killed.zarr", *more]) == 1
+            printed = capsys.readouterr()
+            assert printed.out == ""
+            assert re.search(said, printed.err)
+        for is_partial in (False, True):
+            with pytest.raises(UnfinishedError, match=said):
+                FullBatch.load("killed.zarr", partial=is_partial)
+    with pytest.raises(UnfinishedError, match=said):
+        StitchedMap.load("killed.zarr")
+    with pytest.raises(ResultExistsError, match="remove it, or give another path"):
+        Stitcher(LOCS, store="killed.zarr")
+    StitchedMap.load("map.zarr").close()
+
+
+def test_rows_of_a_map_are_not_stitched_again(capsys):
+    """A map that was kept is one already: it is said what opens it, and what writes it for others."""
+    stitched(HEADS, store="map.zarr").close()
+    said = r"map.zarr is a map already: StitchedMap.load\(path\).*save_ome_zarr"
+    with pytest.raises(OptionError, match=said):
+        stitch(FullBatch.load("map.zarr"))
+    assert main(["stitch", "map.zarr", "-o", "x.ome.zarr"]) == 1
+    assert re.search(said, capsys.readouterr().err)
+    assert not Path("x.ome.zarr").exists()

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from accumulator import Stitcher
-from accumulator.exceptions import DuplicateLocationError, OptionError, StorageError
+from accumulator.exceptions import BlendWarning, DuplicateLocationError, OptionError, StorageError
 
 MEETING = np.array([[0, 0, 3, 1], [1, 0, 4, 1]])
 
@@ -30,6 +30,7 @@ def means(passes, rows, nodata):
     return np.array(made)
 
 
+@pytest.mark.filterwarnings("ignore::accumulator.exceptions.BlendWarning")
 @pytest.mark.usefixtures("bands")
 @given(case=cases(), threshold=st.sampled_from([100, 100, 0]), has_nodata=st.booleans(), data=st.data())
 @settings(max_examples=int(os.environ.get("ACCUMULATOR_STITCH_EXAMPLES", "60")))
@@ -126,6 +127,7 @@ def test_infinite_and_large_passes_have_the_mean_that_they_have():
     np.testing.assert_array_equal(stitcher.finalize().outputs[0], [[top, np.inf, np.nan, np.nan, 5e-324]])
 
 
+@pytest.mark.filterwarnings("ignore::accumulator.exceptions.BlendWarning")
 def test_half_of_the_passes_say_true():
     """Ties of bools are True, and of integers even, as between patches."""
     locs = [[0, 0, 1, 1]]
@@ -208,6 +210,7 @@ def test_pass_that_the_disk_refuses_is_not_taken(monkeypatch):
     assert (stitcher.finalize().outputs[0] == 2).all()
 
 
+@pytest.mark.filterwarnings("ignore::accumulator.exceptions.BlendWarning")
 @pytest.mark.parametrize("how", [{}, {"memory_threshold": 0}, {"store": "maps.zarr"}])
 def test_heads_of_different_scale_are_averaged(how):
     """Each has means of its own; a box that never came holds the fill value."""
@@ -222,3 +225,24 @@ def test_heads_of_different_scale_are_averaged(how):
         expected[size:, size:] = 9
         np.testing.assert_array_equal(output, expected)
     maps.close()
+
+
+@pytest.mark.parametrize("blend", ["last", "max", "average", "hann", None])
+def test_labels_whose_passes_are_averaged_warn_whatever_blend_is(blend):
+    """Once, with what is done and what to do; floats and one pass of labels do not."""
+    options = {} if blend is None else {"blend": blend}
+    labels = np.array([[[0] * 4] * 4], np.uint8)
+    stitcher = Stitcher(LOCS, on_duplicate="average", **options)
+    with pytest.warns(BlendWarning, match=r"'class'.*integers.*on_duplicate=\"first\"") as caught:
+        stitcher.push({"class": labels, "p": labels + 0.5}, LOCS[:1])
+    stitcher.push({"class": labels + 2, "p": labels + 0.5}, LOCS[:1])
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    assert (stitcher.finalize().outputs["class"][:4, :4] == 1).all()
+    for remedy in (
+        {"on_duplicate": "average", "dtype": "float32"},
+        {"on_duplicate": "first", "blend": "last"},
+    ):
+        with Stitcher(LOCS, **{**options, **remedy}) as stitcher:
+            stitcher.push({"class": labels}, LOCS[:1])
+            stitcher.push({"class": labels}, LOCS[:1])

@@ -29,7 +29,7 @@ def check_run(path: Path, stored: Mark, given: Mark) -> None:
     """Refuse the store of a run with other locations, or of another name."""
     differences = []
     if stored.n_rows != given.n_rows:
-        differences.append(f"it has {stored.n_rows} locations, and {given.n_rows} are pushed")
+        differences.append(f"it has {stored.n_rows} locations, and {given.n_rows} are given")
     elif stored.locations != given.locations:
         differences.append("its locations are others, or in another order")
     was, now = stored.resume_token, given.resume_token

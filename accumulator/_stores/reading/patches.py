@@ -15,11 +15,6 @@ if TYPE_CHECKING:
     from accumulator._stores.reading.saved import SavedResult
 
 
-def has_patches(root: Path) -> bool:
-    """Whether a store holds maps, and says of what they were made."""
-    return (root / PATCHES).is_dir()
-
-
 def read_patches(root: Path, most_nbytes: int | None) -> tuple[dict[str, Any], SavedResult]:
     """Return facts about maps, and the record of their patches; a ResultFormatError if they are damaged."""
     folder = root / PATCHES

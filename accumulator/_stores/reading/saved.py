@@ -26,7 +26,7 @@ from accumulator._stores.format.mark import (
     read_json,
     read_mark,
 )
-from accumulator._stores.format.names import OUTPUTS, record_chunks
+from accumulator._stores.format.names import OUTPUTS, PATCHES, record_chunks
 from accumulator._stores.format.store import FolderStore
 from accumulator._stores.reading.trust import check_codecs, check_output, check_tree
 from accumulator.exceptions import AccumulatorError, ResultFormatError, ResultNotFoundError, UnfinishedError
@@ -86,7 +86,31 @@ def open_mark(path: Path) -> Mark:
             raise ResultNotFoundError(errno.ENOENT, "there is no saved result", str(path)) from cause
     if not path.is_dir():
         raise ResultFormatError(f"{path} is a file: a saved result is a folder")
-    return read_mark(path)
+    is_map = has_patches(path)
+    if is_map and not (path / "zarr.json").exists():
+        raise unfinished_map(path)
+    mark = read_mark(path)
+    if is_map and not mark.is_complete:
+        raise unfinished_map(path)
+    return mark
+
+
+def has_patches(root: Path) -> bool:
+    """Whether a store holds maps, or is to: it has a folder for what they are made of."""
+    return (root / PATCHES).is_dir()
+
+
+def expects_patches(root: Path) -> bool:
+    """Whether a stitcher has begun maps there, and not come to its end."""
+    return has_patches(root) and not any((root / PATCHES).iterdir())
+
+
+def unfinished_map(path: Path) -> UnfinishedError:
+    """Return what is said of maps whose stitcher has not finished."""
+    return UnfinishedError(
+        f"{path} is an unfinished map, and maps are not resumed: unless it is being stitched just now, "
+        "remove it and stitch again"
+    )
 
 
 def open_result(
@@ -106,7 +130,12 @@ def open_result(
     """
     stamp = stamp_of(path)
     mark = mark or open_mark(path)
-    if mark.state == CREATING or not (is_partial or mark.is_complete):
+    if mark.state == CREATING:
+        raise UnfinishedError(
+            f"{path} is a run of which nothing was recorded yet: if it has ended, run it again with "
+            'FullBatchAccumulator(..., store=, mode="a")'
+        )
+    if not (is_partial or mark.is_complete):
         raise UnfinishedError(
             f"{path} is a run that is not complete: resume it with FullBatchAccumulator(..., store=, "
             'mode="a"), or look at what there is with FullBatch.load(path, partial=True)'

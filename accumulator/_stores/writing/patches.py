@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import zarr
@@ -20,6 +21,15 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+
+
+def expect_patches(root: Path) -> None:
+    """Make the folder that tells that maps are being made, and no other rows.
+
+    Where the disk refuses that, what is said of maps that were never finished is less plain.
+    """
+    with contextlib.suppress(OSError):
+        system.make_folder(root / PATCHES)
 
 
 def write_patches(root: Path, facts: dict[str, Any], locs: NDArray[Any], written: NDArray[np.bool_]) -> None:
