@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from accumulator import __version__
 from accumulator._cli.shared import add_command, show
 from accumulator._cli.stitch import add_stitch
+from accumulator._cli.words import plain_warnings, tell
 from accumulator._inputs.extras import need
 from accumulator._inputs.text import encodable, printable
 from accumulator._report.facts import Verdict, info, missing, verify
@@ -154,12 +155,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = _parser().parse_args(argv)
     try:
-        return int(arguments.run(arguments))
+        with plain_warnings():
+            return int(arguments.run(arguments))
     except BrokenPipeError:  # whoever reads has seen enough: Python shall not complain of it at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (AccumulatorError, OSError, MemoryError) as error:
-        print(encodable(f"accumulator: error: {printable(str(error))}", sys.stderr), file=sys.stderr)
+        print(tell("error", str(error)), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("accumulator: interrupted", file=sys.stderr)

@@ -221,7 +221,7 @@ class _Boxes:
         if shape.min() < 1:
             raise OptionError(
                 f"the map of {misfit.label} would have the spatial shape {tuple(shape.tolist())} in its "
-                "scale: nothing lies behind origin; give output_shape, or another origin"
+                'scale: nothing lies behind origin; give origin="min", another origin, or output_shape'
             )
         if is_shorter.any() and not may_be_shorter:
             is_inside = np.all((stop > 0) & (self.first < shape), axis=1, keepdims=True)
@@ -275,7 +275,7 @@ def pixels(places: NDArray[Any], scale: NDArray[np.float64] | None) -> NDArray[n
 def _check_shape(frame: Frame) -> None:
     if not len(frame.start) and frame.geometry.by_head["output_shape"] is None:
         raise OptionError(
-            f"{frame.name} is empty, so that the maps have no size of their own: give output_shape (--shape)"
+            f"{frame.name} is empty, so that the maps have no size of their own: give output_shape"
         )
     asked, origin = frame.geometry.by_head["output_shape"], frame.origin
     shapes = asked.values() if isinstance(asked, dict) else [asked]
@@ -283,7 +283,7 @@ def _check_shape(frame: Frame) -> None:
         if min(shape) < 1:
             raise OptionError(
                 f"the map would have the spatial shape {tuple(shape)}: nothing lies behind origin {origin}; "
-                "give output_shape, or another origin"
+                'give origin="min" for maps that begin with the first box, another origin, or output_shape'
             )
 
 

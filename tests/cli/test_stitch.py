@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ import zarr
 
 from accumulator import FullBatch, FullBatchAccumulator, StitchedMap, stitch
 from accumulator._cli.commands import main
+from accumulator._cli.words import in_flags
 from accumulator._inputs.heads import Heads
 from accumulator.exceptions import BlendWarning
 
@@ -83,15 +87,15 @@ def test_plain_zarr_of_a_region(store):
     ("arguments", "message"),
     [
         (["-o", "map.zarr"], "head 'grade' has patch shape (1,)"),
-        (["-o", "map.zarr", "--head", "x"], "choose from ['tumour', 'class', 'grade']"),
+        (["-o", "map.zarr", "--head", "x"], "--head is ['x']: choose from ['tumour', 'class', 'grade']"),
         (["-o", "map.ome.tif", "--head", "tumour", "--head", "class"], "an OME-TIFF holds one head"),
         (["-o", "map.ome.tif"], "an OME-TIFF holds one head"),
-        (["-o", "map.zarr", "--head", "class", "--fill", "nan"], "fill_value of head 'class'"),
+        (["-o", "map.zarr", "--head", "class", "--fill", "nan"], "--fill of head 'class'"),
         (["-o", "map.zarr", "--head", "class", "--pixel-size", "1"], "for OME files"),
         (["-o", "run.zarr"], "is there already"),
         (["-o", "map.ome.zarr", "--head", "class", "--channel", "a", "--channel", "b"], "2 names"),
-        (["-o", "map.zarr", "--head", "class", "--shape", "5"], "output_shape"),
-        (["-o", "map.zarr", "--head", "class", "--memory-limit", "much"], "memory_limit"),
+        (["-o", "map.zarr", "--head", "class", "--shape", "5"], "--shape is [5]"),
+        (["-o", "map.zarr", "--head", "class", "--memory-limit", "much"], "--memory-limit"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(arguments, message, capsys, tmp_path):
@@ -175,9 +179,9 @@ def test_geometry_is_said_in_the_shell(capsys):
     for wrong, message in (
         ([], "boxes that lie wholly outside"),
         (["--origin", "min"], "head 'a' has patches of (3, 12, 12)"),
-        (["--origin", "min", "--scale", "c=2"], "scale has an entry for head 'c'"),
+        (["--origin", "min", "--scale", "c=2"], "--scale has an entry for head 'c'"),
         (["--origin", "min", "--crop", "1", "--crop", "a=2"], "name each"),
-        (["--origin", "min", "--axes", "zyx"], "axes is 'zyx'"),
+        (["--origin", "min", "--axes", "zyx"], "--axes is 'zyx'"),
         (["--origin", "min", "0"], "origin"),
     ):
         assert run("-o", "other.zarr", *wrong) == 1
@@ -220,3 +224,53 @@ def test_channels_of_patches_that_have_them_first_are_named(end, is_named, names
         np.testing.assert_array_equal(made.reshape(expected.shape), expected)
     assert run("-o", f"other{end}", *named, "--channel", "one too many", *first, *said) == 1
     assert f"head '{head}' has {len(names)} channels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("; scale=0.25, the pixels", "; --scale 0.25, the pixels"),
+        ("give scale=[0.25, 1/3].", "give --scale 0.25,1/3."),
+        ("channels_first=True if", "--channels-first if"),
+        ("channels_first=False if", "no --channels-first if"),
+        ('give origin="min" or origin=[1, 2]', "give --origin min or --origin 1 2"),
+        ("or output_shape=(193, 250), which", "or --shape 193 250, which"),
+        ("output_shape is (1, 2)", "--shape is (1, 2)"),
+        ('crop="center" or crop=8: give crop= too', "--crop center or --crop 8: give --crop too"),
+        ('say blend="last" or "max"', 'say --blend last or "max"'),
+        ("heads is ['nope']: choose", "--head is ['nope']: choose"),
+        ("the scales differ: give a dict by head", "the scales differ: stitch them one by one, with --head"),
+        ("of which crop leaves (2, 2) on another scale", "of which crop leaves (2, 2) on another scale"),
+        ("/data/scale=4/run.zarr is no store", "/data/scale=4/run.zarr is no store"),
+        ("head 'scale=4' is a flag", "head 'scale=4' is a flag"),
+    ],
+)
+def test_options_are_called_as_the_shell_calls_them(said, words):
+    """Python's words become flags, with their values; names and paths stay."""
+    assert in_flags(said) == words
+
+
+@pytest.mark.usefixtures("store")
+def test_remedies_in_errors_can_be_pasted(capsys):
+    """A level and a halo that were not said: each refusal names the flag that is missing, and it works."""
+    locs = np.array([[x, y, x + 64, y + 64] for y in (0, 64) for x in (0, 64)])
+    with FullBatchAccumulator(locs, store="level.zarr") as accumulator:
+        accumulator.push({"a": np.ones((4, 3, 20, 20))}, locs)
+    arguments, tried = ["stitch", "level.zarr", "-o", "map.zarr"], []
+    for remedy in ("--channels-first", "--crop", "--scale 0.25"):
+        assert main(arguments + tried) == 1
+        error = capsys.readouterr().err
+        assert remedy in error
+        assert not re.search(r"\w=|\w_", error.replace("full_output_locs", "").replace("output_locs", ""))
+        tried += [remedy, "2"] if remedy == "--crop" else remedy.split()
+    assert main(arguments + tried) == 0
+
+
+@pytest.mark.usefixtures("store")
+def test_warnings_are_one_line():
+    """Without a line of code, which is not the user's."""
+    command = [sys.executable, "-m", "accumulator", "stitch", "run.zarr", "-o", "m.zarr", "--head", "class"]
+    error = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    assert error.startswith("accumulator: warning: head 'class': integers are blended by their mean")
+    assert "--blend last" in error
+    assert error.count("\n") == 1

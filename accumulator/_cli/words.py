@@ -1,0 +1,87 @@
+"""What the library says of its options, in the words of the shell: ``--scale 0.25`` for ``scale=0.25``."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+import warnings
+from typing import TYPE_CHECKING, Any, Final
+
+from accumulator._inputs.text import encodable, printable
+from accumulator.exceptions import AccumulatorError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_FLAGS: Final = {
+    "output_shape": "--shape",
+    "channels_first": "--channels-first",
+    "channel_names": "--channel",
+    "pixel_size": "--pixel-size",
+    "fill_value": "--fill",
+    "nodata": "--nodata",
+    "memory_limit": "--memory-limit",
+    "memory_threshold": "--memory-threshold",
+    "save_path": "--save-path",
+}  # which are no words of English: they are options wherever they stand
+_WORDS: Final = {
+    "origin": "--origin",
+    "crop": "--crop",
+    "scale": "--scale",
+    "axes": "--axes",
+    "blend": "--blend",
+    "unit": "--unit",
+}  # which are options where they have a value
+_PHRASES: Final = {
+    "with stitch(batch, heads=[...])": "with --head",
+    "heads is ": "--head is ",
+    "give a dict by head": "stitch them one by one, with --head",
+    "in a dict by head where heads differ": "and stitch heads that differ one by one, with --head",
+}
+_VALUE: Final = r"""=(?P<value>"[^"]*"|\[[^\]]*\]|\([^)]*\)|[\w+-]+(?:[./]\d+)*)?"""
+_OPTION: Final = re.compile(
+    rf"(?<![\w./'\"-])(?:(?P<flag>{'|'.join(_FLAGS)})\b(?:{_VALUE})?"
+    rf"|(?P<word>{'|'.join(_WORDS)})(?:{_VALUE.replace('<value>', '<its>')}|(?= is | has )))"
+)
+
+
+def in_flags(text: str) -> str:
+    """Return what an error or a warning says, with the command's options for Python's."""
+    for phrase, words in _PHRASES.items():
+        text = text.replace(phrase, words)
+    return _OPTION.sub(_as_flag, text)
+
+
+def _as_flag(found: re.Match[str]) -> str:
+    name = found["flag"] or found["word"]
+    flag, value = (_FLAGS | _WORDS)[name], found["value"] or found["its"]
+    if value in {None, "True"}:
+        return flag
+    if value == "False":
+        return f"no {flag}"
+    between = "," if name in {"crop", "scale"} else " "
+    parts = re.split(", *", value.strip('"[]()'))
+    return f"{flag} {between.join(parts)}"
+
+
+def tell(kind: str, text: str) -> str:
+    """Return a line for people: ``accumulator: error: ...``."""
+    return encodable(f"accumulator: {kind}: {printable(in_flags(text))}", sys.stderr)
+
+
+@contextlib.contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Let the library's warnings be a line each, without the line of code that led to them."""
+    usual = warnings.formatwarning
+
+    def formatted(message: Any, category: type[Warning], *place: Any) -> str:
+        if issubclass(category, AccumulatorError):
+            return tell("warning", str(message)) + "\n"
+        return usual(message, category, *place)
+
+    warnings.formatwarning = formatted
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
