@@ -19,7 +19,7 @@ from accumulator._cli.shared import add_command, show
 from accumulator._export import check_ome_tiff, check_ome_zarr
 from accumulator._export.map import UNITS
 from accumulator._inputs.heads import Heads
-from accumulator._inputs.text import printable, shape_text
+from accumulator._inputs.text import listed, printable, shape_text
 from accumulator._stitching.result import check_is_of_patches
 from accumulator._stitching.weights import DEFAULT_BLEND
 from accumulator._stores.files.target import is_inside
@@ -232,7 +232,9 @@ def _check(
     given = Heads.of(batch.outputs)
     outputs = dict(zip(given.keys, given, strict=True))
     if kind == "OME-TIFF" and len(heads or outputs) != 1:
-        raise OptionError(f"an OME-TIFF holds one head: choose with --head one of {list(outputs)}")
+        raise OptionError(
+            f"an OME-TIFF holds one head: choose with --head one of [{listed(map(repr, outputs))}]"
+        )
     n_spatial = batch.output_locs.shape[1] // 2
     chosen = {head: outputs[head] for head in heads or outputs if head in outputs}
     if kind == "zarr" or any(array.ndim - 1 not in {n_spatial, n_spatial + 1} for array in chosen.values()):

@@ -75,10 +75,10 @@ def plain_warnings() -> Iterator[None]:
     """Let the library's warnings be a line each, without the line of code that led to them."""
     usual = warnings.formatwarning
 
-    def formatted(message: Any, category: type[Warning], *place: Any) -> str:
+    def formatted(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> str:
         if issubclass(category, AccumulatorError):
             return tell("warning", str(message)) + "\n"
-        return usual(message, category, *place)
+        return usual(message, category, *place, **more)
 
     warnings.formatwarning = formatted
     try:

@@ -78,7 +78,9 @@ def as_expected(raw: int | None) -> int:
 def as_on_duplicate(raw: OnDuplicate) -> OnDuplicate:
     """Return a policy for repeats."""
     if not isinstance(raw, str) or raw not in get_args(OnDuplicate):
-        raise OptionError(f'on_duplicate is {raw!r}: it is "error", "first" or "last"')
+        of_maps = '; Stitcher(on_duplicate="average") averages, or average predictions before they are pushed'
+        remedy = of_maps if isinstance(raw, str) and raw in get_args(Passes) else ""
+        raise OptionError(f'on_duplicate is {raw!r}: it is "error", "first" or "last"{remedy}')
     return raw
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from accumulator._inputs.arrays import is_foreign
 from accumulator._inputs.heads import plain_key
+from accumulator._inputs.text import listed
 from accumulator.exceptions import HeadDtypeError, HeadValueError, OptionError
 
 if TYPE_CHECKING:
@@ -65,8 +66,9 @@ class HeadOptions:
         for name, value in self._given.items():
             unknown = [key for key in value if key not in heads] if isinstance(value, Mapping) else []
             if unknown:
+                names = listed(map(repr, heads))
                 raise OptionError(
-                    f"{name} has an entry for head {unknown[0]!r}, but the heads are {list(heads)}"
+                    f"{name} has an entry for head {unknown[0]!r}, but the heads are [{names}]"
                     + ("; put a codec that is written as a dict in a list" * (name == "compressors"))
                 )
 

@@ -24,6 +24,12 @@ def few(numbers: NDArray[Any], most: int = 5) -> str:
     return ", ".join(map(str, numbers[:most].tolist())) + more
 
 
+def listed(names: Iterable[str], most: int = 10) -> str:
+    """Return the first few names as text: ``'a', 'b' and 68 more``."""
+    every = list(names)
+    return ", ".join(every[:most]) + (f" and {len(every) - most} more" if len(every) > most else "")
+
+
 def shape_text(shape: Iterable[int]) -> str:
     """Return a shape as people read it: ``24 x 16 x 3``."""
     return " x ".join(map(str, shape))

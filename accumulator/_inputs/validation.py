@@ -17,7 +17,7 @@ import numpy as np
 from accumulator._inputs.arrays import as_array
 from accumulator._inputs.heads import Heads
 from accumulator._inputs.options import HeadOptions, Storage, as_stored
-from accumulator._inputs.text import named
+from accumulator._inputs.text import listed, named
 from accumulator.exceptions import HeadDtypeError, HeadError, LocationError, OptionError
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def check_rows(heads: Arrays, n_locs: int) -> None:
     """Refuse heads that do not have one row for each location of the batch."""
     wrong = [i for i, head in enumerate(heads.values) if len(head) != n_locs]
     if wrong:
-        each = ", ".join(f"{heads.label(i)} {len(heads.values[i])}" for i in wrong)
+        each = listed(f"{heads.label(i)} {len(heads.values[i])}" for i in wrong)
         raise HeadError(
             f"rows differ: batch_locs {n_locs}, {each}; each prediction needs its location. A single "
             "patch is pushed as patch[None], and a list is a list of heads: np.stack patches of one head"
@@ -131,15 +131,19 @@ def check_specs(heads: Arrays, specs: Heads[HeadSpec], first: str = "the first b
         raise HeadError(f"number of heads: {len(heads)}, but {first} had {len(specs)}")
     for i, (head, spec) in enumerate(zip(heads.values, specs.values, strict=True)):
         if head.shape[1:] != spec.patch_shape:
+            is_cut = head.ndim == 1 + len(spec.patch_shape) and all(
+                length <= whole for length, whole in zip(head.shape[1:], spec.patch_shape, strict=True)
+            )
+            remedy = "; pad one that was cut at its end to that size, its box stays cut" if is_cut else ""
             raise HeadError(
                 f"{heads.label(i)} has patch shape {head.shape[1:]} but {first} had "
-                f"{spec.patch_shape}: push one shape throughout"
+                f"{spec.patch_shape}: push one shape throughout{remedy}"
             )
         if head.dtype != spec.dtype and not spec.is_converted and not _is_lossless(head.dtype, spec.dtype):
             raise HeadDtypeError(
                 f"{heads.label(i)} has dtype {head.dtype} but {first} had {spec.dtype}, which "
                 "cannot hold it without loss: push every batch, from the first on, in one dtype that holds "
-                f"all their values, such as {np.promote_types(head.dtype, spec.dtype)}"
+                f"all their values, such as {np.promote_types(head.dtype, spec.dtype)}, or say dtype="
             )
     return heads
 
@@ -149,7 +153,8 @@ def _in_named_order(heads: Arrays, names: tuple[str, ...] | None, first: str) ->
         then, now = ("without names", "names") if names is None else ("with names", "none")
         raise HeadError(f"{first} came {then} but this one has {now}: push one kind throughout")
     if set(heads.names) != set(names):
-        raise HeadError(f"the batch has heads {sorted(heads.names)} but {first} had {sorted(names)}")
+        theirs, had = (listed(map(repr, sorted(each))) for each in (heads.names, names))
+        raise HeadError(f"the batch has heads [{theirs}] but {first} had [{had}]")
     by_name = heads.by_name()
     return Heads(tuple(by_name[name] for name in names), names)
 

@@ -248,18 +248,32 @@ def as_frame(locs: NDArray[Any], geometry: Geometry, name: str = "full_output_lo
     if len(wrong):
         raise LocationError(
             f"no boxes: {named(wrong, name)}, the first being {boxes[wrong[0]].tolist()}; each end has to be "
-            "behind its start: [start_x, start_y, end_x, end_y]"
+            f"behind its start: {_columns(geometry)}{_of_sizes(boxes, n)}"
         )
     if geometry.origin == "min":
         first = start.min(axis=0) if len(start) else np.zeros(n, np.int64)
     else:
         first = in_order(geometry.origin or (0,) * n)
     frame = Frame(geometry, name, start, stop, first)
-    _check_shape(frame)
-    if geometry.origin is None and geometry.by_head["output_shape"] is None:
+    is_unplaced = geometry.origin is None and geometry.by_head["output_shape"] is None
+    if is_unplaced:
         _refuse_outside(frame)
+    _check_shape(frame)
+    if is_unplaced:
         _refuse_empty(frame)
     return frame
+
+
+def _columns(geometry: Geometry) -> str:
+    """Return what the columns of boxes are: ``[start_x, start_y, end_x, end_y]``."""
+    axes = geometry.axes or [str(axis) for axis in range(geometry.n_spatial)]
+    return f"[{', '.join(f'{half}_{axis}' for half in ('start', 'end') for axis in axes)}]"
+
+
+def _of_sizes(boxes: NDArray[np.int64], n: int) -> str:
+    """Return what is added where boxes may be starts and sizes."""
+    ends = "; if these are [start, size], add the starts to the sizes"
+    return ends if (boxes[:, n:] > 0).all() else ""
 
 
 def pixels(places: NDArray[Any], scale: NDArray[np.float64] | None) -> NDArray[np.int64]:

@@ -15,6 +15,7 @@ import attrs
 import numpy as np
 
 from accumulator._inputs.options import by_plain_key
+from accumulator._inputs.text import listed
 from accumulator.exceptions import LocationError, OptionError
 
 if TYPE_CHECKING:
@@ -61,9 +62,8 @@ class Geometry:
         for name, value in self.by_head.items():
             unknown = [key for key in value if key not in keys] if isinstance(value, Mapping) else []
             if unknown:
-                raise OptionError(
-                    f"{name} has an entry for head {unknown[0]!r}, but the heads are {list(keys)}"
-                )
+                heads = listed(map(repr, keys))
+                raise OptionError(f"{name} has an entry for head {unknown[0]!r}, but the heads are [{heads}]")
 
 
 def as_geometry(  # noqa: PLR0913  what may be said
@@ -124,9 +124,10 @@ def _as_columns(axes: Any, n_spatial: int) -> list[int]:
         return list(range(n_spatial))[::-1]
     known = _LETTERS[:n_spatial]
     if not isinstance(axes, str) or n_spatial > len(_LETTERS) or sorted(axes) != list(known):
-        orders = f'"{known}" or "{known[::-1]}"' if n_spatial <= len(_LETTERS) else "nothing"
+        orders = {1: '"x"', 2: '"xy" or "yx"', 3: 'the letters of "xyz" in any order, such as "zyx"'}
+        order = orders.get(n_spatial, "nothing")
         raise OptionError(
-            f"axes is {axes!r}: it is the order of the columns of locations with {n_spatial} axes, {orders}"
+            f"axes is {axes!r}: it is the order of the columns of locations with {n_spatial} axes, {order}"
         )
     return [axes.index(letter) for letter in known[::-1]]
 

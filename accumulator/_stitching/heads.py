@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from accumulator._inputs.text import listed
 from accumulator._inputs.warn import warn
 from accumulator._stitching.numbers import MapSpec, mean_dtype, result_dtype, sum_dtype, wider
 from accumulator._stitching.weights import LABEL_BLENDS
@@ -63,7 +64,7 @@ def warn_of_mean(specs: Heads[HeadSpec], grid: Grid) -> None:
     if labels and grid.has_overlaps():
         others = " or ".join(f'"{blend}"' for blend in LABEL_BLENDS)
         warn(
-            f"{', '.join(labels)}: integers are blended by their mean, which makes class 1 of 0 and 2; for "
+            f"{listed(labels)}: integers are blended by their mean, which makes class 1 of 0 and 2; for "
             f'labels say blend={others}, and for quantities blend="average" or another mean',
             BlendWarning,
         )
@@ -74,7 +75,7 @@ def warn_of_passes(specs: Heads[HeadSpec]) -> None:
     labels = [specs.label(i) for i, spec in enumerate(specs) if spec.dtype.kind in "iu"]
     if labels:
         warn(
-            f'{", ".join(labels)}: on_duplicate="average" blends integers of several passes by their mean, '
+            f'{listed(labels)}: on_duplicate="average" blends integers of several passes by their mean, '
             "whatever blend is, which makes class 1 of 0 and 2; for labels push probabilities, or say "
             'on_duplicate="first", and for quantities dtype="float32"',
             BlendWarning,

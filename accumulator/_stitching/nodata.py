@@ -14,6 +14,7 @@ import numpy as np
 
 from accumulator._inputs import tuning
 from accumulator._inputs.options import as_fill_value, by_plain_key
+from accumulator._inputs.text import listed
 from accumulator._stitching.numbers import convert
 from accumulator.exceptions import OptionError
 
@@ -33,7 +34,8 @@ def as_nodata(raw: StorageOption[FillValue | None], heads: Sequence[int | str]) 
     given = by_plain_key("nodata", raw)
     unknown = [key for key in given if key not in heads] if isinstance(given, Mapping) else []
     if unknown:
-        raise OptionError(f"nodata has an entry for head {unknown[0]!r}, but the heads are {list(heads)}")
+        names = listed(map(repr, heads))
+        raise OptionError(f"nodata has an entry for head {unknown[0]!r}, but the heads are [{names}]")
     return given
 
 

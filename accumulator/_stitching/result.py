@@ -13,6 +13,7 @@ from accumulator._core.memory import fits_in_memory
 from accumulator._inputs import tuning
 from accumulator._inputs.heads import Heads, plain_key
 from accumulator._inputs.options import HeadOptions
+from accumulator._inputs.text import listed
 from accumulator._inputs.validation import HeadSpec
 from accumulator._stitching.frame import as_frame
 from accumulator._stitching.geometry import as_geometry
@@ -98,6 +99,11 @@ def stitch(
     if not isinstance(batch, FullBatch):
         raise OptionError(f"batch is {type(batch).__name__}: give a FullBatch, such as FullBatch.load(path)")
     check_is_of_patches(batch)
+    if options.get("on_duplicate", "error") != "error":
+        raise OptionError(
+            "on_duplicate is for patches that come one by one: a result has each once. Give it to the "
+            "FullBatchAccumulator or the Stitcher that they are pushed to"
+        )
     chosen = _chosen(Heads.of(batch.outputs), heads)
     rows = np.flatnonzero(batch.written)
     lays = _lay(batch, chosen, options)
@@ -152,10 +158,10 @@ def _chosen(outputs: Heads[RowArray], heads: Sequence[int | str] | None) -> Head
     """Return the heads that were asked for, by name or by number."""
     known = dict(zip(outputs.keys, outputs, strict=True))
     if heads is not None and (isinstance(heads, str) or not isinstance(heads, Sequence)):
-        raise OptionError(f"heads is {heads!r}: give a list of them, of {list(known)}")
+        raise OptionError(f"heads is {heads!r}: give a list of them, of [{listed(map(repr, known))}]")
     chosen = list(known) if heads is None else [plain_key(head) for head in heads]
     if not chosen or len(set(chosen)) != len(chosen) or not set(chosen) <= known.keys():
-        raise OptionError(f"heads is {heads!r}: choose from {list(known)}, each once")
+        raise OptionError(f"heads is {heads!r}: choose from [{listed(map(repr, known))}], each once")
     names = None if outputs.names is None else tuple(map(str, chosen))
     return Heads(tuple(known[head] for head in chosen), names)
 
