@@ -66,7 +66,10 @@ def add_stitch(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command to the others."""
     short = "blend the patches of a store into maps, and write them as OME-Zarr, OME-TIFF or zarr"
     parser = add_command(add, "stitch", _stitch, short, _DESCRIPTION, _EXAMPLES)
-    parser.add_argument("path", type=Path, metavar="PATH", help="the store's folder")
+    parser.usage = "accumulator stitch PATH -o FILE [options]"  # some options take all words behind them
+    parser.add_argument(
+        "path", type=Path, metavar="PATH", help="the store's folder, before the options: some take many words"
+    )
     parser.add_argument(
         "-o", "--output", type=_output, required=True, metavar="FILE", help="the file, not there yet"
     )
@@ -85,7 +88,7 @@ def add_stitch(add: Callable[..., argparse.ArgumentParser]) -> None:
         type=int,
         nargs="+",
         metavar="N",
-        help="height and width of the maps (default: all patches)",
+        help="height and width of the maps; PATH comes before it (default: all patches)",
     )
     parser.add_argument(
         "--origin",
@@ -100,7 +103,7 @@ def add_stitch(add: Callable[..., argparse.ArgumentParser]) -> None:
         nargs="?",
         const=True,
         metavar="HEAD",
-        help="patches are (n, C, h, w): those of all heads, or of this one",
+        help="patches are (n, C, h, w): those of all heads, or of this one; PATH comes before it",
     )
     parser.add_argument(
         "--crop",

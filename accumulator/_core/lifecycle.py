@@ -100,13 +100,14 @@ class Collector(Generic[_Result, _Rows]):
     def close(self) -> None:
         """End without a result; do nothing after `finalize`, or when called again.
 
-        What was pushed is dropped, but with ``store`` recorded there first.
+        What was pushed is dropped. With ``store`` an accumulator records it there first, and a stitcher
+        leaves an unfinished map, which is not resumed and yours to remove.
 
         Raises
         ------
         StorageError
-            The disk refused rows that were to be recorded in ``store``, and have to be predicted again; an
-            OSError. This is closed all the same.
+            The disk refused rows that were to be recorded in ``store``, and are lost; an OSError. This is
+            closed all the same.
         """
         with self._lock:
             if self._is_over:

@@ -97,10 +97,11 @@ class Stitcher(Collector[StitchedMap, Canvases]):
         wait for every box of the list until `finalize`: leave out what will not come.
     blend : {"average", "gaussian", "hann", "max", "last"} or array, default "average"
         The value of a pixel that several patches cover: their mean, where all count the same or most in
-        their middle (a Gaussian whose sigma is an eighth of the patch; Hann's window); the largest; or that
-        of the box that comes last in the list. Or an array of weights, of a patch's spatial shape; a pixel
-        that only weights of 0 reach holds the fill value. Labels have no mean: take "last" or "max"; a mean
-        of integers that is not said by its name warns. NaN in a patch makes its pixels NaN.
+        their middle (a Gaussian whose sigma is an eighth of the patch; Hann's window, on each axis
+        ``np.hanning(n + 2)[1:-1]`` of what ``crop`` leaves of the patch, also if the box was cut); the
+        largest; or that of the box that comes last in the list. Or an array of weights, of a patch's spatial
+        shape; a pixel that only weights of 0 reach holds the fill value. Labels have no mean: take "last" or
+        "max"; a mean of integers that is not said by its name warns. NaN in a patch makes its pixels NaN.
     output_shape : sequence of int, optional
         The spatial shape of the maps in their own pixels, ``(height, width)``; by default they end with the
         last box.
@@ -334,7 +335,8 @@ class Stitcher(Collector[StitchedMap, Canvases]):
         HeadError
             The number of rows or heads, the names or a patch shape are wrong; a ValueError.
         HeadDtypeError
-            A head is not numbers, or of a dtype that its first batch's cannot hold without loss; a TypeError.
+            A head is not numbers, has a mask, or is of a dtype that its first batch's cannot hold without
+            loss; a TypeError.
         HeadValueError
             The ``dtype`` asked for cannot hold a value; a ValueError and an OverflowError.
         OptionError

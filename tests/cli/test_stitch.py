@@ -274,3 +274,12 @@ def test_warnings_are_one_line():
     assert error.startswith("accumulator: warning: head 'class': integers are blended by their mean")
     assert "--blend last" in error
     assert error.count("\n") == 1
+
+
+def test_path_comes_first_in_the_usage(capsys):
+    """Some options take all words behind them: help and usage show the order that works."""
+    with pytest.raises(SystemExit, match="0"):
+        main(["stitch", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.startswith("usage: accumulator stitch PATH -o FILE [options]")
+    assert said.count("PATH comes before it") == 2

@@ -329,3 +329,18 @@ def test_weight_of_zero_excludes_whatever_is_there():
     with Stitcher(locs, blend=[[1, 1, 1, 0]], fill_value=7) as stitcher:
         stitcher.push(values, locs)
     assert stitcher.finalize().outputs[0].tolist() == [[1, 1, 1, 1, 1, 7]]
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 8])
+def test_hann_is_the_formula_that_is_documented(size):
+    """``np.hanning(n + 2)[1:-1]`` on each axis of the whole patch, also where its box was cut."""
+    locs = np.array([[0, 0, size, size], [1, 0, 1 + size, size], [2, 0, 1 + size, size]])[: 2 + (size > 1)]
+    patches = np.random.default_rng(0).random((len(locs), size, size))
+    window = np.hanning(size + 2)[1:-1]
+    sums, weights = np.zeros((2, size, size + 1))
+    for (x, _, end, _), patch in zip(locs, patches, strict=True):
+        sums[:, x:end] += (patch * np.outer(window, window))[:, : end - x]
+        weights[:, x:end] += np.outer(window, window)[:, : end - x]
+    with Stitcher(locs, blend="hann") as stitcher:
+        stitcher.push(patches, locs)
+    np.testing.assert_allclose(stitcher.finalize().outputs[0], sums / weights, rtol=1e-12)
