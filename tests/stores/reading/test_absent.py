@@ -456,3 +456,19 @@ def test_no_wrong_value_whatever_another_process_does_to_files(vandal, is_at_onc
         for each in Path.cwd().iterdir():
             shutil.rmtree(each) if each.is_dir() else each.unlink()
     assert 0.1 < n_right / n_read < 0.95, "that is no test"
+
+
+@pytest.mark.parametrize(("value", "is_damage"), [(0.0, False), (-0.0, True), (1.0, True)])
+def test_chunk_that_is_gone_from_a_store_is_damage_unless_it_reads_the_same(value, is_damage):
+    """Rows of the fill value may be a hole; any other bit in them is missed."""
+    locs = np.arange(8)[:, None]
+    with FullBatchAccumulator(locs, store="run.zarr", chunks=4) as accumulator:
+        accumulator.push(np.full((8, 4), value), locs)
+    accumulator.finalize().close()
+    (Path("run.zarr") / "outputs" / "0" / "c.0.0").unlink()
+    batch = FullBatch.load("run.zarr")
+    if is_damage:
+        with pytest.raises(DamagedError):
+            batch.outputs[0][...]
+    else:
+        assert (batch.outputs[0][...] == value).all()
