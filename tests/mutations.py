@@ -29,10 +29,12 @@ BLOCK, HEAD, FILES, ENCODED = (
     f"{STORES}/writing/encoded.py",
 )
 CHUNKS, COPYING = f"{STORES}/memory/row_numbers.py", f"{STORES}/memory/copying.py"
+STAMPS, LOOSE = f"{STORES}/format/stamps.py", f"{STORES}/writing/loose.py"
+REDONE = f"{STORES}/reading/redone.py"
 RAM, WRITER = f"{STORES}/memory/ram.py", f"{STORES}/writing/writer.py"
 STITCHING = "accumulator/_stitching"
 BANDS, BLEND, GRID = f"{STITCHING}/bands.py", f"{STITCHING}/blend.py", f"{STITCHING}/grid.py"
-FRAME = f"{STITCHING}/frame.py"
+FRAME, NODATA, PASSES = f"{STITCHING}/frame.py", f"{STITCHING}/nodata.py", f"{STITCHING}/passes.py"
 NUMBERS, WEIGHTS = f"{STITCHING}/numbers.py", f"{STITCHING}/weights.py"
 PARTS, STITCH = f"{STITCHING}/parts.py", f"{STITCHING}/result.py"
 WHOLE = f"{STITCHING}/whole.py"
@@ -45,7 +47,12 @@ TESTS = {  # the likely ones first
     "accumulator/_core": [*_CORE, "inputs/test_options.py", *_STORES],
     f"{STORES}/memory": ["stores/memory", *_STORES, *_CORE],
     STORES: [*_STORES, *_CORE],
-    FRAME: ["stitching/test_geometry.py", "stitching/test_values.py"],
+    STAMPS: ["stores/reading/test_absent.py", *_STORES],
+    LOOSE: ["stores/writing/test_loose.py", *_STORES],
+    REDONE: ["stores/kept/test_killed.py"],
+    FRAME: ["stitching/test_geometry.py", "stitching/test_any_geometry.py", "stitching/test_values.py"],
+    NODATA: ["stitching/test_nodata.py"],
+    PASSES: ["stitching/test_passes.py"],
     GRID: ["stitching/test_grid.py", "stitching/test_values.py"],
     PARTS: ["stitching/test_grid.py", "stitching/test_values.py", "stitching/test_bands.py"],
     STITCHING: ["stitching/test_values.py", "stitching/test_bands.py", "stitching/test_stitcher.py"],
@@ -129,6 +136,41 @@ MUTATIONS = [
     (FRAME, "skip = low - start", "skip = low * 0"),
     (FRAME, "pixels(frame.start, scale) - origin", "pixels(frame.start, scale)"),
     (FRAME, "ends & ~begins & is_known", "ends & ~begins"),
+    (FRAME, "exact - below >= 0.5", "exact - below > 0.5"),
+    (FRAME, "<= self.slack) & (self.first > 0)", "<= self.slack)"),
+    (FRAME, "return more // 2", "return more"),
+    (FRAME, "slice(cut, length - cut)", "slice(cut, length)"),
+    (FRAME, "misfit.refuse_larger(self.length >= patch + 1)", "pass"),
+    (FRAME, "np.array(whole) - 2 * cut", "np.array(whole) - cut"),
+    (FRAME, "given[:, self.geometry.columns] = half", "given[:] = half"),
+    (FRAME, "if area > _MOST_EMPTY * covered:", "if False:"),
+    (NODATA, "counts &= known <= row", "pass"),
+    (NODATA, "known[counts] = row + 1", "known[counts] = 1"),
+    (NODATA, "known |= counts", "pass"),
+    (NODATA, "np.add(known, counts, out=known)", "known[...] = 1"),
+    (NODATA, "own = np.where(counts, weights, weights.dtype.type(0))", "own = weights"),
+    (NODATA, "np.copyto(written, spec.nodata, where=is_empty)", "pass"),
+    (NODATA, "np.copyto(written, spec.fill_value, where=covered == 0)", "pass"),
+    (NODATA, "np.isnan(values) if nodata != nodata else values == nodata", "values == nodata"),
+    (PASSES, "np.rint(mean * k) / k", "mean"),
+    (PASSES, "k = k if known is None else np.maximum(known, 1)", "pass"),
+    (PASSES, "mean[known == 0] = spec.nodata", "pass"),
+    (PASSES, "& (known > 0)] = _beside(spec.nodata)", "& (known > 0)] = spec.nodata"),
+    (PASSES, "known[at] += is_value", "known[at] += 1"),
+    (PASSES, "n[at] += 1", "n[at] = 1"),
+    (PASSES, "left = np.delete(left, kept)", "left = left[:0]"),
+    (PASSES, "rows if self._came is None else self._came[rows]", "rows"),
+    (PASSES, "np.where(np.isfinite(mean) & np.isfinite(values), joined, mean + values)", "joined"),
+    (PASSES, "mean + (values / k - mean / k)", "mean + (values - mean) / k"),
+    (STAMPS, "is_right = is_whole or was == stamp_at(path)", "is_right = True"),
+    (STAMPS, "self.is_strict and stamp != self._known.get(self._key(path))", "stamp is None"),
+    (STAMPS, 'name."""\n        self._n_root = len(os.fspath(root)) + 1', 'name."""'),
+    (STAMPS, "np.flatnonzero(known) + first", "np.flatnonzero(known)"),
+    (STAMPS, "min(first + unit_rows, n_rows)", "first + unit_rows"),
+    (STAMPS, "stat.S_ISREG(os.fstat(file).st_mode)", "True"),
+    (STAMPS, "if cause.errno == errno.ELOOP:", "if False:"),
+    (STAMPS, "status.st_size, status.st_mtime_ns, status.st_ctime_ns", "status.st_size, 0, 0"),
+    (REDONE, "await made.setitem(rows, values)", "pass"),
     (GRID, "for corner in np.ndindex", "for corner in [(0,) * len(size)] or np.ndindex"),
     (WEIGHTS, "known = self._lines.get(key)", "known = next(iter(self._lines.values()), None)"),
     (WEIGHTS, "last is not None and last[0] == key:", "last is not None:"),

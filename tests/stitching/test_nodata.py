@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 
@@ -85,6 +86,18 @@ def test_one_tile_without_data_and_one_with_it(is_streamed, blend, dtype, nodata
         expected = [[[7, nodata], [3, nodata], [4, np.nan], [nodata, 6], [9, 9]]]
         expected[0][2][1] = {"max": 5, "last": 4}.get(str(blend), got[0, 2, 1])
         np.testing.assert_allclose(got, np.array(expected).astype(dtype), rtol=1e-6)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))), ids=str)
+def test_last_of_the_list_that_has_data_counts_in_whatever_order_they_come(order):
+    """All four cover pixel 3, and the last of the list has nothing there."""
+    locs = np.array([[row, 0, row + 4, 1] for row in range(4)])
+    values = np.repeat(np.arange(1, 5, dtype="f4"), 4).reshape(4, 1, 4)
+    values[3, 0, 0] = np.nan
+    with Stitcher(locs, blend="last", nodata=np.nan) as stitcher:
+        for row in order:
+            stitcher.push(values[[row]], locs[[row]])
+    assert stitcher.finalize().outputs[0].tolist() == [[1, 2, 3, 3, 4, 4, 4]]
 
 
 @pytest.mark.usefixtures("bands")

@@ -146,6 +146,14 @@ def test_half_of_the_passes_say_true():
         assert stitcher.finalize().outputs[0].tolist() == [[expected]]
 
 
+def test_passes_without_data_do_not_count_in_a_mean_of_integers():
+    """Of three passes one has nothing: the mean of the others is a half, which goes to the even one."""
+    with Stitcher([[0, 0, 2, 1]], on_duplicate="average", nodata=255) as stitcher:
+        for values in ([1, 2], [255, 2], [0, 255]):
+            stitcher.push(np.array([[values]], np.uint8), [[0, 0, 2, 1]])
+    assert stitcher.finalize().outputs[0].tolist() == [[0, 2]]
+
+
 def test_mean_that_happens_to_be_nodata_counts():
     """1 and -1 make 0, which is a value though 0 is none; what had no value is none."""
     locs = [[0, 0, 2, 1], [0, 0, 3, 1]]
