@@ -164,7 +164,6 @@ MUTATIONS = [
     (PASSES, "mean + (values / k - mean / k)", "mean + (values - mean) / k"),
     (STAMPS, "is_right = is_whole or was == stamp_at(path)", "is_right = True"),
     (STAMPS, "self.is_strict and stamp != self._known.get(self._key(path))", "stamp is None"),
-    (STAMPS, 'name."""\n        self._n_root = len(os.fspath(root)) + 1', 'name."""'),
     (STAMPS, "np.flatnonzero(known) + first", "np.flatnonzero(known)"),
     (STAMPS, "min(first + unit_rows, n_rows)", "first + unit_rows"),
     (STAMPS, "stat.S_ISREG(os.fstat(file).st_mode)", "True"),

@@ -119,12 +119,13 @@ def test_infinite_and_large_passes_have_the_mean_that_they_have():
     """No sum of passes gets too large; what is infinite, or no number, stays so where it is."""
     top = np.finfo("f8").max
     columns = [[top, top, top], [np.inf, np.inf, 1], [np.inf, -np.inf, 0], [1, np.nan, 1], [5e-324] * 3]
-    values = np.array(columns).T.reshape(3, 1, 5)
-    locs = [[0, 0, 5, 1]]
+    columns.append([top, -top, 0])
+    values = np.array(columns).T.reshape(3, 1, 6)
+    locs = [[0, 0, 6, 1]]
     with Stitcher(locs, on_duplicate="average") as stitcher:
         for value in values:
             stitcher.push(value[None], locs)
-    np.testing.assert_array_equal(stitcher.finalize().outputs[0], [[top, np.inf, np.nan, np.nan, 5e-324]])
+    np.testing.assert_array_equal(stitcher.finalize().outputs[0], [[top, np.inf, np.nan, np.nan, 5e-324, 0]])
 
 
 @pytest.mark.filterwarnings("ignore::accumulator.exceptions.BlendWarning")

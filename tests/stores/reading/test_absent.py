@@ -119,6 +119,16 @@ def test_chunk_that_rows_were_written_to_is_not_absent(form, kind):
     np.testing.assert_array_equal(array[20:], right(form)[20:])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_rows_that_came_are_named(kind):
+    """A chunk that is absent has lost those of its rows that were written."""
+    result = KINDS[kind]("raw")
+    files_of(result, 8)[0].unlink()
+    with pytest.raises(DamagedError) as caught:
+        result.outputs["map"][8:12]
+    assert caught.value.rows.tolist() == [8, 9]
+
+
 @pytest.mark.parametrize("act", ["remove", "cut", "lengthen", "overwrite", "replace", "obstruct"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_file_of_a_chunk_that_was_read_before_is_found(kind, act):
