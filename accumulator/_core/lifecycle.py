@@ -7,6 +7,7 @@ import sys
 import threading
 import warnings
 import weakref
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, NoReturn, Protocol, Self, TypeVar
 
 import attrs
@@ -51,7 +52,7 @@ class Rows(Protocol):
 
 
 @attrs.define(eq=False, repr=False)
-class Collector(Generic[_Result, _Rows]):
+class Collector(ABC, Generic[_Result, _Rows]):
     """Takes batches, in the process that made it, until it is finalized or closed.
 
     What changes, and what looks at it, holds the lock. A look is handed copies: what it works on must not
@@ -93,9 +94,9 @@ class Collector(Generic[_Result, _Rows]):
         with self._lock:
             return self._canvas.nbytes
 
+    @abstractmethod
     def finalize(self) -> _Result:
         """Return the whole result."""
-        raise NotImplementedError
 
     def close(self) -> None:
         """End without a result; do nothing after `finalize`, or when called again.
@@ -197,7 +198,7 @@ class Collector(Generic[_Result, _Rows]):
         )
 
 
-class Covered:
+class Covered(ABC):
     """Has locations, some of which are written."""
 
     __slots__ = ()
@@ -223,9 +224,9 @@ class Covered:
         return plot_coverage(*self._coverage, ax)
 
     @property
+    @abstractmethod
     def _coverage(self) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """All locations, and which are written."""
-        raise NotImplementedError
 
 
 def _tell_unrecorded(reference: weakref.ref[Collector[Any, Any]]) -> None:
@@ -252,7 +253,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_free)
 
 
-class Result:
+class Result(ABC):
     """One array a head, in RAM or in files that last until it is closed."""
 
     __slots__ = ()
@@ -320,14 +321,14 @@ class Result:
         return self.output_locs
 
     @property
+    @abstractmethod
     def _files(self) -> FolderStore | None:
         """Where the arrays lie; None in RAM."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def _facts(self) -> dict[str, str]:
         """What else a notebook shows."""
-        raise NotImplementedError
 
     @property
     def _heads(self) -> Heads[RowArray]:

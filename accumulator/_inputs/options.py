@@ -63,18 +63,23 @@ class HeadOptions:
 
     def check_heads(self, heads: Sequence[int | str]) -> None:
         """Refuse options for heads that there are not."""
-        for name, value in self._given.items():
-            unknown = [key for key in value if key not in heads] if isinstance(value, Mapping) else []
-            if unknown:
-                names = listed(map(repr, heads))
-                raise OptionError(
-                    f"{name} has an entry for head {unknown[0]!r}, but the heads are [{names}]"
-                    + ("; put a codec that is written as a dict in a list" * (name == "compressors"))
-                )
+        check_heads(self._given, heads)
 
     def _of(self, name: str, key: int | str, default: Any = None) -> Any:
         value = self._given.get(name, default)
         return value.get(key, default) if isinstance(value, Mapping) else value
+
+
+def check_heads(options: Mapping[str, Any], heads: Sequence[int | str]) -> None:
+    """Refuse options, by name, for heads that there are not."""
+    for name, value in options.items():
+        unknown = [key for key in value if key not in heads] if isinstance(value, Mapping) else []
+        if unknown:
+            names = listed(map(repr, heads))
+            raise OptionError(
+                f"{name} has an entry for head {unknown[0]!r}, but the heads are [{names}]"
+                + ("; put a codec that is written as a dict in a list" * (name == "compressors"))
+            )
 
 
 def of_some(value: Any, keys: Sequence[int | str], numbers: Sequence[int]) -> Any:

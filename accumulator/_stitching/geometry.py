@@ -15,7 +15,6 @@ import attrs
 import numpy as np
 
 from accumulator._inputs.options import by_plain_key
-from accumulator._inputs.text import listed
 from accumulator.exceptions import LocationError, OptionError
 
 if TYPE_CHECKING:
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
 FAR: Final = 2**61  # beyond it sums of coordinates could overflow
 _LETTERS: Final = "xyz"
+GEOMETRY: Final = ("output_shape", "origin", "channels_first", "crop", "scale", "axes")
 
 
 @attrs.frozen(eq=False)
@@ -56,14 +56,6 @@ class Geometry:
         return not any(isinstance(self.by_head[name], Mapping) for name in names) and (
             self.by_head["output_shape"] is not None or self.by_head["scale"] is None
         )
-
-    def check_heads(self, keys: Sequence[int | str]) -> None:
-        """Refuse what was said of heads that there are not."""
-        for name, value in self.by_head.items():
-            unknown = [key for key in value if key not in keys] if isinstance(value, Mapping) else []
-            if unknown:
-                heads = listed(map(repr, keys))
-                raise OptionError(f"{name} has an entry for head {unknown[0]!r}, but the heads are [{heads}]")
 
 
 def as_geometry(  # noqa: PLR0913  what may be said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from accumulator._inputs.options import check_heads
 from accumulator._inputs.text import listed
 from accumulator._inputs.warn import warn
 from accumulator._stitching.numbers import MapSpec, mean_dtype, result_dtype, sum_dtype, wider
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 def lay_heads(frame: Frame, specs: Heads[HeadSpec]) -> Heads[Lay]:
     """Return how the patches of each head lie, or refuse them."""
-    frame.geometry.check_heads(specs.keys)
+    check_heads(frame.geometry.by_head, specs.keys)
     return specs.like(
         frame.lay(key, specs.label(i), spec.patch_shape)
         for i, (key, spec) in enumerate(zip(specs.keys, specs, strict=True))

@@ -13,10 +13,8 @@ import attrs
 import numpy as np
 
 from accumulator._inputs import tuning
-from accumulator._inputs.options import as_fill_value, by_plain_key
-from accumulator._inputs.text import listed
+from accumulator._inputs.options import as_fill_value, by_plain_key, check_heads
 from accumulator._stitching.numbers import convert
-from accumulator.exceptions import OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,10 +30,7 @@ if TYPE_CHECKING:
 def as_nodata(raw: StorageOption[FillValue | None], heads: Sequence[int | str]) -> Any:
     """Return what does not count, for all heads or in a dict of those that there are."""
     given = by_plain_key("nodata", raw)
-    unknown = [key for key in given if key not in heads] if isinstance(given, Mapping) else []
-    if unknown:
-        names = listed(map(repr, heads))
-        raise OptionError(f"nodata has an entry for head {unknown[0]!r}, but the heads are [{names}]")
+    check_heads({"nodata": given}, heads)
     return given
 
 
