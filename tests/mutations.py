@@ -190,7 +190,7 @@ MUTATIONS = [
     (BLEND, "math.isfinite(np.dot(flat, flat)) and", "math.isfinite(flat[:1].sum()) and"),
     (BLEND, "slice(first, first + stop - part)", "slice(first, first + stop - part - 1)"),
     (BLEND, "range(share.done, len(share.patches))", "range(len(share.patches))"),
-    (BLEND, "np.copyto(written, fill_value, where=gaps)", "pass"),
+    (BLEND, "np.copyto(written, spec.fill_value, where=gaps)", "pass"),
     (BLEND, "where=mask(share, part, layer.n_channels)", "where=True"),
     (BANDS, "array[: len(sums[head])] = sums[head]", "pass"),
     (BANDS, "if blank or band.is_used or is_filled:", "if blank or band.is_used:"),

@@ -17,7 +17,6 @@ from accumulator._core import memory
 from accumulator._inputs import tuning
 from accumulator._inputs.text import as_text
 from accumulator._stitching.blend import Layer, blend_share, finish, quick
-from accumulator._stitching.nodata import finish_counting
 from accumulator._stitching.numbers import MapSpec, lowest, wider
 from accumulator._stitching.parts import cuts, share_of
 from accumulator._stitching.weights import Summer
@@ -266,25 +265,8 @@ class Bands:
         sums = self._summer.band(rows, start, stop)
         part = slice(start - top, stop - top)
         for spec, array, known, target in zip(self._specs, band.sums, band.known, targets, strict=True):
-            if known is not None:
-                finish_counting(
-                    array[part],
-                    known[part],
-                    target[part],
-                    sums,
-                    spec,
-                    is_sum=self._window.is_sum,
-                    is_in_place=target.ctypes.data == array.ctypes.data,
-                )
-                continue
-            finish(
-                array[part],
-                target[part],
-                sums,
-                spec.fill_value,
-                is_sum=self._window.is_sum,
-                is_in_place=target.ctypes.data == array.ctypes.data,
-            )
+            own = None if known is None else known[part]
+            finish(array[part], own, target[part], sums, spec, is_sum=self._window.is_sum)
 
     def let_go(self, number: int) -> None:
         """Forget a band that is finished."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 import numpy as np
 
 from accumulator._inputs import tuning
-from accumulator._stitching.nodata import blend_counting, is_nodata
+from accumulator._stitching.nodata import blend_counting, finish_counting, is_nodata
 from accumulator._stitching.numbers import convert, is_large
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from accumulator._stitching.numbers import MapSpec
     from accumulator._stitching.parts import Share
     from accumulator._stitching.weights import Sums
 
@@ -130,14 +131,21 @@ def _add_weighted(
 
 def finish(  # noqa: PLR0913  what it depends on
     band: NDArray[Any],
+    known: NDArray[Any] | None,
     target: NDArray[Any],
     sums: Sums,
-    fill_value: Any,
+    spec: MapSpec,
     *,
     is_sum: bool,
-    is_in_place: bool,
 ) -> None:
-    """Divide rows of a band, which are changed, by the sums of weights, and write them as rows of the map."""
+    """Divide rows of a band, which are changed, by the sums of weights, and write them as rows of the map.
+
+    Where it is ``known`` of each number what has come, that decides.
+    """
+    is_in_place = target.ctypes.data == band.ctypes.data
+    if known is not None:
+        finish_counting(band, known, target, sums, spec, is_sum=is_sum, is_in_place=is_in_place)
+        return
     n_channels = band.shape[-1]
     real = np.zeros((), band.dtype).real.dtype if band.dtype.kind in "fc" else np.dtype(np.float32)
     has_gaps = sums.has_gaps
@@ -150,7 +158,7 @@ def finish(  # noqa: PLR0913  what it depends on
         if not is_in_place:
             convert(rows, written)
         if gaps is not None:
-            np.copyto(written, fill_value, where=gaps)
+            np.copyto(written, spec.fill_value, where=gaps)
 
 
 def _strips(band: NDArray[Any], step: int) -> Iterator[tuple[slice, None]]:
