@@ -6,19 +6,18 @@ import logging
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import attrs
-import numpy as np
 
 from accumulator._core.full_batch import hand_over
-from accumulator._core.memory import available_memory, fits_in_memory
+from accumulator._core.memory import fits_in_memory
 from accumulator._inputs.text import as_text
 from accumulator._inputs.warn import warn
-from accumulator._pictures.progress import memory_state
 from accumulator._stitching.sheet import Sheet
 from accumulator.exceptions import StorageError, StorageWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from accumulator._core.canvas import Canvas
@@ -132,12 +131,3 @@ class Delivery(Generic[_SomeBands]):
                 "list, and leave out of it what will not come",
                 StorageWarning,
             )
-
-
-def shown(deliveries: Sequence[Delivery[Any]], written: NDArray[np.bool_]) -> tuple[int, str]:
-    """Return how many patches have come, and what a bar says besides."""
-    is_in_ram = all(each.canvas.zarr_store is None for each in deliveries)
-    nbytes = sum(each.bands.nbytes for each in deliveries)
-    held = nbytes + is_in_ram * sum(each.canvas.nbytes for each in deliveries)
-    memory = memory_state(held, available_memory(), is_in_ram=is_in_ram)
-    return int(np.count_nonzero(written)), f"{as_text(nbytes)} in open bands, {memory}"

@@ -13,17 +13,15 @@ import numpy as np
 
 from accumulator._core.canvas import Canvas
 from accumulator._core.memory import fits_in_memory
-from accumulator._inputs import tuning
 from accumulator._inputs.options import of_some
 from accumulator._stitching.delivery import Delivery
 from accumulator._stitching.heads import check_shapes, lay_heads, map_specs
 from accumulator._stitching.nodata import as_nodata, with_nodata
-from accumulator._stitching.passes import Passes
 from accumulator._stitching.weights import as_window
 from accumulator.exceptions import MemoryLimitError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -32,54 +30,15 @@ if TYPE_CHECKING:
     from accumulator._inputs.options import HeadOptions
     from accumulator._inputs.validation import HeadSpec
     from accumulator._stitching.bands import Bands
-    from accumulator._stitching.frame import Frame, Lay
+    from accumulator._stitching.frame import Lay
     from accumulator._stitching.grid import Grid
     from accumulator._stitching.numbers import MapSpec
+    from accumulator._stitching.request import Request
     from accumulator._stitching.weights import Window
-    from accumulator._stores.kept.run import KeptRun
-    from accumulator.typing import Bands as BandValues
-    from accumulator.typing import Blend, FillValue, StorageOption
 
 _ROW_NBYTES: Final = 64  # that it takes to know a row of the maps
 _SomeBands = TypeVar("_SomeBands", bound="Bands")
 _log: Final = logging.getLogger("accumulator")
-
-
-@attrs.define(eq=False)
-class Canvases:
-    """The rows of all maps: a canvas for each group of heads, none before heads are known."""
-
-    each: list[Canvas] = attrs.field(factory=list)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all maps."""
-        return sum(canvas.nbytes for canvas in self.each)
-
-    @property
-    def run(self) -> KeptRun | None:
-        """The first store, if maps are kept."""
-        return self.each[0].run if self.each else None
-
-    @property
-    def n_unrecorded(self) -> int:
-        """How many rows of maps that are kept are not recorded."""
-        return sum(canvas.n_unrecorded for canvas in self.each)
-
-    def flush(self) -> None:
-        """Record what is complete."""
-        for canvas in self.each:
-            canvas.flush()
-
-    def stop(self) -> None:
-        """End the threads."""
-        for canvas in self.each:
-            canvas.stop()
-
-    def close(self) -> None:
-        """Forget all rows."""
-        for canvas in self.each:
-            canvas.close()
 
 
 @attrs.frozen(eq=False)
@@ -121,22 +80,21 @@ class Group:
             raise
         return canvas
 
-    def deliver(  # noqa: PLR0913  what it depends on
+    def deliver(
         self,
         kind: type[_SomeBands],
         canvas: Canvas,
         written: NDArray[np.bool_],
-        on_band: Callable[[slice, BandValues], object] | None,
-        memory_limit: int | None,
+        request: Request,
         *,
         is_small: bool,
     ) -> Delivery[_SomeBands]:
         """Return what takes bands of such a kind; maps that are not small may have to leave memory."""
         home = canvas.views if is_small else None  # else no band is held in a map
-        specs = self.maps.values
-        make = partial(kind, window=self.window, specs=specs, home=home, memory_limit=memory_limit)
+        specs, limit = self.maps.values, request.budget.memory_limit
+        make = partial(kind, window=self.window, specs=specs, home=home, memory_limit=limit)
         map_rows = np.arange(self.grid.shape[0])[:, None]
-        return Delivery(self, make(self.grid, written=written), canvas, map_rows, on_band, make)
+        return Delivery(self, make(self.grid, written=written), canvas, map_rows, request.on_band, make)
 
 
 def check_rows_fit(n_rows: int) -> None:
@@ -148,17 +106,9 @@ def check_rows_fit(n_rows: int) -> None:
         )
 
 
-def as_groups(  # noqa: PLR0913  what they depend on
-    frame: Frame,
-    specs: Heads[HeadSpec],
-    blend: Blend | NDArray[np.float64],
-    nodata: StorageOption[FillValue | None],
-    stored: HeadOptions,
-    *,
-    is_averaged: bool,
-) -> list[Group]:
-    """Return the heads of a batch by how their patches lie, or refuse them; patches may be means."""
-    none = as_nodata(nodata, specs.keys)
+def as_groups(request: Request, specs: Heads[HeadSpec]) -> list[Group]:
+    """Return the heads of a batch by how their patches lie, or refuse them."""
+    frame, none = request.frame, as_nodata(request.nodata, specs.keys)
     lays = lay_heads(frame, specs)
     by_place: dict[Any, list[int]] = {}
     for head, lay in enumerate(lays):
@@ -168,12 +118,12 @@ def as_groups(  # noqa: PLR0913  what they depend on
     for heads in by_place.values():
         some = specs.some(heads)
         own = lays.some(heads)
-        window = as_window(blend, own.values[0].grid.patch)
+        window = as_window(request.blend, own.values[0].grid.patch)
         overlaps = own.values[0].grid.most_overlaps()
-        maps = map_specs(some, own, window, overlaps, is_averaged=is_averaged)
+        maps = map_specs(some, own, window, overlaps, is_averaged=request.is_averaged)
         maps = with_nodata(maps, of_some(none, specs.keys, heads), window, len(frame.start))
-        group = Group(some.like(heads), own.values, maps, window, stored.of_some(specs.keys, heads))
-        groups.append(group)
+        stored = request.stored.of_some(specs.keys, heads)
+        groups.append(Group(some.like(heads), own.values, maps, window, stored))
     return groups
 
 
@@ -195,21 +145,6 @@ def open_all(groups: Sequence[Group], budget: Budget, store: str | None) -> list
     return canvases
 
 
-def average_all(deliveries: Sequence[Delivery[Any]], locs: NDArray[Any], budget: Budget) -> None:
-    """Make room for the mean of each box; nothing is left of the maps if this raises."""
-    canvases = [each.canvas for each in deliveries]
-    held = sum(canvas.nbytes for canvas in canvases if canvas.zarr_store is None)
-    own = attrs.evolve(budget.share(1 / len(deliveries)), held_nbytes=held)
-    try:
-        for each in deliveries:
-            each.passes = Passes.start(locs, each.group.maps, each.group.grid.patch, own)
-    except BaseException:
-        for each in deliveries:
-            each.close()
-        let_go(canvases)
-        raise
-
-
 def let_go(canvases: Sequence[Canvas]) -> None:
     """Leave nothing of canvases whose maps will not be made."""
     for canvas in canvases:
@@ -225,8 +160,3 @@ def _tell(groups: Sequence[Group], canvases: Sequence[Canvas]) -> None:
         _log.info("stitching %d maps of %s in %s", len(group.maps), shape, where)
         if group.grid.n_outside:
             _log.info("%d boxes lie wholly outside of the maps, and are left out", group.grid.n_outside)
-
-
-def are_small(canvases: Canvases) -> bool:
-    """Whether maps take little of the memory."""
-    return fits_in_memory(canvases.nbytes, 0, tuning.now.small_percent)

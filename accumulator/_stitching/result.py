@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeGuard, Unpack
+from typing import TYPE_CHECKING, Any, TypeGuard, Unpack
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from accumulator._inputs.options import HeadOptions
 from accumulator._inputs.text import listed
 from accumulator._inputs.validation import HeadSpec
 from accumulator._stitching.frame import as_frame
-from accumulator._stitching.geometry import as_geometry
+from accumulator._stitching.geometry import GEOMETRY, as_geometry
 from accumulator._stitching.grid import n_outside
 from accumulator._stitching.heads import check_shapes, lay_heads
 from accumulator._stitching.stitcher import Stitcher
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from accumulator._stitching.grid import Grid
     from accumulator._stitching.map import StitchedMap
     from accumulator.typing import RowArray, StitchOptions
-
-_GEOMETRY: Final = ("output_shape", "origin", "channels_first", "crop", "scale", "axes")
 
 
 def stitch(
@@ -128,7 +126,7 @@ def stitch(
 
 def _lay(batch: FullBatch, chosen: Heads[RowArray], options: StitchOptions) -> Heads[Lay]:
     """Look at all boxes, written or not, and put what they tell into the options; return how heads lie."""
-    said: dict[str, Any] = {name: options[name] for name in _GEOMETRY if name in options}
+    said: dict[str, Any] = {name: options[name] for name in GEOMETRY if name in options}
     geometry = as_geometry(batch.output_locs.shape[1], name="output_locs", **said)
     frame = as_frame(batch.output_locs, geometry, name="output_locs")
     lays = lay_heads(frame, chosen.like(HeadSpec(array.shape[1:], array.dtype) for array in chosen))

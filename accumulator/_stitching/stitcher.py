@@ -2,61 +2,31 @@
 
 from __future__ import annotations
 
-import errno
-import os
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import attrs
 import numpy as np
 
 from accumulator._core.lifecycle import Collector
-from accumulator._core.locations import LocationIndex
-from accumulator._core.plan import Budget
-from accumulator._inputs.arguments import as_folder, as_limit, as_passes, as_store, as_threshold
-from accumulator._inputs.declared import as_declared
-from accumulator._inputs.heads import Heads
-from accumulator._inputs.options import HeadOptions
-from accumulator._inputs.text import as_text, named
-from accumulator._inputs.validation import as_heads, as_specs, as_stored_heads, check_rows, check_specs
-from accumulator._pictures.progress import Progress, as_progress
+from accumulator._inputs.text import as_text
+from accumulator._inputs.validation import as_heads, check_rows
+from accumulator._pictures.progress import Progress
 from accumulator._stitching.bands import Bands
-from accumulator._stitching.delivery import Delivery, shown
-from accumulator._stitching.frame import as_frame
-from accumulator._stitching.geometry import as_geometry
-from accumulator._stitching.grid import n_outside
-from accumulator._stitching.groups import (
-    Canvases,
-    are_small,
-    as_groups,
-    average_all,
-    check_rows_fit,
-    open_all,
-)
-from accumulator._stitching.heads import warn_of_mean, warn_of_passes
-from accumulator._stitching.kept import Kept, facts_of, note
+from accumulator._stitching.deliveries import Deliveries
 from accumulator._stitching.map import StitchedMap, as_map
-from accumulator._stitching.weights import DEFAULT_BLEND, Unsaid, as_blend
+from accumulator._stitching.request import as_request
+from accumulator._stitching.weights import DEFAULT_BLEND
 from accumulator._stitching.whole import WholeBands
-from accumulator._stores.memory.row_numbers import as_numbers, without_repeats
-from accumulator._stores.writing.patches import expect_patches
-from accumulator.exceptions import (
-    ClosedError,
-    DuplicateLocationError,
-    HeadError,
-    NothingPushedError,
-    OptionError,
-    ResultExistsError,
-)
+from accumulator._stores.memory.row_numbers import as_numbers
+from accumulator.exceptions import ClosedError, HeadError, NothingPushedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import DTypeLike, NDArray
 
-    from accumulator._inputs.validation import HeadSpec
-    from accumulator._stitching.frame import Frame
+    from accumulator._inputs.heads import Heads
+    from accumulator._stitching.delivery import Delivery
     from accumulator.typing import (
         ArrayLike,
         BatchOutput,
@@ -68,7 +38,6 @@ if TYPE_CHECKING:
         FillValue,
         Scale,
         StorageOption,
-        StorageOptions,
         StrPath,
     )
     from accumulator.typing import Bands as BandValues
@@ -78,7 +47,7 @@ _SomeBands = TypeVar("_SomeBands", bound=Bands)
 
 
 @attrs.define(eq=False, repr=False, init=False)
-class Stitcher(Collector[StitchedMap, Canvases]):
+class Stitcher(Collector[StitchedMap, Deliveries]):
     """Blends patches into maps as they come, and keeps none of them.
 
     Memory holds the maps, if they fit, and the open bands: rows of the maps that patches are still expected
@@ -201,23 +170,8 @@ class Stitcher(Collector[StitchedMap, Canvases]):
     _name: ClassVar[str] = "stitcher"
     _pushed: ClassVar[str] = "patches"
 
-    _frame: Frame
-    _blend: Blend | NDArray[np.float64]
-    _is_blend_unsaid: bool
-    _nodata: StorageOption[FillValue | None]
-    _options: HeadOptions
-    _stored: HeadOptions  # those of them that say how maps are stored
-    _budget: Budget
-    _store: str | None
-    _on_band: Callable[[slice, BandValues], object] | None
-    _on_duplicate: OnPasses
-    _bar: Any
-    _specs: Heads[HeadSpec] = attrs.field(init=False, factory=Heads)  # none until the first batch
-    _told_by: str = attrs.field(init=False, default="the first batch")  # what the heads are, in messages
-    _deliveries: Sequence[Delivery[Any]] = attrs.field(init=False, default=())  # of each group of heads
     # All locations, which were written and how many lie outside, where only some of them were to come.
     _told: tuple[NDArray[Any], NDArray[np.bool_], int] | None = attrs.field(init=False, default=None)
-    _is_torn: bool = attrs.field(init=False, default=False)  # some groups have a batch, and others have not
 
     def __init__(  # noqa: PLR0913  each is told by its name
         self,
@@ -245,69 +199,45 @@ class Stitcher(Collector[StitchedMap, Canvases]):
         heads: DeclaredHeads | None = None,
         on_duplicate: OnPasses = "error",
     ) -> None:
-        declared, policy = as_declared(heads), as_passes(on_duplicate)
-        index, window, bar = LocationIndex(full_output_locs), as_blend(blend), as_progress(progress)
-        stored: StorageOptions = {
-            "fill_value": fill_value,
-            "chunks": chunks,
-            "shards": shards,
-            "compressors": compressors,
-        }
-        asked: StorageOptions = {**stored, "dtype": dtype}
-        options = HeadOptions(**asked)
-        if on_band is not None and not callable(on_band):
-            raise OptionError(f"on_band is {on_band!r}: it is called with a slice and the values of a band")
-        geometry = as_geometry(
-            index.locs.shape[1],
+        request = as_request(
+            full_output_locs,
+            heads,
+            on_duplicate,
+            blend=blend,
             output_shape=output_shape,
             origin=origin,
             channels_first=channels_first,
             crop=crop,
             scale=scale,
             axes=axes,
+            dtype=dtype,
+            fill_value=fill_value,
+            nodata=nodata,
+            on_band=on_band,
+            save_path=save_path,
+            memory_threshold=memory_threshold,
+            memory_limit=memory_limit,
+            store=store,
+            progress=progress,
+            chunks=chunks,
+            shards=shards,
+            compressors=compressors,
         )
-        frame = as_frame(index.locs, geometry)
-        if geometry.is_same_for_all:
-            check_rows_fit(frame.shape[0])
-        budget = Budget(as_folder(save_path), as_threshold(memory_threshold), as_limit(memory_limit))
-        path = as_store(store)
-        if path is not None and os.path.lexists(path):
-            raise ResultExistsError(
-                errno.EEXIST,
-                "something is there already, and maps are not resumed: remove it, or give another path",
-                str(store),
-            )
-        came, kept = np.zeros(len(index), dtype=bool), HeadOptions(**stored)
-        is_unsaid, rows = isinstance(blend, Unsaid), Canvases()
-        self.__attrs_init__(
-            index,
-            rows,
-            came,
-            frame,
-            window,
-            is_unsaid,
-            nodata,
-            options,
-            kept,
-            budget,
-            path,
-            on_band,
-            policy,
-            bar,
-        )
-        if declared is not None:
+        came = np.zeros(len(request.index), dtype=bool)
+        self.__attrs_init__(request.index, Deliveries(request, came), came)
+        if request.declared is not None:
             try:
-                self._start(declared, Bands)
+                self._start(request.declared, Bands)
             except BaseException:
                 self.close()
                 raise
-            self._told_by = "heads="
+            self._canvas.told_by = "heads="
 
     @property
     def open_nbytes(self) -> int:
         """Bytes of memory that the open bands take."""
         with self._lock:
-            return sum(each.bands.nbytes for each in self._deliveries)
+            return self._canvas.open_nbytes
 
     def push(self, batch_output: BatchOutput, batch_locs: ArrayLike) -> None:
         """Blend a batch of patches into the maps.
@@ -370,36 +300,23 @@ class Stitcher(Collector[StitchedMap, Canvases]):
         """
         with self._lock:
             self._refuse_if_done("push")
-            policy = self._on_duplicate
+            maps, policy = self._canvas, self._canvas.request.on_duplicate
             found, has_repeats = self._index.match_any(batch_locs, may_repeat=policy != "error")
             heads, rows = as_heads(batch_output), as_numbers(found)
             if not heads:
                 raise HeadError("the batch has no heads: push at least one array a batch")
             check_rows(heads, len(rows))
-            specs = self._specs or as_specs(heads, self._options)
-            heads = check_specs(heads, specs, self._told_by)
-            heads = specs.like(as_stored_heads(heads, specs))
+            heads = maps.fit(heads)
             if policy != "average" and (has_repeats or self._written[rows].any()):
-                rows, heads = self._without_repeats(rows, heads)
-            deliveries = self._deliveries or self._start(heads, Bands)
-            if policy == "average":
-                self._average(rows, heads)
-                return
-            for each in deliveries:
-                each.deliver_waiting()
-            for each in deliveries:
-                each.bands.open(rows)
-            pushes = [each.bands.prepare(rows, each.group.seen(heads.values)) for each in deliveries]
-            self._is_torn = len(pushes) > 1  # what one group has taken cannot be taken out again
-            for each, push in zip(deliveries, pushes, strict=True):
-                each.bands.add(push)  # which says in `written` that they came
-            self._is_torn = False
+                rows, heads = maps.without_repeats(rows, heads)
+            if not maps.each:
+                self._start(heads, Bands)
+            take = maps.average if policy == "average" else maps.blend
+            take(rows, heads)
             if self._progress is not None:
                 self._progress.show()
-            for each in deliveries:
-                each.tell_if_large()
-            for each in deliveries:
-                each.deliver(each.bands.complete(), is_pushing=True)
+            if policy != "average":  # which blends in the end
+                maps.deliver()
 
     def finalize(self) -> StitchedMap:
         """Return the maps.
@@ -423,17 +340,14 @@ class Stitcher(Collector[StitchedMap, Canvases]):
         with self._lock:
             if self._result is None:
                 self._refuse_if_done("finalize")
-                if not self._deliveries:
+                if not self._canvas.each:
                     raise NothingPushedError(
                         "nothing was pushed, so that the heads are unknown: declare them with "
                         "heads=[(patch_shape, dtype), ...], and the maps are complete without a push"
                     )
-                for each in self._deliveries:
-                    each.deliver_waiting()
-                    each.deliver_averages()
-                    each.deliver(each.bands.all_open())
+                self._canvas.deliver_rest()
                 self._canvas.flush()  # all of them, before any is complete
-                self._result = as_map(self._hand_over(), StitchedMap)
+                self._result = as_map(self._canvas.hand_over(self._told), StitchedMap)
                 self._stop()
             elif self._is_ours:
                 self._stop()  # if an interrupt came before
@@ -444,20 +358,9 @@ class Stitcher(Collector[StitchedMap, Canvases]):
         with self._lock:
             state = "finalized" if self._result is not None else "closed" if self._is_closed else "open"
             return (
-                f"<Stitcher heads: {len(self._specs)}, patches: {self._written.sum()} of "
+                f"<Stitcher heads: {len(self._canvas.specs)}, patches: {self._written.sum()} of "
                 f"{len(self._written)}, {as_text(self.open_nbytes)} in open bands, {state}>"
             )
-
-    def _hand_over(self) -> Kept:
-        """Return the maps, which take no more; in a store they are complete then."""
-        groups, names = [each.group for each in self._deliveries], self._specs.names
-        outside = n_outside([group.grid for group in groups])
-        locs, written, outside = self._told or (self._index.locs.copy(), self._written.copy(), outside)
-        if self._store is not None:
-            placed = [(group.heads.values, group.lays[0]) for group in groups]
-            note(Path(self._store), facts_of(names, self._frame, placed, outside), locs, written)
-        sheets = [each.hand_over(self._written) for each in self._deliveries]
-        return Kept(names, self._frame, sheets, locs, written, outside)
 
     def _push_whole(self, batch_output: BatchOutput, patches: NDArray[np.intp]) -> None:
         """Blend all that will come: each box's patch is a row of arrays in memory, told by its number.
@@ -478,74 +381,18 @@ class Stitcher(Collector[StitchedMap, Canvases]):
 
     def _start(self, heads: Heads[NDArray[Any]], kind: type[_SomeBands]) -> Sequence[Delivery[_SomeBands]]:
         """Fix the heads; nothing has changed if this raises."""
-        specs = as_specs(heads, self._options)
-        is_averaged = self._on_duplicate == "average"
-        groups = as_groups(
-            self._frame, specs, self._blend, self._nodata, self._stored, is_averaged=is_averaged
-        )
-        if is_averaged:
-            warn_of_passes(specs)
-        elif self._is_blend_unsaid:
-            for group in groups:
-                warn_of_mean(specs.some(group.heads.values), group.grid)
-        if self._on_band is not None and len(groups) > 1 and specs.names is None:
-            raise OptionError("on_band is given maps of different shape one by one: push named heads, a dict")
-        canvases = Canvases(open_all(groups, self._budget, self._store))
-        limit, is_small = self._budget.memory_limit, are_small(canvases)
-        deliveries = [
-            group.deliver(kind, canvas, self._written, self._on_band, limit, is_small=is_small)
-            for group, canvas in zip(groups, canvases.each, strict=True)
-        ]
-        if is_averaged:
-            average_all(deliveries, self._index.locs, self._budget)
-        if self._store is not None:
-            expect_patches(Path(self._store))
-        self._specs, self._canvas, self._deliveries = specs, canvases, deliveries
+        deliveries = self._canvas.start(heads, kind)
         self._tell_at_exit()
-        if self._bar is not None:
-            n = len(self._index)
-            self._progress = Progress(self._bar, n, n, partial(shown, deliveries, self._written))
+        bar, n = self._canvas.request.bar, len(self._index)
+        if bar is not None:
+            self._progress = Progress(bar, n, n, self._canvas.shown)
         return deliveries
-
-    def _stop(self) -> None:
-        super()._stop()
-        for each in self._deliveries:
-            each.close()
-
-    def _average(self, rows: NDArray[np.intp], heads: Heads[NDArray[Any]]) -> None:
-        """Take patches into the means of their boxes."""
-        for number, each in enumerate(self._deliveries):
-            self._is_torn = number > 0  # what one group has taken cannot be taken out again
-            if each.passes is not None:
-                each.passes.add(rows, each.group.seen(heads.values))
-        self._written[rows] = True
-        self._is_torn = False
-        if self._progress is not None:
-            self._progress.show()
-
-    def _without_repeats(
-        self, rows: NDArray[np.intp], heads: Heads[NDArray[Any]]
-    ) -> tuple[NDArray[np.intp], Heads[NDArray[Any]]]:
-        """Return the first patch of each box that has none, or refuse the others."""
-        if self._on_duplicate == "error":
-            repeats = np.flatnonzero(self._written[rows])
-            locations = self._index.locs[rows[repeats]]
-            raise DuplicateLocationError(
-                f"pushed before: {named(repeats, 'batch_locs')}, the first being {locations[0].tolist()}; a "
-                "patch that was blended cannot be taken out again: push each location once, or say "
-                'on_duplicate="first" or "average"',
-                repeats,
-                locations,
-            )
-        kept = without_repeats(rows, is_last=False)
-        kept = kept[~self._written[rows[kept]]]
-        return rows[kept], heads.like(head[kept] for head in heads)
 
     def _refuse_if_done(self, action: str) -> None:
         super()._refuse_if_done(action)
-        if any(each.is_calling for each in self._deliveries):
+        if self._canvas.is_calling:
             raise ClosedError(f"cannot {action} from within on_band: keep what it is given, and do it later")
-        if self._is_torn or any(each.is_torn for each in self._deliveries):
+        if self._canvas.is_torn:
             raise ClosedError(
                 f"cannot {action}: a push was interrupted half-way; close(), and make a new one"
             )

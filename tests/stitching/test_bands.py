@@ -184,7 +184,7 @@ def test_result_in_memory_is_told_of_band_by_band(tuned):
     come = []
 
     def on_band(rows, _values):
-        stitchers = [each for each in gc.get_objects() if isinstance(each, Stitcher) and each._deliveries]
+        stitchers = [each for each in gc.get_objects() if isinstance(each, Stitcher) and each._canvas.each]
         come.append((rows.start, max(int(each.written.sum()) for each in stitchers)))
         if len(come) == 5:
             raise ValueError("enough")

@@ -191,7 +191,8 @@ def test_end_that_the_disk_refuses_is_tried_again(monkeypatch):
     stitcher = Stitcher(LOCS, on_duplicate="average")
     for value in (1, 3):
         stitcher.push(np.full((4, 4, 4), value, np.float32), LOCS)
-    canvas, place, refused = type(stitcher._canvas.each[0]), type(stitcher._canvas.each[0]).place, []
+    canvas = type(stitcher._canvas.each[0].canvas)
+    place, refused = canvas.place, []
 
     def refuse(*arguments, **options):
         if len(refused) < 2:
@@ -210,7 +211,7 @@ def test_pass_that_the_disk_refuses_is_not_taken(monkeypatch):
     """The push can be made again, and counts once."""
     stitcher = Stitcher(LOCS, on_duplicate="average")
     stitcher.push(np.ones((4, 4, 4), np.float32), LOCS)
-    canvas = type(stitcher._canvas.each[0])
+    canvas = type(stitcher._canvas.each[0].canvas)
     with monkeypatch.context() as patched:
         patched.setattr(canvas, "place", lambda *_, **__: (_ for _ in ()).throw(StorageError(28, "full")))
         with pytest.raises(StorageError):

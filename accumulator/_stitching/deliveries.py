@@ -1,0 +1,217 @@
+"""All groups of heads of a stitcher: a push goes to each of them, and their maps are made together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import attrs
+import numpy as np
+
+from accumulator._core.memory import available_memory, fits_in_memory
+from accumulator._inputs import tuning
+from accumulator._inputs.heads import Heads
+from accumulator._inputs.text import as_text, named
+from accumulator._inputs.validation import as_specs, as_stored_heads, check_specs
+from accumulator._pictures.progress import memory_state
+from accumulator._stitching.grid import n_outside
+from accumulator._stitching.groups import as_groups, let_go, open_all
+from accumulator._stitching.heads import warn_of_mean, warn_of_passes
+from accumulator._stitching.kept import Kept, facts_of, note
+from accumulator._stitching.passes import Passes
+from accumulator._stores.memory.row_numbers import without_repeats
+from accumulator._stores.writing.patches import expect_patches
+from accumulator.exceptions import DuplicateLocationError, OptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from accumulator._inputs.validation import HeadSpec
+    from accumulator._stitching.bands import Bands
+    from accumulator._stitching.delivery import Delivery
+    from accumulator._stitching.request import Request
+    from accumulator._stores.kept.run import KeptRun
+
+_SomeBands = TypeVar("_SomeBands", bound="Bands")
+
+
+@attrs.define(eq=False)
+class Deliveries:
+    """One delivery for each group of heads, none before heads are known."""
+
+    request: Request
+    written: NDArray[np.bool_]  # which boxes have come
+    specs: Heads[HeadSpec] = attrs.field(factory=Heads)
+    told_by: str = "the first batch"  # what the heads are, in messages
+    each: Sequence[Delivery[Any]] = ()
+    _is_torn: bool = False  # some groups have a batch, and others have not
+
+    def start(self, heads: Heads[NDArray[Any]], kind: type[_SomeBands]) -> list[Delivery[_SomeBands]]:
+        """Fix the heads, and return what takes bands of such a kind; nothing has changed if this raises."""
+        request = self.request
+        specs = as_specs(heads, request.options)
+        groups = as_groups(request, specs)
+        if request.is_averaged:
+            warn_of_passes(specs)
+        elif request.is_blend_unsaid:
+            for group in groups:
+                warn_of_mean(specs.some(group.heads.values), group.grid)
+        if request.on_band is not None and len(groups) > 1 and specs.names is None:
+            raise OptionError("on_band is given maps of different shape one by one: push named heads, a dict")
+        canvases = open_all(groups, request.budget, request.store)
+        nbytes = sum(canvas.nbytes for canvas in canvases)
+        is_small = fits_in_memory(nbytes, 0, tuning.now.small_percent)
+        deliveries = [
+            group.deliver(kind, canvas, self.written, request, is_small=is_small)
+            for group, canvas in zip(groups, canvases, strict=True)
+        ]
+        if request.is_averaged:
+            _average_all(deliveries, request)
+        if request.store is not None:
+            expect_patches(Path(request.store))
+        self.specs, self.each = specs, deliveries
+        return deliveries
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all maps."""
+        return sum(each.canvas.nbytes for each in self.each)
+
+    @property
+    def open_nbytes(self) -> int:
+        """Bytes of memory that the open bands take."""
+        return sum(each.bands.nbytes for each in self.each)
+
+    @property
+    def run(self) -> KeptRun | None:
+        """The first store, if maps are kept."""
+        return self.each[0].canvas.run if self.each else None
+
+    @property
+    def n_unrecorded(self) -> int:
+        """How many rows of maps that are kept are not recorded."""
+        return sum(each.canvas.n_unrecorded for each in self.each)
+
+    @property
+    def is_torn(self) -> bool:
+        """Whether an interrupt left a push half-done."""
+        return self._is_torn or any(each.is_torn for each in self.each)
+
+    @property
+    def is_calling(self) -> bool:
+        """Whether on_band is called, which must not push."""
+        return any(each.is_calling for each in self.each)
+
+    def fit(self, heads: Heads[NDArray[Any]]) -> Heads[NDArray[Any]]:
+        """Return heads in the order of the first batch, in the dtype of the maps, or refuse them."""
+        specs = self.specs or as_specs(heads, self.request.options)
+        return specs.like(as_stored_heads(check_specs(heads, specs, self.told_by), specs))
+
+    def without_repeats(
+        self, rows: NDArray[np.intp], heads: Heads[NDArray[Any]]
+    ) -> tuple[NDArray[np.intp], Heads[NDArray[Any]]]:
+        """Return the first patch of each box that has none, or refuse the others."""
+        if self.request.on_duplicate == "error":
+            repeats = np.flatnonzero(self.written[rows])
+            locations = self.request.index.locs[rows[repeats]]
+            raise DuplicateLocationError(
+                f"pushed before: {named(repeats, 'batch_locs')}, the first being {locations[0].tolist()}; a "
+                "patch that was blended cannot be taken out again: push each location once, or say "
+                'on_duplicate="first" or "average"',
+                repeats,
+                locations,
+            )
+        kept = without_repeats(rows, is_last=False)
+        kept = kept[~self.written[rows[kept]]]
+        return rows[kept], heads.like(head[kept] for head in heads)
+
+    def blend(self, rows: NDArray[np.intp], heads: Heads[NDArray[Any]]) -> None:
+        """Blend patches into the bands, after which they have come."""
+        for each in self.each:
+            each.deliver_waiting()
+        for each in self.each:
+            each.bands.open(rows)
+        pushes = [each.bands.prepare(rows, each.group.seen(heads.values)) for each in self.each]
+        self._is_torn = len(pushes) > 1  # what one group has taken cannot be taken out again
+        for each, push in zip(self.each, pushes, strict=True):
+            each.bands.add(push)  # which says in `written` that they came
+        self._is_torn = False
+
+    def average(self, rows: NDArray[np.intp], heads: Heads[NDArray[Any]]) -> None:
+        """Take patches into the means of their boxes."""
+        for number, each in enumerate(self.each):
+            self._is_torn = number > 0  # what one group has taken cannot be taken out again
+            if each.passes is not None:
+                each.passes.add(rows, each.group.seen(heads.values))
+        self.written[rows] = True
+        self._is_torn = False
+
+    def deliver(self) -> None:
+        """Deliver what got complete in a push; what the disk refuses waits for the next call."""
+        for each in self.each:
+            each.tell_if_large()
+        for each in self.each:
+            each.deliver(each.bands.complete(), is_pushing=True)
+
+    def deliver_rest(self) -> None:
+        """Deliver all bands, complete or not, as no patch comes any more."""
+        for each in self.each:
+            each.deliver_waiting()
+            each.deliver_averages()
+            each.deliver(each.bands.all_open())
+
+    def hand_over(self, told: tuple[NDArray[Any], NDArray[np.bool_], int] | None) -> Kept:
+        """Return the maps, which take no more; in a store they are complete then.
+
+        What is ``told`` of locations, which were written and how many lie outside, is of more than came here.
+        """
+        request, names = self.request, self.specs.names
+        groups = [each.group for each in self.each]
+        outside = n_outside([group.grid for group in groups])
+        locs, written, outside = told or (request.index.locs.copy(), self.written.copy(), outside)
+        if request.store is not None:
+            placed = [(group.heads.values, group.lays[0]) for group in groups]
+            note(Path(request.store), facts_of(names, request.frame, placed, outside), locs, written)
+        sheets = [each.hand_over(self.written) for each in self.each]
+        return Kept(names, request.frame, sheets, locs, written, outside)
+
+    def flush(self) -> None:
+        """Record what is complete."""
+        for each in self.each:
+            each.canvas.flush()
+
+    def stop(self) -> None:
+        """End the threads, and let go of the bands."""
+        for each in self.each:
+            each.canvas.stop()
+        for each in self.each:
+            each.close()
+
+    def close(self) -> None:
+        """Forget all rows."""
+        for each in self.each:
+            each.canvas.close()
+
+    def shown(self) -> tuple[int, str]:
+        """Return how many patches have come, and what a bar says besides."""
+        is_in_ram = all(each.canvas.zarr_store is None for each in self.each)
+        nbytes = self.open_nbytes
+        memory = memory_state(nbytes + is_in_ram * self.nbytes, available_memory(), is_in_ram=is_in_ram)
+        return int(np.count_nonzero(self.written)), f"{as_text(nbytes)} in open bands, {memory}"
+
+
+def _average_all(deliveries: Sequence[Delivery[Any]], request: Request) -> None:
+    """Make room for the mean of each box; nothing is left of the maps if this raises."""
+    canvases = [each.canvas for each in deliveries]
+    held = sum(canvas.nbytes for canvas in canvases if canvas.zarr_store is None)
+    budget = attrs.evolve(request.budget.share(1 / len(deliveries)), held_nbytes=held)
+    try:
+        for each in deliveries:
+            each.passes = Passes.start(request.index.locs, each.group.maps, each.group.grid.patch, budget)
+    except BaseException:
+        for each in deliveries:
+            each.close()
+        let_go(canvases)
+        raise
