@@ -147,6 +147,7 @@ def test_half_of_the_passes_say_true():
         assert stitcher.finalize().outputs[0].tolist() == [[expected]]
 
 
+@pytest.mark.filterwarnings("ignore::accumulator.exceptions.BlendWarning")
 def test_passes_without_data_do_not_count_in_a_mean_of_integers():
     """Of three passes one has nothing: the mean of the others is a half, which goes to the even one."""
     with Stitcher([[0, 0, 2, 1]], on_duplicate="average", nodata=255) as stitcher:
