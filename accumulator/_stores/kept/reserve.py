@@ -30,24 +30,25 @@ class Reserve:
     record is replaced by another file: so there is one more than there may be new chunks.
     """
 
-    def __init__(self, root: Path, n_rows: int, n_heads: int) -> None:
-        chunk_rows = {name: min(n_rows, RECORD[name]) for name in ("written", "checksums")}
-        self._nbytes = max(chunk_rows["written"], 8 * n_heads * chunk_rows["checksums"]) + _FIXED_NBYTES
+    def __init__(self, root: Path, n_rows: int) -> None:
+        self._n_rows = n_rows
         n_files = 1 + min(_MOST_CHUNKS, -(-n_rows // RECORD["checksums"]))
         self._paths = [root / f"record.{number:032x}.partial" for number in range(n_files)]
         self._n_held = 0
 
-    def hold(self) -> None:
+    def hold(self, n_heads: int) -> None:
         """Keep some room if the disk has little, unless it is kept already."""
         if self._n_held == len(self._paths):
             return
+        written, checksums = (min(self._n_rows, RECORD[name]) for name in ("written", "checksums"))
+        nbytes = max(written, 8 * n_heads * checksums) + _FIXED_NBYTES
         with contextlib.suppress(OSError):
             if not system.is_short(self._paths[0].parent, _SHORT_NBYTES, _SHORT_FILES):
                 return
             while self._n_held < len(self._paths):
                 self._n_held += 1  # before it is: an interrupt leaves no file that nobody knows
                 try:
-                    system.allocate(self._paths[self._n_held - 1], self._nbytes)
+                    system.allocate(self._paths[self._n_held - 1], nbytes)
                 except OSError:
                     self._n_held -= 1
                     raise

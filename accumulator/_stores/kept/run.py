@@ -23,7 +23,6 @@ from accumulator._stores.files.errors import telling
 from accumulator._stores.files.ownership import ClaimedFolder, names_in
 from accumulator._stores.files.unsynced import Unsynced
 from accumulator._stores.format.arrays import layout_of, open_group, over
-from accumulator._stores.format.checksums import spoil
 from accumulator._stores.format.mark import (
     COMPLETE,
     CREATING,
@@ -37,6 +36,7 @@ from accumulator._stores.format.mark import (
 from accumulator._stores.format.names import OUTPUTS, RECORD
 from accumulator._stores.format.store import FolderStore
 from accumulator._stores.kept.fit import check_run, fit_options
+from accumulator._stores.kept.record import Record
 from accumulator._stores.kept.reserve import Reserve
 from accumulator._stores.kept.restore import remove_partial, restore
 from accumulator._stores.memory.threads import to_its_end
@@ -48,15 +48,13 @@ from accumulator._stores.writing.zarr_rows import ZarrRows
 from accumulator.exceptions import DamagedError, ResultExistsError, StorageError, StorageWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
     from accumulator._inputs.heads import Heads
     from accumulator._inputs.options import HeadOptions
     from accumulator._inputs.validation import HeadSpec
-
-    Checksums = Sequence[NDArray[np.uint64]]  # of each head
 
 _log: Final = logging.getLogger("accumulator")
 
@@ -75,14 +73,22 @@ class KeptRun:
     _broken: tuple[str, NDArray[np.intp]] | None = None  # why no call can succeed, and which rows are lost
     _unsynced: Unsynced = attrs.field(factory=Unsynced)
     _store: FolderStore = attrs.field(init=False)  # of the record; the rows have one of their own
+    _reserve: Reserve = attrs.field(init=False)
+    _record: Record = attrs.field(init=False)
     _group: Any = None  # from `create` or `resume` on, like all that follows
-    _record: dict[str, Any] = attrs.field(factory=dict)  # arrays
     _rows: ZarrRows | None = None
-    _reserve: Reserve | None = None
 
     @_store.default
     def _open_store(self) -> FolderStore:
         return FolderStore(self.root, unsynced=self._unsynced)
+
+    @_reserve.default
+    def _keep_nothing(self) -> Reserve:
+        return Reserve(self.root, len(self._locs))
+
+    @_record.default
+    def _record_nothing(self) -> Record:
+        return Record(self.root, self._reserve, self._unsynced)
 
     @classmethod
     def claim(cls, path: str, mode: str, locs: NDArray[Any], resume_token: str | None) -> Self:
@@ -138,7 +144,7 @@ class KeptRun:
         self._group = zarr.create_group(self._store, zarr_format=3, attributes={MARK: mark.to_json()})
         self._unsynced.sync()  # what comes next is known to be ours by this mark
         self._rows = self._open_rows(specs, buffer_nbytes)
-        self._record = create_record(self._group, specs, self._locs)
+        self._record.arrays = create_record(self._group, specs, self._locs)
         self._unsynced.sync()
         return self._rows
 
@@ -159,7 +165,7 @@ class KeptRun:
         self.recorded = saved.written.copy()
         with telling(f"{self.root} cannot be resumed"):
             self._group = open_group(self._store)
-            self._record = {name: over(self._group[name], self._store) for name in RECORD}
+            self._record.arrays = {name: over(self._group[name], self._store) for name in RECORD}
             self._rows = rows = self._open_rows(specs, buffer_nbytes, saved.arrays)
         try:
             with telling(f"{self.root} cannot be resumed"):
@@ -204,7 +210,7 @@ class KeptRun:
         if self._mark.is_complete or not self._is_marked:
             self._set_state(RUNNING)
         else:
-            self._hold()
+            self._reserve.hold(self._mark.n_heads)
 
     def checkpoint(self, written: NDArray[np.bool_]) -> None:
         """Return when all written rows, which are in their files, are on the disk and recorded.
@@ -229,16 +235,15 @@ class KeptRun:
 
     def complete(self) -> None:
         """Say that the run is complete, after the last checkpoint."""
-        if self._reserve is not None:
-            with telling(f"{self.root} cannot be completed"):
-                self._reserve.drop()
+        with telling(f"{self.root} cannot be completed"):
+            self._reserve.drop()
         self._set_state(COMPLETE, hash_written(self.recorded))
 
     def release(self) -> None:
         """Let others write the store, once no thread does; a folder that nothing was put into is removed."""
         if self._rows is not None:
             self._rows.close()
-        if self._reserve is not None and self._folder.is_current():  # else it is somebody else's folder
+        if self._folder.is_current():  # else it is somebody else's folder
             with contextlib.suppress(OSError):  # the next resume removes it
                 self._reserve.drop()
         self._folder.release(is_unused=self._mark.state == CREATING)
@@ -291,25 +296,12 @@ class KeptRun:
         arrays = {} if state == CREATING else self._mark.arrays
         mark = attrs.evolve(self._mark, state=state, arrays=arrays, written=written)
         with telling(f"{self.root} cannot be marked as {state}"):
-            self._change(partial(write_mark, self._group, mark))
+            self._reserve.used(partial(write_mark, self._group, mark))
             self._mark = mark
             self._unsynced.sync()
         self._is_marked = True
         if state == RUNNING:
-            self._hold()
-
-    def _hold(self) -> None:
-        """Keep room for the record."""
-        if self._reserve is None:
-            self._reserve = Reserve(self.root, len(self._locs), self._mark.n_heads)
-        self._reserve.hold()
-
-    def _change(self, call: Callable[[], object]) -> None:
-        """Make a change of the record, or of the mark."""
-        if self._reserve is None:
-            to_its_end(call)
-        else:
-            self._reserve.used(call)
+            self._reserve.hold(self._mark.n_heads)
 
     def _refuse_if_broken(self) -> None:
         if self._broken is not None:
@@ -320,18 +312,10 @@ class KeptRun:
             raise StorageError(errno.ENOENT, f"{what} where it is now", str(self.root))
 
     def _checkpoint(self, rows: ZarrRows, written: NDArray[np.bool_]) -> None:
-        new = written & ~self.recorded
-        again = [redo.rows_waiting() for redo in rows.redo]
-        self._unsynced.sync()
-        self._compare_doubtful(rows, written)
-        changed = np.concatenate([np.flatnonzero(new), *again])
-        if len(changed):
-            self._write_record("checksums", changed, self.recorded | new, rows.checksums)
-            self._write_record("written", np.flatnonzero(new), written)
-            self.recorded |= new
+        self._record_rows(rows, written, np.zeros_like(written))
         for redo in rows.redo:
             redo.apply()
-        self._hold()
+        self._reserve.hold(self._mark.n_heads)
 
     def rescue(self, written: NDArray[np.bool_], unsettled: NDArray[np.intp]) -> None:
         """Record the rows that are in their files, where others could not be written.
@@ -347,18 +331,22 @@ class KeptRun:
             with telling(what):
                 held = rows.not_in_files()
                 held[unsettled] = True
-                self._unsynced.sync()
-                self._compare_doubtful(rows, written & ~held)
-                new = written & ~self.recorded & ~held
-                again = [waiting[~held[waiting]] for waiting in (redo.rows_waiting() for redo in rows.redo)]
-                changed = np.concatenate([np.flatnonzero(new), *again])
-                if len(changed):
-                    known = self.recorded | new
-                    self._write_record("checksums", changed, known, rows.checksums, held & self.recorded)
-                    self._write_record("written", np.flatnonzero(new), known)
-                    self.recorded |= new
+                self._record_rows(rows, written, held)
         finally:
-            self._hold()  # else the rows that wait for room would take it
+            self._reserve.hold(self._mark.n_heads)  # else the rows that wait for room would take it
+
+    def _record_rows(self, rows: ZarrRows, written: NDArray[np.bool_], held: NDArray[np.bool_]) -> None:
+        """Record what was written, but for rows that are ``held`` in memory, or do not count."""
+        new = written & ~self.recorded & ~held
+        again = [waiting[~held[waiting]] for waiting in (redo.rows_waiting() for redo in rows.redo)]
+        self._unsynced.sync()
+        self._compare_doubtful(rows, written & ~held)
+        changed = np.concatenate([np.flatnonzero(new), *again])
+        if len(changed):
+            known = self.recorded | new
+            self._record.write("checksums", changed, known, rows.checksums, held & self.recorded)
+            self._record.write("written", np.flatnonzero(new), known)
+            self.recorded |= new
 
     def _compare_doubtful(self, rows: ZarrRows, written: NDArray[np.bool_]) -> None:
         """Find out whether files whose sync failed once still have their rows, now that one succeeded."""
@@ -381,39 +369,14 @@ class KeptRun:
                     self._refuse_if_broken()
             self._unsynced.doubtful.discard(path)
 
-    def _write_record(
-        self,
-        name: str,
-        rows: NDArray[np.intp],
-        known: NDArray[np.bool_],
-        checksums: Checksums = (),
-        held: NDArray[np.bool_] | None = None,
-    ) -> None:
-        """Write those chunks of the record that rows lie in, each in one step; then sync.
-
-        Rows that are ``held`` keep the checksums that they have there.
-        """
-        array, step = self._record[name], RECORD[name]
-        (self.root / name / "zarr.json").lstat()  # where somebody removed it, zarr would make a folder
-        for chunk in np.flatnonzero(np.bincount(rows // step)).tolist():
-            part = slice(chunk * step, (chunk + 1) * step)
-            values: NDArray[Any] = known[part]
-            if checksums:
-                values = np.stack([column[part] for column in checksums], axis=1)
-                spoil(values, known[part])
-            if held is not None and held[part].any():
-                values[held[part]] = np.asarray(array[part])[held[part]]
-            self._change(partial(array.__setitem__, part, values))
-        self._unsynced.sync()
-
     def _tell_lost(self, saved: SavedResult, rows: ZarrRows, lost: NDArray[np.bool_]) -> None:
         """Record and warn that rows are missing again, ``(heads, N)``."""
         gone = np.flatnonzero(saved.written & ~self.recorded)
         if len(gone) == 0:
             return
         self.begin()
-        self._write_record("written", gone, self.recorded)
-        self._write_record("checksums", gone, self.recorded, rows.checksums)
+        self._record.write("written", gone, self.recorded)
+        self._record.write("checksums", gone, self.recorded, rows.checksums)
         heads = [saved.heads.label(number) for number in np.flatnonzero(lost.any(axis=1)).tolist()]
         warn(
             f"{len(gone)} rows of {self.root} were damaged and are missing again, the first being row "

@@ -27,6 +27,7 @@ from accumulator._stores.files import ownership as _ownership
 from accumulator._stores.files import system as _system
 from accumulator._stores.files import unsynced as _unsynced
 from accumulator._stores.format import chunk_files as _files
+from accumulator._stores.kept import record as _record
 from accumulator._stores.kept import run as _run
 from accumulator._stores.writing import redo as _redo
 from accumulator._stores.writing.zarr_rows import ZarrRows
@@ -261,29 +262,30 @@ def mutate(monkeypatch, owner, name, old, new):
     monkeypatch.setattr(owner, name, made[name])
 
 
-RUN, REDO, FILES, UNSYNCED = _run.KeptRun, _redo.RedoChunks, _files.ChunkFiles, _unsynced.Unsynced
-_CHECKSUMS = 'self._write_record("checksums", changed, self.recorded | new, rows.checksums)'
-_WRITTEN = 'self._write_record("written", np.flatnonzero(new), written)'
+RUN, RECORD, REDO = _run.KeptRun, _record.Record, _redo.RedoChunks
+FILES, UNSYNCED = _files.ChunkFiles, _unsynced.Unsynced
+_CHECKSUMS = 'self._record.write("checksums", changed, known, rows.checksums, held & self.recorded)'
+_WRITTEN = 'self._record.write("written", np.flatnonzero(new), known)'
 STEPS = {
     "files are synced": (UNSYNCED, "sync", "(self._files, self._folders)", "(self._folders,)"),
     "folders are synced": (UNSYNCED, "sync", "(self._files, self._folders)", "(self._files,)"),
     "new names are noted": (FILES, "_write", "is_new=not is_there", "is_new=False"),
     "rows are synced before their checksums": (
         RUN,
-        "_checkpoint",
+        "_record_rows",
         "self._unsynced.sync()\n    self._compare",
         "self._compare",
     ),
     "checksums come before written": (
         RUN,
-        "_checkpoint",
+        "_record_rows",
         _CHECKSUMS + "\n        " + _WRITTEN,
         _WRITTEN + "\n        " + _CHECKSUMS,
     ),
-    "the record is synced": (RUN, "_write_record", "self._unsynced.sync()", "pass"),
+    "the record is synced": (RECORD, "write", "self.unsynced.sync()", "pass"),
     "rows are redone after the record": (
         RUN,
-        "_checkpoint",
+        "_record_rows",
         "changed = np",
         "[redo.apply() for redo in rows.redo]\n    changed = np",
     ),
