@@ -53,7 +53,7 @@ class Deliveries:
         request = self.request
         specs = as_specs(heads, request.options)
         groups = as_groups(request, specs)
-        if request.is_averaged:
+        if request.is_averaged and not any(group.window.is_sum for group in groups):
             warn_of_passes(specs)
         elif request.is_blend_unsaid:
             for group in groups:

@@ -72,12 +72,12 @@ def warn_of_mean(specs: Heads[HeadSpec], grid: Grid) -> None:
 
 
 def warn_of_passes(specs: Heads[HeadSpec]) -> None:
-    """Warn of integers whose passes are averaged: if they are labels, it is another, in whatever blend."""
+    """Warn of integers whose passes are averaged, in a blend for labels: their mean may be another."""
     labels = [specs.label(i) for i, spec in enumerate(specs) if spec.dtype.kind in "iu"]
     if labels:
         warn(
-            f'{listed(labels)}: on_duplicate="average" blends integers of several passes by their mean, '
-            "whatever blend is, which makes class 1 of 0 and 2; for labels push probabilities, or say "
+            f'{listed(labels)}: on_duplicate="average" makes the mean of passes, also of integers and '
+            "whatever blend is, so class 1 of 0 and 2; for labels push probabilities, or say "
             'on_duplicate="first", and for quantities dtype="float32"',
             BlendWarning,
         )

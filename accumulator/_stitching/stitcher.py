@@ -288,7 +288,7 @@ class Stitcher(Collector[StitchedMap, Deliveries]):
             Many bands are open, and take much of the memory.
         BlendWarning
             At the first push: heads are integers, and boxes overlap while ``blend`` was not given, or
-            ``on_duplicate`` is "average".
+            ``on_duplicate`` is "average" while ``blend`` is "last" or "max".
 
         Notes
         -----
