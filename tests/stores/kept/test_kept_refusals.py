@@ -331,6 +331,31 @@ def test_push_that_was_taken_does_not_raise_for_its_checkpoint():
     check([1, 2, 3])
 
 
+def test_row_whose_successor_is_refused_stays_recorded_beside_new_ones(monkeypatch, tmp_path):
+    """A record that is written for other rows says of it what its file has."""
+    real = _redo.RedoChunks.write
+
+    def refuse(redo, part, **options):
+        if part.chunk == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(redo, part, **options)
+
+    accumulator = start(**LAST)
+    push(accumulator, range(4))
+    accumulator.flush()
+    with monkeypatch.context() as full:
+        full.setattr(_redo.RedoChunks, "write", refuse)
+        push(accumulator, range(8), first=100)
+        with pytest.raises(StorageError):
+            accumulator.flush()
+    shutil.copytree(STORE, tmp_path / "killed.zarr")
+    accumulator.close()
+    with FullBatch.load(tmp_path / "killed.zarr", partial=True) as batch:
+        assert batch.written.all()
+        expected = np.concatenate([values(range(4)), values(range(4, 8), first=100)])
+        np.testing.assert_array_equal(batch.outputs[0][:], expected)
+
+
 def test_what_ends_the_block_matters_more():
     """The user's own exception comes out, with a note."""
 
