@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import permutations
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -17,8 +18,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _OTHER: Final = 0  # how boxes fit their patches, from bad to good
-_ALIKE: Final = 1
-_SAME: Final = 2
+_BOTH: Final = 1  # by a halo together with a scale
+_ALIKE: Final = 2  # by one of them
+_SAME: Final = 3
+_EXACT: Final = 1e-6  # what floats may be off
+_COLUMNS: Final = {
+    "yx": "locations are in the order of an array's axes",
+    "zyx": "locations are in the order of an array's axes",
+    "xy": "locations name x first",
+    "xyz": "locations name x first",
+}  # which orders of columns have a name
 
 
 @attrs.frozen(eq=False)
@@ -113,37 +122,51 @@ class Misfit:
         """Yield each option that would explain it; where a transposition does it better, that alone."""
         longest, own = self.length.max(axis=0), np.array(self.patch)
         turned = list(self._transposed(longest))
-        best = max([_fit(own, longest), *(_fit(patch, length) for _, patch, length in turned)])
+        best = max([self._fit(own, longest), *(self._fit(patch, length) for _, patch, length in turned)])
         for words, patch, length in turned:
-            if best and _fit(patch, length) == best:
-                more = list(self._sizes(patch, length)) if best == _ALIKE else []
+            if best and self._fit(patch, length) == best:
+                more = [] if best == _SAME else list(self._sizes(patch, length))
                 yield f"{words}, together with {' or '.join(more)}" if more else words
-        if _fit(own, longest) == best:
+        if self._fit(own, longest) == best:
             yield from self._sizes(own, longest)
+
+    def elsewhere(self, cut: NDArray[np.int64]) -> tuple[str, NDArray[np.int64]] | None:
+        """Return what the user would say if channels are at the other end, and what ``cut`` leaves then."""
+        n = len(self.whole)
+        other = self.patch_shape[:n] if self.is_channels_first else self.patch_shape[1:]
+        if len(self.patch_shape) == n or other == self.whole or (np.array(other) <= 2 * cut).any():
+            return None
+        patches = "(n, h, w, C)" if self.is_channels_first else "(n, C, h, w)"
+        words = f"channels_first={not self.is_channels_first} if patches are {patches}"
+        return words, np.array(other) - 2 * cut
 
     def _transposed(self, longest: NDArray[Any]) -> Iterator[tuple[str, NDArray[Any], NDArray[Any]]]:
         """Yield what the user would say if axes are in another order, and what patches and boxes are then."""
-        n, own, turned = len(self.whole), np.array(self.patch), longest
-        scale = np.ones(n) if self.scale is None else self.scale
-        if list(self.axes) in (sorted(self.axes), sorted(self.axes)[::-1]):
-            turned = (longest / scale)[::-1] * scale
-        is_turned = bool((turned != longest).any())
-        order = "are in the order of an array's axes" if self.axes[:1] == "x" else "name x first"
-        axes = f'axes="{self.axes[::-1]}" if locations {order}'
-        if is_turned:
-            yield f"{axes}, or patches whose axes are the other way round", own, turned
-        other = self.patch_shape[:n] if self.is_channels_first else self.patch_shape[1:]
-        if len(self.patch_shape) > n and other != self.whole:
-            patches = "(n, h, w, C)" if self.is_channels_first else "(n, C, h, w)"
-            words = f"channels_first={not self.is_channels_first} if patches are {patches}"
-            moved = np.array(other) - (np.array(self.whole) - own)
-            yield words, moved, longest
-            if is_turned:
-                yield f"{words}, and {axes}", moved, turned
+        own, known = np.array(self.patch), [longest]
+        elsewhere = self.elsewhere((np.array(self.whole) - own) // 2)
+        if elsewhere is not None:
+            yield *elsewhere, longest
+        for order in [self.axes[::-1], *map("".join, permutations(sorted(self.axes)))] if self.axes else ():
+            turned = self._turned(longest, order)
+            if any((turned == each).all() for each in known):
+                continue
+            known.append(turned)
+            axes = f'axes="{order}" if {_COLUMNS.get(order, "columns are in that order")}'
+            is_reverse = order == self.axes[::-1]
+            yield axes + ", or patches whose axes are the other way round" * is_reverse, own, turned
+            if elsewhere is not None:
+                yield f"{elsewhere[0]}, and {axes}", elsewhere[1], turned
+
+    def _turned(self, longest: NDArray[Any], order: str) -> NDArray[Any]:
+        """Return how long boxes are, in pixels, if their columns are in another order."""
+        scale, letters = self._factors, sorted(self.axes, reverse=True)
+        was = dict(zip(letters, longest / scale, strict=True))
+        now = dict(zip(order, (was[letter] for letter in self.axes), strict=True))
+        return np.array([now[letter] for letter in letters]) * scale
 
     def _sizes(self, patch: NDArray[Any], longest: NDArray[Any]) -> Iterator[str]:
         """Yield what makes boxes of such patches."""
-        whole = patch + (np.array(self.whole) - np.array(self.patch))
+        whole, both = self._uncropped(patch), self._both(patch, longest)
         is_within = bool((longest < whole + 1).all())
         if is_within and self.is_cropped and _is_same(whole, longest):
             yield "no crop, as boxes are as large as whole patches"
@@ -154,22 +177,55 @@ class Misfit:
                 'crop="center" or the pixels on each side if patches have a halo, crop="start" if the box is '
                 "the first part of its patch"
             )
-        if not _is_same(patch, longest) and (_is_scaled(patch, longest) or not _has_halo(patch, longest)):
-            scale = 1 if self.scale is None else self.scale
+        is_scaled = _is_scaled(patch, longest)
+        if _is_same(patch, longest) or (_has_halo(patch, longest) and not is_scaled):
+            return
+        if _is_same(patch, longest / self._factors):
+            yield "no scale, as boxes are as large as patches"
+        elif both is not None and not is_scaled:
+            yield (
+                f"crop={both[0]} and scale={_scale_text(both[1])} if patches have a halo, and locations are "
+                "in pixels of another level"
+            )
+        else:
             words = (
-                f"scale={_scale_text(scale * patch / longest)}, the pixels of the map a unit of the "
+                f"scale={_scale_text(self._factors * patch / longest)}, the pixels of the map a unit of the "
                 "locations, if those are in pixels of another level than the patches"
             )
             if not is_within and not self.is_cropped:
                 words += " (with a halo too, give crop= first: scale is that of what it leaves)"
             yield words
 
+    def _fit(self, patch: NDArray[Any], longest: NDArray[Any]) -> int:
+        """Return how well boxes fit: they are the patches, or differ alike on all axes, or not."""
+        if _is_same(patch, longest):
+            return _SAME
+        if _has_halo(patch, longest) or _is_scaled(patch, longest):
+            return _ALIKE
+        return _OTHER if self._both(patch, longest) is None else _BOTH
 
-def _fit(patch: NDArray[Any], longest: NDArray[Any]) -> int:
-    """Return how well boxes fit: they are the patches, or differ from them alike on all axes, or not."""
-    if _is_same(patch, longest):
-        return _SAME
-    return _ALIKE if _has_halo(patch, longest) or _is_scaled(patch, longest) else _OTHER
+    def _both(self, patch: NDArray[Any], longest: NDArray[Any]) -> tuple[int, NDArray[Any]] | None:
+        """Return the halo and the scale that explain it together, if levels are whole factors apart."""
+        whole, length = self._uncropped(patch), longest / self._factors
+        most, least = length.argmax(), length.argmin()
+        if not whole[most] > whole[least]:
+            return None
+        factor = (whole[most] - whole[least]) / (length[most] - length[least])
+        halo = (whole - factor * length) / 2
+        cut = round(float(halo[0]))
+        is_level = abs(max(factor, 1 / factor) - round(max(factor, 1 / factor))) < _EXACT
+        if cut < 1 or not is_level or (np.abs(halo - cut) > _EXACT).any():
+            return None
+        return cut, np.full(len(whole), factor)
+
+    def _uncropped(self, patch: NDArray[Any]) -> NDArray[Any]:
+        uncropped: NDArray[Any] = patch + np.array(self.whole) - self.patch
+        return uncropped
+
+    @property
+    def _factors(self) -> NDArray[np.float64]:
+        """The scale that counts now."""
+        return np.ones(len(self.whole)) if self.scale is None else self.scale
 
 
 def _is_same(patch: NDArray[Any], longest: NDArray[Any]) -> bool:

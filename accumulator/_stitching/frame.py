@@ -145,8 +145,10 @@ class Frame:
         if crop != "center":
             cut = in_order(crop)
             if (np.array(whole) <= 2 * cut).any():
+                elsewhere = misfit.elsewhere(cut)
                 raise OptionError(
                     f"{misfit.label} has patches of {whole}, of which crop={crop!r} (x first) leaves nothing"
+                    + ("" if elsewhere is None else f"; {elsewhere[0]}")
                 )
             return cut
         if not len(boxes.length):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from accumulator import Stitcher
-from accumulator.exceptions import LocationError
+from accumulator.exceptions import LocationError, OptionError
 
 
 def boxes(*size):
@@ -140,3 +140,59 @@ def test_output_shape_that_boxes_do_not_end_with_is_told_with_the_one_that_fits(
     assert f"the boxes end at {fitting}: give output_shape={fitting}, which is in pixels of the map" in said
     assert not re.search("scale=|crop=", said)
     assert stitched(locs, (n, n), scale=scale, output_shape=fitting).shape == fitting
+
+
+@pytest.mark.parametrize("size", [(64, 32), (24, 16, 8)])
+@pytest.mark.parametrize("channels", [(), (3,)])
+@pytest.mark.parametrize("order", ["array", "xyz", "yxz"])
+@pytest.mark.parametrize("given", [(), ("channels_first",), ("axes",)])
+def test_halo_on_another_level_is_told_at_once_where_sides_differ(size, channels, order, given):
+    """Two sides tell both numbers; a scale of its own for each axis would make a wrong map."""
+    n, locs = len(size), boxes(*(4 * length for length in size))
+    letters = {"array": "zyx"[-n:], "xyz": "xyz"[:n], "yxz": "yxz"[:n]}[order]
+    columns = ["xyz".index(letter) for letter in letters]
+    locs = np.hstack([locs[:, :n][:, columns], locs[:, n:][:, columns]])
+    patch = (*channels, *(length + 8 for length in size[::-1]))
+    truth = {"channels_first": bool(channels), "axes": letters}
+    said = refusal(locs, patch, **{name: truth[name] for name in given})
+    assert "crop=4 and scale=0.25 if" in said
+    assert "scale=[" not in said
+    assert ("channels_first=True" in said) == (bool(channels) and "channels_first" not in given)
+    assert (f'axes="{letters}"' in said) == (order != "xyz" and "axes" not in given)
+    assert len(np.unique(stitched(locs, patch, crop=4, scale=0.25, **truth))) == len(locs)
+
+
+@pytest.mark.parametrize("given", ["yzx", "xzy", "zxy", "xyz", None])
+def test_any_order_of_three_columns_is_told(given):
+    """Not only the reverse of what was said."""
+    for right in ("yxz", "zyx", "xyz"):
+        columns, locs = ["xyz".index(letter) for letter in right], boxes(24, 16, 8)
+        locs = np.hstack([locs[:, :3][:, columns], locs[:, 3:][:, columns]])
+        if right != (given or "xyz"):
+            said = refusal(locs, (8, 16, 24), axes=given)
+            assert f'axes="{right}"' in said
+            assert not re.search("scale=|crop=", said)
+        assert stitched(locs, (8, 16, 24), axes=right).shape == (16, 32, 48)
+
+
+def test_scale_that_nobody_needs_is_told():
+    """Boxes are as large as their patches."""
+    said = refusal(boxes(24, 16, 8), (8, 16, 24), scale=[1, 1, 2])
+    assert said.endswith("no scale, as boxes are as large as patches")
+    assert "no scale" in refusal(boxes(64, 64), (64, 64), scale=1 / 4)
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_crop_that_leaves_nothing_of_channels_tells_where_those_are(first):
+    """They were taken for a side of the patch."""
+    patch = (72, 72, 3) if first else (3, 72, 72)
+    with pytest.raises(OptionError, match=f"leaves nothing; channels_first={not first} if"):
+        stitched(boxes(64, 64), patch, crop=4, channels_first=first)
+    stitched(boxes(64, 64), patch, crop=4, channels_first=not first)
+    with pytest.raises(OptionError, match=r"leaves nothing$"):
+        stitched(boxes(64, 64), (72, 72), crop=36)
+
+
+def test_boxes_of_four_axes_have_no_order_to_be_offered():
+    """There are three letters."""
+    assert "axes=" not in refusal(boxes(2, 3, 4, 5), (2, 3, 4, 5))
