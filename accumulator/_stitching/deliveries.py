@@ -46,6 +46,7 @@ class Deliveries:
     specs: Heads[HeadSpec] = attrs.field(factory=Heads)
     told_by: str = "the first batch"  # what the heads are, in messages
     each: Sequence[Delivery[Any]] = ()
+    is_ending: bool = False  # bands were delivered that patches may be missing in
     _is_torn: bool = False  # some groups have a batch, and others have not
 
     def start(self, heads: Heads[NDArray[Any]], kind: type[_SomeBands]) -> list[Delivery[_SomeBands]]:
@@ -159,6 +160,8 @@ class Deliveries:
         """Deliver all bands, complete or not, as no patch comes any more."""
         for each in self.each:
             each.deliver_waiting()
+        self.is_ending = True
+        for each in self.each:
             each.deliver_averages()
             each.deliver(each.bands.all_open())
 

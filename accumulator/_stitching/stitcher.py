@@ -278,7 +278,7 @@ class Stitcher(Collector[StitchedMap, Deliveries]):
             The disk refused a band that was complete before; an OSError. The band is held, and the next call
             writes it once the cause is gone.
         ClosedError
-            The stitcher was finalized or closed, or an earlier push was interrupted half-way; a ValueError.
+            It was finalized or closed, or began to be, or a push was interrupted half-way; a ValueError.
         ProcessError
             This is another process than the stitcher's, such as a forked worker; a RuntimeError.
 
@@ -392,6 +392,8 @@ class Stitcher(Collector[StitchedMap, Deliveries]):
         super()._refuse_if_done(action)
         if self._canvas.is_calling:
             raise ClosedError(f"cannot {action} from within on_band: keep what it is given, and do it later")
+        if self._canvas.is_ending and action == "push":
+            raise ClosedError("cannot push: finalize() has begun, and bands are written; call it again")
         if self._canvas.is_torn:
             raise ClosedError(
                 f"cannot {action}: a push was interrupted half-way; close(), and make a new one"

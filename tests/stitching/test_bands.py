@@ -223,6 +223,32 @@ def test_full_disk_keeps_the_band_and_the_next_call_writes_it(monkeypatch, tuned
     assert_right(stitcher.finalize().outputs[0][...], expected, size, np.float32)
 
 
+@pytest.mark.parametrize("policy", ["error", "average"])
+def test_nothing_is_pushed_into_maps_that_are_written(monkeypatch, tuned, policy):
+    """A patch would begin a band anew that was delivered at the end; `finalize` can be called again."""
+    tuned(band_nbytes=4 * 4 * 8)
+    locs = raster((16, 8), (4, 4), (4, 4))
+    values = np.arange(len(locs) * 16, dtype=np.float32).reshape(-1, 4, 4)
+    stitcher = Stitcher(locs, memory_threshold=0, on_duplicate=policy)
+    stitcher.push(values[::2], locs[::2])
+    place = Canvas.place
+
+    def refuse(canvas, heads, rows, *others):
+        if rows.start >= 4:
+            raise StorageError(28, "no space left")
+        place(canvas, heads, rows, *others)
+
+    with monkeypatch.context() as full:
+        full.setattr(Canvas, "place", refuse)
+        with pytest.raises(StorageError):
+            stitcher.finalize()
+    with pytest.raises(ClosedError, match="finalize"):
+        stitcher.push(values[1:2], locs[1:2])
+    assert stitcher.written.tolist() == [True, False] * (len(locs) // 2)
+    expected, _, size = reference(values[::2], locs[::2], (16, 8), (0, 0), "average", 0)
+    assert_right(stitcher.finalize().outputs[0][...], expected, size, np.float32)
+
+
 def test_interrupt_in_the_middle_is_told(monkeypatch):
     """Half a batch cannot be taken out again: nothing goes on as if it were right."""
     locs = raster((8, 8), (4, 4), (4, 4))
