@@ -237,3 +237,17 @@ def test_rows_of_a_map_are_not_stitched_again(capsys):
     assert main(["stitch", "map.zarr", "-o", "x.ome.zarr"]) == 1
     assert re.search(said, capsys.readouterr().err)
     assert not Path("x.ome.zarr").exists()
+
+
+def test_maps_are_not_resumed_as_a_run():
+    """Not even by one whose locations are the map's rows, and nothing of them is changed."""
+    stitched(HEADS, store="map.zarr").close()
+    stitcher = Stitcher(BOXES, store="killed.zarr")
+    stitcher.push(HEADS["a"], BOXES)
+    stitcher.close()
+    rows = FullBatch.load("map.zarr").output_locs
+    for path, locs in [("map.zarr", rows), ("map.zarr", BOXES), ("killed.zarr", BOXES)]:
+        before = {file: file.read_bytes() for file in Path(path).rglob("*") if file.is_file()}
+        with pytest.raises(ResultExistsError, match="maps are there, which are not resumed: give another"):
+            FullBatchAccumulator(locs, store=path, mode="a", fill_value=7)
+        assert {file: file.read_bytes() for file in Path(path).rglob("*") if file.is_file()} == before
