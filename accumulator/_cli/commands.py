@@ -89,6 +89,7 @@ _INFO_EXAMPLES: Final = """\
 examples:
   accumulator info run.zarr                          for people
   accumulator info run.zarr --json | jq .n_missing   for programs
+  accumulator info slides/*.zarr                     one after the other
 
 exit codes: 0 done, 1 no store, or one that cannot be read, 2 wrong arguments
 """
@@ -108,6 +109,7 @@ complete, or one that ended while it replaced rows. Nothing of it is lost, and w
 _VERIFY_EXAMPLES: Final = """\
 examples:
   accumulator verify run.zarr && echo right
+  accumulator verify slides/*.zarr || echo damaged
   accumulator verify run.zarr --json | jq -e '.verdict == "right"'              a complete store alone
   accumulator verify run.zarr --json | jq '.heads[] | {name, damaged_rows}'    all rows, not the first few
 
@@ -223,8 +225,19 @@ def _parser() -> argparse.ArgumentParser:
         ("missing", missing, "print the locations that have not come", _MISSING, _MISSING_EXAMPLES),
     ):
         command = add_command(add, name, _look, short, description, epilog)
-        command.add_argument("path", type=Path, metavar="PATH", help="the store's folder")
-        command.add_argument("--json", action="store_true", help="print JSON instead of text")
+        several = look is not missing  # whose lines do not say what store they are of
+        command.add_argument(
+            "paths",
+            type=Path,
+            nargs="+" if several else 1,
+            metavar="PATH",
+            help="the store's folder" + ", or those of several" * several,
+        )
+        command.add_argument(
+            "--json",
+            action="store_true",
+            help="print JSON instead of text" + ", a line for each store" * several,
+        )
         command.set_defaults(look=look)
     add_stitch(add)
     report = add_command(
@@ -248,9 +261,17 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _look(arguments: argparse.Namespace) -> int:
-    found = arguments.look(arguments.path)
-    show(found, is_json=arguments.json)
-    return 1 if isinstance(found, Verdict) and not found.is_right else 0
+    is_wrong = False
+    for path in arguments.paths:
+        try:
+            found = arguments.look(path)
+        except AccumulatorError as error:  # and the others are looked at all the same
+            print(tell("error", str(error)), file=sys.stderr)
+            is_wrong = True
+        else:
+            show(found, is_json=arguments.json)
+            is_wrong |= isinstance(found, Verdict) and not found.is_right
+    return int(is_wrong)
 
 
 def _report(arguments: argparse.Namespace) -> int:

@@ -320,9 +320,13 @@ def _size(text: str) -> float:
 
 def _number(text: str) -> float:
     try:
+        return int(text)  # which a float may not hold
+    except ValueError:
+        pass
+    try:
         number = float(text)
     except ValueError:
         number = math.inf
     if math.isinf(number):
         raise argparse.ArgumentTypeError(f"{text} is not a number, or nan")
-    return int(number) if number == number // 1 else number
+    return int(number) if number.is_integer() and abs(number) < 2**53 else number

@@ -72,11 +72,11 @@ def tell(kind: str, text: str) -> str:
 
 @contextlib.contextmanager
 def plain_warnings() -> Iterator[None]:
-    """Let the library's warnings be a line each, without the line of code that led to them."""
+    """Let warnings to users be a line each, without the line of code that led to them."""
     usual = warnings.formatwarning
 
     def formatted(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> str:
-        if issubclass(category, AccumulatorError):
+        if issubclass(category, (AccumulatorError, UserWarning)):
             return tell("warning", str(message)) + "\n"
         return usual(message, category, *place, **more)
 

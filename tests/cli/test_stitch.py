@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import zarr
 
 from accumulator import FullBatch, FullBatchAccumulator, StitchedMap, stitch
 from accumulator._cli.commands import main
-from accumulator._cli.words import in_flags
+from accumulator._cli.words import in_flags, plain_warnings
 from accumulator._inputs.heads import Heads
 from accumulator.exceptions import BlendWarning
 
@@ -283,3 +284,27 @@ def test_path_comes_first_in_the_usage(capsys):
     said = " ".join(capsys.readouterr().out.split())
     assert said.startswith("usage: accumulator stitch PATH -o FILE [options]")
     assert said.count("PATH comes before it") == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("18446744073709551615", 2**64 - 1), ("-3", -3), ("255.0", 255), ("0.5", 0.5), ("1e300", 1e300)],
+)
+def test_numbers_are_those_that_were_typed(text, number, capsys):
+    """Whole ones to the last digit, and none longer than it was typed."""
+    locs = [[0, 0, 2, 2]]
+    with FullBatchAccumulator(locs, store="one.zarr") as accumulator:
+        accumulator.push(np.ones((1, 2, 2), {"1": "u8", "0": "f4"}.get(text[0], "i8")), locs)
+    code = main(["stitch", "one.zarr", "-o", "map.zarr", "--shape", "2", "3", "--fill", text])
+    if number == 1e300:
+        assert "--fill of head 0 is 1e+300, which" in capsys.readouterr().err
+    else:
+        assert code == 0
+        assert FullBatch.load("map.zarr").outputs[0][0, 2] == number
+
+
+def test_warnings_of_every_kind_are_one_line():
+    """Also those that are no error elsewhere."""
+    with plain_warnings():
+        said = warnings.formatwarning("memory_threshold=0.8 is 0.8 per cent", UserWarning, "file.py", 1)
+    assert said == "accumulator: warning: --memory-threshold 0.8 is 0.8 per cent\n"

@@ -336,7 +336,7 @@ def test_store_that_is_being_created(is_killed, capsys):
     assert run(capsys, "verify", "run.zarr")[0] == 0
 
 
-@pytest.mark.parametrize("argv", [["info"], ["verify", "a", "b"], ["missing", "--yaml", "a"]])
+@pytest.mark.parametrize("argv", [["info"], ["missing", "a", "b"], ["missing", "--yaml", "a"]])
 def test_wrong_arguments_are_exit_code_two(argv, capsys):
     """The usage is shown."""
     with pytest.raises(SystemExit, match="2"):
@@ -387,3 +387,23 @@ def test_reader_that_has_seen_enough(tmp_path):
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(60) == 1
+
+
+def test_several_stores_are_looked_at_one_after_the_other(complete, capsys):
+    """One that is damaged and one that is not there are told, and do not hide the others."""
+    for number in range(4):
+        shutil.copytree(complete, f"run-{number}.zarr")
+    flip(Path("run-1.zarr/outputs/0/c.0.0.0.0"))
+    shutil.rmtree("run-2.zarr")
+    paths = [f"run-{number}.zarr" for number in range(4)]
+    code = main(["verify", *paths, "--json"])
+    printed = capsys.readouterr()
+    found = [json.loads(line) for line in printed.out.splitlines()]
+    assert [Path(each["path"]).name for each in found] == ["run-0.zarr", "run-1.zarr", "run-3.zarr"]
+    assert [each["verdict"] for each in found] == ["right", "damaged", "right"]
+    assert code == 1
+    assert printed.err.startswith("accumulator: error: ")
+    assert printed.err.count("\n") == 1
+    assert "run-2.zarr" in printed.err
+    assert main(["info", paths[0], paths[3]]) == 0
+    assert capsys.readouterr().out.count("state               complete") == 2
