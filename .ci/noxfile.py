@@ -114,8 +114,9 @@ def quick_tests(session: nox.Session, version: str, *how: str) -> None:
     # What they run is measured once, where that costs nothing: before Python 3.12 it is half as much again.
     is_measured = session.name == (f"quick-{OTHERS[-1]}" if OTHERS else "lowest") and not session.posargs
     options = session.posargs or (["--cov=accumulator"] if is_measured else [])
-    command = ["python", "-m", "pytest", "-q", "-n", "auto", "-m", "not slow", *options]
-    session.run(*command, env={"COVERAGE_CORE": "sysmon"})
+    # `tests` tries more examples; what differs between versions shows in a few.
+    command = ["python", "-m", "pytest", "-q", "-n", "auto", "-m", "not slow", "--hypothesis-profile=few"]
+    session.run(*command, *options, env={"COVERAGE_CORE": "sysmon"})
 
 
 def on(version: str) -> dict[str, Any]:

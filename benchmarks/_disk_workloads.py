@@ -15,7 +15,7 @@ _OURS = "accumulator"
 _PEAK = 512e6
 _MOVES = "the first push makes the zarr arrays, and then waits for the disk like every other"
 _ASKS = "memory is asked about every sixth push of this size, to cost 20 us a push on average (decision 005)"
-_SMALL = 64  # rows with --smoke
+_SMALL = 32  # rows with --smoke
 
 
 def disk(*, is_smoke: bool = False) -> Workload:
@@ -111,7 +111,7 @@ def orders(*, is_smoke: bool = False) -> Workload:
 
 
 def shuffled(*, is_smoke: bool = False) -> Workload:
-    sizes = (1_000, 2_500, 5_000) if is_smoke else (1_000_000, 2_500_000, 5_000_000)
+    sizes = (200, 500, 1_000) if is_smoke else (1_000_000, 2_500_000, 5_000_000)
     names = {n: f"shuffled, N = {n:,}" for n in sizes}
     last, ordered = names[sizes[-1]], f"in order, N = {sizes[-1]:,}"
     batches, kept = (100,) if is_smoke else (8_192,), {"place": "store"}
@@ -280,7 +280,7 @@ def codecs(*, is_smoke: bool = False) -> Workload:
 
 
 def sparse(*, is_smoke: bool = False) -> Workload:
-    n_locs = 2_000 if is_smoke else 100_000
+    n_locs = 1_000 if is_smoke else 100_000
     names = ("every thousandth", "random thousandth")
     return Workload(
         "sparse",

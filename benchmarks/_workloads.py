@@ -89,11 +89,11 @@ def growth(*, is_smoke: bool = False) -> Workload:
 
 
 def ram(*, is_smoke: bool = False) -> Workload:
-    return _ram("ram", 64 if is_smoke else 800, {"tiatoolbox": 3}, repeats=1 if is_smoke else 5)
+    return _ram("ram", 32 if is_smoke else 800, {"tiatoolbox": 3}, repeats=1 if is_smoke else 5)
 
 
 def ram_4_gb(*, is_smoke: bool = False) -> Workload:
-    return _ram("ram_4_gb", 64 if is_smoke else 3_200, {})
+    return _ram("ram_4_gb", 32 if is_smoke else 3_200, {})
 
 
 def _ram(name: str, n_locs: int, seldom: Mapping[str, int], repeats: int = 1) -> Workload:

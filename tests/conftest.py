@@ -33,6 +33,7 @@ settings.register_profile(  # where that it fails is enough, and the smallest ex
     derandomize=True,
     phases=(Phase.explicit, Phase.generate),
 )
+settings.register_profile("few", parent=settings.get_profile("default"), max_examples=25)
 settings.load_profile("default")
 
 

@@ -485,7 +485,7 @@ def few(name, versions):
     return enumerate(batches(name, versions, random.Random(5)))  # noqa: S311  no secret
 
 
-EVERY = range(1, 100_000, int(os.environ.get("ACCUMULATOR_FAULT_STEP", "41")))  # calls; 1 takes ten minutes
+EVERY = range(1, 100_000, int(os.environ.get("ACCUMULATOR_FAULT_STEP", "61")))  # calls; 1 takes ten minutes
 
 
 @pytest.mark.slow
