@@ -129,8 +129,8 @@ class Stitcher(Collector[StitchedMap, Deliveries]):
         of them, as of test-time augmentation or folds. They then count as one patch, their mean, so that a
         box which came often counts no more than its neighbours. The means of all boxes are kept until
         `finalize`, 8 bytes a number, in RAM or on disk as `FullBatchAccumulator` keeps rows; the maps are
-        made there, and ``on_band`` is called. 64-bit integers beyond 2**53 are rounded. Integers warn, in
-        every blend, as labels have no mean.
+        made there, and ``on_band`` is called. 64-bit integers beyond 2**53 are rounded.
+        Integers warn where ``blend`` is "last" or "max": labels have no mean.
 
     Raises
     ------

@@ -20,7 +20,7 @@ from accumulator._stores.format.chunk_files import ChunkFiles
 from accumulator._stores.format.mark import MOST_METADATA
 from accumulator._stores.format.names import OUTPUTS
 from accumulator._stores.format.stamps import stamp_at
-from accumulator._stores.memory.threads import run_all
+from accumulator._stores.memory.threads import run_all, start_threads
 from accumulator._stores.reading.bounded import bounded, file_nbytes
 from accumulator._stores.reading.redone import Redone
 from accumulator._stores.reading.saved import open_result, stamp_of
@@ -296,8 +296,7 @@ class LateChecker:
         if self._checker is None:
             task = self._opening
             if task is None or task.get_loop() is not asyncio.get_running_loop():
-                # Once: it takes a thread and waits for others, of which readers must leave it some.
-                task = self._opening = asyncio.ensure_future(asyncio.to_thread(open_result, self._root))
+                task = self._opening = asyncio.ensure_future(self._open())
                 task.add_done_callback(self._opened)
             try:
                 saved = await asyncio.shield(task)
@@ -306,6 +305,15 @@ class LateChecker:
                 raise DamagedError(errno.EIO, f"{what} ({cause})", str(self._root / key)) from cause
             self._checker = self._checker or RowChecker(saved)
         return await self._checker.find_right(key)
+
+    async def _open(self) -> SavedResult:
+        """Open the result in a thread of its own: zarr's may be one alone, and opening waits for that."""
+        pool = start_threads(1, "accumulator")
+        try:
+            return await asyncio.get_running_loop().run_in_executor(pool, open_result, self._root)
+        finally:
+            if pool is not None:
+                pool.shutdown()
 
     def _opened(self, task: asyncio.Future[SavedResult]) -> None:
         if self._opening is task:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,7 @@ from helpers.oracle import grid
 from zarr.codecs import ZstdCodec
 
 from accumulator import FullBatch, FullBatchAccumulator, stitch
+from accumulator.exceptions import DamagedError
 
 LOCS = grid(12)
 PATCHES = np.random.default_rng(0).random((12, 4, 4, 3)).astype(np.float32)
@@ -86,13 +89,39 @@ def test_what_is_stored_does_not_depend_on_zarrs_settings(tmp_path, name):
     assert there == make(tmp_path / "plain", STORED[name])
 
 
-def test_nothing_depends_on_the_environment(tmp_path):
-    """All of them at once, as zarr takes them from the environment of a process."""
+def find_damage(folder):
+    """Read results as they were left, and one of which a file was cut since: that is an error, and no end."""
+    for stored, is_kept in itertools.product(STORED.values(), [False, True]):
+        where = {"store": folder / "run.zarr"} if is_kept else {"memory_threshold": 0}
+        with FullBatchAccumulator(LOCS, **where, **stored) as accumulator:
+            accumulator.push(PATCHES, LOCS)
+        result = accumulator.finalize()
+        if not is_kept:
+            result.save(folder / "run.zarr")
+        for file in (folder / "run.zarr").glob("outputs/0/c.*"):
+            file.write_bytes(b"")
+        with pytest.raises(DamagedError):
+            result.outputs[0][:]
+        shutil.rmtree(folder / "run.zarr")
+
+
+def run_elsewhere(call, folder):
+    """Call a function of this module in a process to which zarr is told these settings, and which ends."""
     names = {"ZARR_" + name.upper().replace(".", "__"): str(value) for name, value in SETTINGS.items()}
     here = Path(__file__).parent
     script = f"import sys; sys.path[:0] = {[str(here), str(here.parents[1])]!r}\n"
     script += "from pathlib import Path; from test_configuration import *\n"
     script += "assert zarr.config.get('default_zarr_format') == 2\n"
-    script += f"make(Path({str(tmp_path / 'other')!r}), {{'chunks': 3}})"
-    subprocess.run([sys.executable, "-c", script], check=True, env=os.environ | names, cwd=tmp_path)
+    script += call
+    subprocess.run([sys.executable, "-c", script], check=True, env=os.environ | names, cwd=folder, timeout=120)
+
+
+def test_damage_is_found_where_zarr_has_one_thread(tmp_path):
+    """Whoever looks at the record while a chunk is read needs that thread, too."""
+    run_elsewhere("find_damage(Path())", tmp_path)
+
+
+def test_nothing_depends_on_the_environment(tmp_path):
+    """All of them at once, as zarr takes them from the environment of a process."""
+    run_elsewhere(f"make(Path({str(tmp_path / 'other')!r}), {{'chunks': 3}})", tmp_path)
     assert tree(tmp_path / "other") == make(tmp_path / "plain", {"chunks": 3})
