@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,7 @@ class Budget:
 
     def share(self, part: float) -> Budget:
         """Return what one part of a result may take, so that all parts decide alike."""
-        limit = None if self.memory_limit is None else int(self.memory_limit * part)
+        limit = None if self.memory_limit is None else int(Fraction(part) * self.memory_limit)
         return attrs.evolve(self, memory_threshold=self.memory_threshold * part, memory_limit=limit)
 
     @property

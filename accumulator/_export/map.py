@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from numbers import Real
 from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 import attrs
 import numpy as np
 import zarr
 
+from accumulator._inputs.arguments import per_axis
 from accumulator._inputs.heads import plain_key
 from accumulator.exceptions import HeadDtypeError, HeadError, OptionError
 
@@ -161,14 +160,13 @@ def _as_sizes(raw: float | Sequence[float] | None, n_spatial: int) -> dict[str, 
     if raw is None:
         return None
     names = _AXES[n_spatial][::-1]
-    is_list = isinstance(raw, (Sequence, np.ndarray)) and not isinstance(raw, str)
-    sizes: list[Any] = list(raw) if is_list else [raw] * n_spatial  # type: ignore[arg-type]  # a number
-    if len(sizes) != n_spatial or not all(_is_size(size) for size in sizes):
+    sizes = per_axis(raw, n_spatial)
+    if sizes is None:
         raise OptionError(
             f"pixel_size is {raw!r}: give a positive number, or one a spatial axis in the order "
             f"{', '.join(names)}"
         )
-    return {axis: float(size) for axis, size in zip(names, sizes, strict=True)}
+    return dict(zip(names, sizes, strict=True))
 
 
 def _as_names(raw: Any, head: Map) -> Sequence[str]:
@@ -186,7 +184,3 @@ def _as_names(raw: Any, head: Map) -> Sequence[str]:
     if wrong:
         raise OptionError(f"channel_names has {wrong!r}: give text that can be printed")
     return raw
-
-
-def _is_size(raw: Any) -> bool:
-    return isinstance(raw, Real) and not isinstance(raw, bool) and math.isfinite(raw) and float(raw) > 0

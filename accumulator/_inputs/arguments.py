@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import math
 import re
 import stat
+from collections.abc import Sequence
 from fractions import Fraction
 from numbers import Real
-from typing import TYPE_CHECKING, Final, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import numpy as np
 
@@ -64,6 +66,26 @@ def as_limit(raw: float | str | None) -> int | None:
     if isinstance(raw, Real) and not isinstance(raw, bool) and raw >= 0 and raw == raw // 1:
         return int(raw)
     raise OptionError(f'memory_limit is {raw!r}: give bytes as an int, or text such as "8 GiB" or "500 MB"')
+
+
+def per_axis(raw: Any, n_axes: int) -> list[float] | None:
+    """Return a positive number for each axis, from one for all of them too; None if it is not that."""
+    plain = raw.tolist() if isinstance(raw, np.ndarray) else raw  # an array without axes is a number
+    numbers: list[Any] = (
+        list(plain) if isinstance(plain, Sequence) and not isinstance(plain, str) else [plain] * n_axes
+    )
+    return (
+        [float(each) for each in numbers]
+        if len(numbers) == n_axes and all(map(_is_positive, numbers))
+        else None
+    )
+
+
+def _is_positive(raw: Any) -> bool:
+    try:
+        return isinstance(raw, Real) and not isinstance(raw, bool) and 0 < float(raw) < math.inf
+    except OverflowError:
+        return False
 
 
 def as_expected(raw: int | None) -> int:

@@ -5,15 +5,14 @@ Locations name x before y before z, unless ``axes`` says otherwise; arrays have 
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Mapping, Sequence
-from numbers import Real
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 import numpy as np
 
+from accumulator._inputs.arguments import per_axis
 from accumulator._inputs.options import by_plain_key
 from accumulator.exceptions import LocationError, OptionError
 
@@ -149,18 +148,13 @@ def _as_crop(raw: Any, n_spatial: int) -> str | list[int]:
 
 
 def _as_scale(raw: Any, n_spatial: int) -> list[float] | None:
-    is_list = isinstance(raw, (Sequence, np.ndarray)) and not isinstance(raw, str)
-    factors: list[Any] = list(raw) if is_list else [raw] * n_spatial
-    if len(factors) != n_spatial or not all(map(_is_factor, factors)):
+    factors = per_axis(raw, n_spatial)
+    if factors is None:
         raise OptionError(
             f"scale is {raw!r}: it is how many pixels of the map a unit of the locations has, such as 1/4, a "
             "positive number or one an axis, x first"
         )
-    return None if all(factor == 1 for factor in factors) else [float(factor) for factor in factors]
-
-
-def _is_factor(raw: Any) -> bool:
-    return isinstance(raw, Real) and not isinstance(raw, bool) and 0 < float(raw) < math.inf
+    return None if all(factor == 1 for factor in factors) else factors
 
 
 def _each(name: str, given: Any, checked: Callable[[Any], Any]) -> Any:

@@ -370,6 +370,7 @@ def turned(whole, patches, locs):
         ({"scale": 0}, "scale"),
         ({"scale": [1, 2, 3]}, "scale"),
         ({"scale": "1/4"}, "scale"),
+        ({"scale": 10**400}, "scale"),
         ({"scale": {"a": np.nan}}, "scale"),
         ({"axes": "xx"}, "axes"),
         ({"axes": "zyx"}, 'axes is \'zyx\'.*"xy" or "yx"'),
@@ -381,6 +382,15 @@ def test_scales_and_axes_that_mean_nothing_are_refused(options, message):
     """Before anything is pushed."""
     with pytest.raises(OptionError, match=message):
         Stitcher(grid(4, 2), **options)
+
+
+def test_numbers_of_no_axis_and_beyond_all_memory_are_numbers():
+    """A scale that was read from an array, and a limit that no machine has."""
+    made = [
+        streamed([[0, 0, 8, 8]], np.ones((1, 4, 4)), scale=scale, memory_limit=limit)
+        for scale, limit in [(0.5, None), (np.array(0.5), 10**400), (np.float32(0.5), "1" + "0" * 400)]
+    ]
+    assert [maps.outputs[0].shape for maps in made] == [(4, 4)] * 3
 
 
 def test_picture_of_maps_has_x_to_the_right():

@@ -113,7 +113,9 @@ def run_elsewhere(call, folder):
     script += "from pathlib import Path; from test_configuration import *\n"
     script += "assert zarr.config.get('default_zarr_format') == 2\n"
     script += call
-    subprocess.run([sys.executable, "-c", script], check=True, env=os.environ | names, cwd=folder, timeout=120)
+    subprocess.run(
+        [sys.executable, "-c", script], check=True, env=os.environ | names, cwd=folder, timeout=120
+    )
 
 
 def test_damage_is_found_where_zarr_has_one_thread(tmp_path):
