@@ -116,7 +116,9 @@ def load_kept(root: Path) -> Kept:
                 f"{root} has maps of version {facts['version']!r}, this library reads {_VERSION}"
             )
         names = None if facts["names"] is None else tuple(facts["names"])
-        geometry = as_geometry(locs.shape[1], origin=facts["origin"])
+        # With a shape that is known: all boxes may lie outside, or there may be none.
+        shape = next((each["shape"] for each in facts["sheets"]), None)
+        geometry = as_geometry(locs.shape[1], origin=facts["origin"], output_shape=shape)
         if sorted(facts["columns"]) != list(range(geometry.n_spatial)):
             raise ResultFormatError(f"{root} is damaged: it has other axes than its locations")
         geometry = attrs.evolve(geometry, columns=facts["columns"])

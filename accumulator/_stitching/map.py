@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import attrs
@@ -17,7 +17,7 @@ from accumulator._stitching.kept import load_kept
 from accumulator.exceptions import OptionError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
 
     import numpy as np
     from matplotlib.axes import Axes
@@ -220,9 +220,8 @@ class StitchedMap(Result):
         OptionError
             ``pixel_size``, ``unit``, ``channel_names`` or ``path`` is not what it can be; a ValueError.
         """
-        if len({sheet.lay.scale for sheet in self._sheets}) > 1 and isinstance(
-            pixel_size, (float, int, Sequence)
-        ):
+        has_one_for_all = pixel_size is not None and not isinstance(pixel_size, Mapping)
+        if has_one_for_all and len({sheet.lay.scale for sheet in self._sheets}) > 1:
             raise OptionError(
                 f"pixel_size is {pixel_size!r}, but the maps have the scales {self.scale}: give a dict by "
                 "head"
