@@ -6,7 +6,6 @@ Each line is interrupted when it is reached first; with ACCUMULATOR_EVERY_LINE=1
 from __future__ import annotations
 
 import contextlib
-import dis
 import os
 import shutil
 import sys
@@ -14,13 +13,14 @@ import threading
 import time
 import warnings
 from collections import Counter
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.files import tree
 from helpers.limits import threads
+from helpers.lines import is_leaving
 from helpers.oracle import grid
 from zarr.codecs import ZstdCodec
 
@@ -107,7 +107,7 @@ class Interrupter:
 
     def _line(self, frame, event, _):
         is_it = self.line is None or frame.f_lineno == self.line[1]
-        if event == "line" and is_it and not _is_leaving(frame):
+        if event == "line" and is_it and not is_leaving(frame):
             line = frame.f_code.co_filename.removeprefix(f"{ROOT}/"), frame.f_lineno
             self.met[line] += 1
             if line == self.line and self.met[line] == self.n:
@@ -115,23 +115,6 @@ class Interrupter:
                 sys.settrace(None)
                 raise KeyboardInterrupt
         return None if self.is_done else self._line
-
-
-def _is_leaving(frame):
-    """Whether a line is met again as its `with` ends: Python looks for no signal there."""
-    name = _names(frame.f_code)[frame.f_lasti]
-    line = _source(frame.f_code.co_filename)[frame.f_lineno - 1].strip()
-    return name == "PUSH_EXC_INFO" or (name == "LOAD_CONST" and line.startswith("with "))
-
-
-@lru_cache(None)
-def _names(code):
-    return {each.offset: each.opname for each in dis.get_instructions(code)}
-
-
-@lru_cache(None)
-def _source(name):
-    return Path(name).read_text(encoding="utf-8").splitlines()
 
 
 def follow(store, kind, interrupter, snapshot):
