@@ -204,9 +204,9 @@ def _stitch(arguments: argparse.Namespace) -> int:
         blend=arguments.blend,
         output_shape=arguments.shape,
         origin="min" if arguments.origin == ["min"] else arguments.origin,
-        channels_first=channels_first,
-        crop=_by_head(batch, arguments.crop),
-        scale=_by_head(batch, arguments.scale),
+        channels_first=_by_place(channels_first, heads),
+        crop=_by_place(_by_head(batch, arguments.crop), heads),
+        scale=_by_place(_by_head(batch, arguments.scale), heads),
         axes=arguments.axes,
         fill_value=arguments.fill,
         nodata=arguments.nodata,
@@ -264,6 +264,16 @@ def _by_head(batch: FullBatch, said: list[tuple[Any, Any]] | None) -> Any:
         is_number = isinstance(batch.outputs, list) and head.isascii() and head.isdigit()
         by_head[int(head) if is_number else head] = value
     return by_head or None
+
+
+def _by_place(said: Any, heads: list[Any] | None) -> Any:
+    """Return what was said by numbers of the store by those that `stitch` gives the chosen heads."""
+    if heads is None or not isinstance(said, Mapping) or not all(isinstance(key, int) for key in said):
+        return said
+    unknown = [key for key in said if key not in heads]
+    if unknown:
+        raise OptionError(f"something is said of head {unknown[0]}, which is not among the chosen {heads}")
+    return {heads.index(key): value for key, value in said.items()}
 
 
 def _for_head(read: Callable[[str], Any]) -> Callable[[str], tuple[str | None, Any]]:

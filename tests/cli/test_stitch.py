@@ -308,3 +308,21 @@ def test_warnings_of_every_kind_are_one_line():
     with plain_warnings():
         said = warnings.formatwarning("memory_threshold=0.8 is 0.8 per cent", UserWarning, "file.py", 1)
     assert said == "accumulator: warning: --memory-threshold 0.8 is 0.8 per cent\n"
+
+
+def test_options_of_chosen_heads_go_by_the_numbers_of_the_store(capsys):
+    """In whatever order heads are chosen, and also where one alone is."""
+    locs, rng = np.array([[0, 0, 4, 4]]), np.random.default_rng(0)
+    first, second = rng.random((1, 4, 4, 4)), rng.random((1, 4, 4, 4))
+    with FullBatchAccumulator(locs, store="two.zarr") as accumulator:
+        accumulator.push([first, second], locs)
+    said = ["stitch", "two.zarr", "--channels-first", "1", "-o"]
+    assert main([*said, "both.zarr", "--head", "1", "--head", "0"]) == 0
+    assert main([*said, "one.zarr", "--head", "1"]) == 0
+    turned = np.moveaxis(second[0], 0, -1)
+    both = StitchedMap.load("both.zarr").outputs
+    np.testing.assert_array_equal(both[0][:], turned)
+    np.testing.assert_array_equal(both[1][:], first[0])
+    np.testing.assert_array_equal(StitchedMap.load("one.zarr").outputs[0][:], turned)
+    assert main([*said, "none.zarr", "--head", "0"]) == 1
+    assert "head 1" in capsys.readouterr().err
