@@ -8,6 +8,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -333,10 +334,11 @@ def test_push_that_was_taken_does_not_raise_for_its_checkpoint():
 
 def test_row_whose_successor_is_refused_stays_recorded_beside_new_ones(monkeypatch, tmp_path):
     """A record that is written for other rows says of it what its file has."""
-    real = _redo.RedoChunks.write
+    real, is_pushed = _redo.RedoChunks.write, threading.Event()
 
     def refuse(redo, part, **options):
         if part.chunk == 0:
+            assert is_pushed.wait(60)  # else the push itself may be told of it, and take no row
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(redo, part, **options)
 
@@ -346,6 +348,7 @@ def test_row_whose_successor_is_refused_stays_recorded_beside_new_ones(monkeypat
     with monkeypatch.context() as full:
         full.setattr(_redo.RedoChunks, "write", refuse)
         push(accumulator, range(8), first=100)
+        is_pushed.set()
         with pytest.raises(StorageError):
             accumulator.flush()
     shutil.copytree(STORE, tmp_path / "killed.zarr")

@@ -17,7 +17,7 @@ from helpers.processes import TIMEOUT, Process
 from accumulator import FullBatch
 from accumulator._report.facts import verify
 from accumulator._stores.files.ownership import is_locked
-from accumulator.exceptions import ResultFormatError, ResultNotFoundError
+from accumulator.exceptions import ResultFormatError, ResultNotFoundError, UnfinishedError
 
 KILLS = int(os.environ.get("ACCUMULATOR_KILLS", "100"))
 
@@ -77,6 +77,11 @@ def check_readers(store, name, acknowledged):
         assert acknowledged == mortal.NOTHING
         return
     assert found.verdict == ("right" if found.state == "complete" else "unfinished"), found.as_json()
+    if found.state == "creating":  # nothing was recorded
+        assert acknowledged == mortal.NOTHING
+        with pytest.raises(UnfinishedError, match="nothing was recorded yet"):
+            FullBatch.load(store, partial=True)
+        return
     with FullBatch.load(store, partial=True) as batch:
         assert batch.written[np.array(acknowledged) != mortal.MISSING].all(), "lost"
         arrays = {head: array[:] for head, array in batch.outputs.items()}
