@@ -14,7 +14,7 @@ from accumulator._stitching.geometry import as_geometry
 from accumulator._stitching.sheet import Sheet
 from accumulator._stores.files.target import staged
 from accumulator._stores.reading.patches import read_patches
-from accumulator._stores.reading.saved import expects_patches, has_patches, unfinished_map
+from accumulator._stores.reading.saved import expects_patches, has_patches, is_map, unfinished_map
 from accumulator._stores.writing.patches import write_patches, write_root
 from accumulator.exceptions import HeadError, LocationError, OptionError, ResultFormatError, UnfinishedError
 
@@ -102,6 +102,10 @@ def load_kept(root: Path) -> Kept:
     """Open maps that were kept."""
     if not has_patches(root):
         FullBatch.load(root)  # which says what there is, if it is no result
+        if is_map(root):
+            raise ResultFormatError(
+                f"{root} holds maps of one shape of several: open {root.resolve().parent}, and take its heads"
+            )
         raise ResultFormatError(
             f"{root} says nothing of patches: it holds no maps, or those of an earlier version of the "
             "library; FullBatch.load opens it"

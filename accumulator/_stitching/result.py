@@ -20,7 +20,7 @@ from accumulator._stitching.geometry import GEOMETRY, as_geometry
 from accumulator._stitching.grid import n_outside
 from accumulator._stitching.heads import check_shapes, lay_heads
 from accumulator._stitching.stitcher import Stitcher
-from accumulator._stores.reading.saved import has_patches
+from accumulator._stores.reading.saved import is_map
 from accumulator.exceptions import NothingPushedError, OptionError
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def _lay(batch: FullBatch, chosen: Heads[RowArray], options: StitchOptions) -> H
 def check_is_of_patches(batch: FullBatch) -> None:
     """Refuse a result whose heads nobody has told, and rows of a map."""
     store = batch._store  # noqa: SLF001
-    if store is not None and has_patches(store.root):
+    if store is not None and is_map(store.root):
         raise OptionError(
             f"{store.root} is a map already: StitchedMap.load(path) opens it, and its save_ome_zarr() or "
             "save_ome_tiff() writes a file for others"

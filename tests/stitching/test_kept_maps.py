@@ -235,6 +235,11 @@ def test_rows_of_a_map_are_not_stitched_again(capsys):
     said = r"map.zarr is a map already: StitchedMap.load\(path\).*save_ome_zarr"
     with pytest.raises(OptionError, match=said):
         stitch(FullBatch.load("map.zarr"))
+    stitched(THREE, **OF_TWO_SHAPES, store="maps.zarr").close()
+    with pytest.raises(OptionError, match="maps.zarr/0 is a map already"):
+        stitch(FullBatch.load("maps.zarr/0"))
+    with pytest.raises(ResultFormatError, match="of one shape of several: open .*maps.zarr, and take its"):
+        StitchedMap.load("maps.zarr/0")
     assert main(["stitch", "map.zarr", "-o", "x.ome.zarr"]) == 1
     assert re.search(said, capsys.readouterr().err)
     assert not Path("x.ome.zarr").exists()
@@ -246,8 +251,15 @@ def test_maps_are_not_resumed_as_a_run():
     stitcher = Stitcher(BOXES, store="killed.zarr")
     stitcher.push(HEADS["a"], BOXES)
     stitcher.close()
-    rows = FullBatch.load("map.zarr").output_locs
-    for path, locs in [("map.zarr", rows), ("map.zarr", BOXES), ("killed.zarr", BOXES)]:
+    stitched(THREE, **OF_TWO_SHAPES, store="maps.zarr").close()
+    rows, sheet = FullBatch.load("map.zarr").output_locs, FullBatch.load("maps.zarr/1").output_locs
+    for path, locs in [
+        ("map.zarr", rows),
+        ("map.zarr", BOXES),
+        ("killed.zarr", BOXES),
+        ("maps.zarr/1", sheet),
+        ("maps.zarr/1/", BOXES),
+    ]:
         before = {file: file.read_bytes() for file in Path(path).rglob("*") if file.is_file()}
         with pytest.raises(ResultExistsError, match="maps are there, which are not resumed: give another"):
             FullBatchAccumulator(locs, store=path, mode="a", fill_value=7)

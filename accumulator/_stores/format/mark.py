@@ -94,7 +94,7 @@ def read_mark(path: Path) -> Mark:
     if plain is None and isinstance(attributes, dict) and MAPS in attributes:
         raise ResultFormatError(
             f"{path} holds maps of several shapes, each a store of its own ({path / '0'} and so on): open "
-            "all of them with StitchedMap.load, or one by its folder"
+            "all of them with StitchedMap.load"
         )
     if not isinstance(plain, dict) or document.get("node_type") != "group":
         raise ResultFormatError(

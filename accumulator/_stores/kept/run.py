@@ -41,7 +41,7 @@ from accumulator._stores.kept.reserve import Reserve
 from accumulator._stores.kept.restore import remove_partial, restore
 from accumulator._stores.memory.threads import to_its_end
 from accumulator._stores.reading.check import RowChecker
-from accumulator._stores.reading.saved import SavedResult, has_patches, open_result, stamp_of
+from accumulator._stores.reading.saved import SavedResult, is_map, open_result, stamp_of
 from accumulator._stores.reading.trust import check_tree
 from accumulator._stores.writing.record import create_record, hash_parts, write_mark
 from accumulator._stores.writing.zarr_rows import ZarrRows
@@ -259,7 +259,7 @@ class KeptRun:
         if mode == "w-":
             raise ResultExistsError(errno.EEXIST, "another run has just made it", str(self.root))
         mark = read_mark(self.root)
-        if has_patches(self.root):
+        if is_map(self.root):
             what = "maps are there, which are not resumed: give another path, or remove them"
             raise ResultExistsError(errno.EEXIST, what, str(self.root))
         if mark.state == CREATING:

@@ -100,6 +100,12 @@ def has_patches(root: Path) -> bool:
     return (root / PATCHES).is_dir()
 
 
+def is_map(root: Path) -> bool:
+    """Whether a store holds maps, or those of one shape of several: then the folder above tells of patches."""
+    root = root.resolve()
+    return has_patches(root) or (root.name.isdecimal() and has_patches(root.parent))
+
+
 def expects_patches(root: Path) -> bool:
     """Whether a stitcher has begun maps there, and not come to its end."""
     return has_patches(root) and not any((root / PATCHES).iterdir())
