@@ -255,14 +255,17 @@ def _check(
 
 def _by_head(batch: FullBatch, said: list[tuple[Any, Any]] | None) -> Any:
     """Return what was said for all heads, or a dict of what was said of single ones."""
-    by_head = {}
+    by_head: dict[Any, Any] = {}
     for head, value in said or ():
         if head is None or head is True:
             if len(said or ()) > 1:
                 raise OptionError(f"{value} is for all heads, and others are named: name each, as HEAD=VALUE")
             return value
         is_number = isinstance(batch.outputs, list) and head.isascii() and head.isdigit()
-        by_head[int(head) if is_number else head] = value
+        key = int(head) if is_number else head
+        if key in by_head:
+            raise OptionError(f"{value} is for head {key}, of which {by_head[key]} was said already")
+        by_head[key] = value
     return by_head or None
 
 

@@ -18,7 +18,7 @@ from accumulator._stores.reading.check import LateChecker, RowChecker, make_chec
 from accumulator._stores.reading.saved import open_result
 from accumulator._stores.writing.record import complete_result
 from accumulator._stores.writing.zarr_rows import ZarrRows, copy_rows
-from accumulator.exceptions import ClosedError, OptionError
+from accumulator.exceptions import OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -179,7 +179,7 @@ class FullBatch(Result, Covered):
         """Return where the result may be saved, or refuse that."""
         target, store = as_target(path, "path"), self._store
         if store is not None and store.is_closed:
-            raise ClosedError("the result was closed, and its files removed: save() it before close()")
+            _ = store.root  # raises what says where its files are
         if store is not None and store.folder is not None and target.is_relative_to(store.folder.path):
             raise OptionError(f"path {target} is in the temporary folder of this result: save elsewhere")
         return target

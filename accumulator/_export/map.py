@@ -105,6 +105,8 @@ def as_maps(
 ) -> list[Map]:
     """Return arrays as maps; options are those of `ImageOptions`."""
     maps = [_as_map(plain_key(name), array, n_spatial) for name, array in arrays.items()]
+    if not isinstance(unit, str):
+        raise OptionError(f'unit is {unit!r}: give a unit of length, such as "micrometer" or "nm"')
     unit, names = _ALIASES.get(unit, unit), [each.name for each in maps]
     channels, sizes = (
         _by_head("channel_names", channel_names, names),

@@ -6,6 +6,7 @@ import errno
 import math
 import re
 import stat
+import sys
 from collections.abc import Sequence
 from fractions import Fraction
 from numbers import Real
@@ -141,4 +142,4 @@ def as_seconds(raw: float | None) -> float | None:
         return None
     if isinstance(raw, bool) or not isinstance(raw, Real) or not raw >= 0:
         raise OptionError(f"checkpoint_interval is {raw!r}: it is a number of seconds")
-    return float(raw)
+    return float(min(raw, sys.float_info.max)) if isinstance(raw, int) else float(raw)

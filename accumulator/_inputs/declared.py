@@ -58,9 +58,13 @@ def _as_example(raw: Any, label: str) -> Any:
     if dtype is None:  # which NumPy takes for float64
         raise OptionError(what)
     try:
-        return np.empty((0, *shape), np.dtype(dtype))
-    except (TypeError, ValueError) as cause:
+        known = np.dtype(dtype)
+    except (TypeError, ValueError, SyntaxError) as cause:
         raise OptionError(what) from cause
+    try:
+        return np.empty((0, *shape), known)
+    except ValueError as cause:
+        raise OptionError(f"{label} has the patch shape {_short(shape)}, too large for any array") from cause
 
 
 def _is_length(raw: Any) -> bool:

@@ -161,7 +161,7 @@ def _is_equal(stored: NDArray[Any], head: NDArray[Any]) -> NDArray[np.bool_]:
 def _as_dtype(raw: Any) -> np.dtype[Any]:
     try:
         dtype: np.dtype[Any] = np.dtype(raw)
-    except TypeError as cause:
+    except (TypeError, ValueError, SyntaxError) as cause:
         raise OptionError(f"dtype is {raw!r}, which NumPy does not know") from cause
     if dtype.kind not in "biufc" or is_foreign(dtype):
         raise OptionError(

@@ -203,6 +203,10 @@ def as_path(raw: StrPath, name: str) -> str:
         raise OptionError(f"{name} is {raw!r}: give a path as str or pathlib.Path")
     if "://" in path or path.startswith("~"):
         raise OptionError(f"{name} is {path!r}: give a local path; for ~ use pathlib.Path.expanduser()")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError as cause:
+        raise OptionError(f"{name} is {path!r}, which no file can be called: {cause.reason}") from cause
     return path
 
 

@@ -150,8 +150,8 @@ def _decimated(array: RowArray, channel: int | None) -> tuple[NDArray[Any], int]
     if array.ndim not in {2, 3} or 0 in array.shape or np.dtype(array.dtype).kind not in "biufc":
         raise OptionError(f"a map is (H, W) or (H, W, C) numbers, not {tuple(array.shape)} {array.dtype}")
     n_channels = array.shape[2] if array.ndim == 3 else 1
-    if channel is not None and not -n_channels <= channel < n_channels:
-        raise OptionError(f"channel is {channel}, and the map has {n_channels}: the first is 0")
+    if channel is not None and not (_is_number(channel) and -n_channels <= channel < n_channels):
+        raise OptionError(f"channel is {channel!r}, and the map has {n_channels}: the first is 0")
     if channel is None and n_channels > _MOST_PANELS:
         raise OptionError(
             f"the map has {n_channels} channels, and {_MOST_PANELS} are shown: choose with channel="
@@ -163,6 +163,10 @@ def _decimated(array: RowArray, channel: int | None) -> tuple[NDArray[Any], int]
     elif array.ndim == 3 and n_channels == 1:
         chosen += (0,)
     return np.asarray(array[chosen]), step
+
+
+def _is_number(raw: Any) -> bool:
+    return isinstance(raw, (int, np.integer)) and not isinstance(raw, bool)
 
 
 def _draw_map(ax: Axes, image: NDArray[Any], extent: tuple[float, float, float, float], title: str) -> None:

@@ -60,7 +60,10 @@ class Deliveries:
             for group in groups:
                 warn_of_mean(specs.some(group.heads.values), group.grid)
         if request.on_band is not None and len(groups) > 1 and specs.names is None:
-            raise OptionError("on_band is given maps of different shape one by one: push named heads, a dict")
+            raise OptionError(
+                "heads whose boxes differ in pixels come to on_band in calls of their own: push named "
+                "heads, a dict"
+            )
         canvases = open_all(groups, request.budget, request.store)
         nbytes = sum(canvas.nbytes for canvas in canvases)
         is_small = fits_in_memory(nbytes, 0, tuning.now.small_percent)

@@ -110,9 +110,9 @@ class Stitcher(Collector[StitchedMap, Deliveries]):
         do, for "last" 4 bytes, for "max" 1.
     on_band : callable, optional
         Called once for each band with a slice, the rows of the maps, and their values: a list or a dict, as
-        heads were pushed, of read-only arrays that are used again after it returns. Bands come from top to
-        bottom; those that nothing covers are left out. It must not push, nor wait for a thread that looks at
-        the stitcher: threads take turns, and this is the push's.
+        heads were pushed, of read-only arrays that are used again. Bands come from top to bottom; those
+        that nothing covers are left out. Heads whose boxes differ in pixels come in calls of their own, and
+        need names. It must not push, nor wait for a thread that looks at the stitcher: this is its turn.
     progress : bool, default False
         Show a bar of the patches that have come; needs the extra ``progress``.
     save_path, memory_threshold, memory_limit, store, chunks, shards, compressors

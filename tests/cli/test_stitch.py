@@ -326,3 +326,14 @@ def test_options_of_chosen_heads_go_by_the_numbers_of_the_store(capsys):
     np.testing.assert_array_equal(StitchedMap.load("one.zarr").outputs[0][:], turned)
     assert main([*said, "none.zarr", "--head", "0"]) == 1
     assert "head 1" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("flag", ["scale", "crop"])
+def test_what_is_said_twice_of_one_head_is_refused(capsys, flag):
+    """The second would win without a word."""
+    arguments = ["stitch", "run.zarr", "-o", "map.zarr", f"--{flag}", "tumour=1", f"--{flag}", "tumour=2"]
+    assert main(arguments) == 1
+    assert "2" in (said := capsys.readouterr().err)
+    assert "of which 1" in said
+    assert not Path("map.zarr").exists()

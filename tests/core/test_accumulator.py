@@ -471,6 +471,8 @@ def test_verdict_is_for_all_rows_of_all_heads(monkeypatch, options, available, k
         ({"save_path": "~/spill"}, OptionError, "expanduser"),
         ({"save_path": ""}, OptionError, "save_path is ''"),
         ({"save_path": "a\0b"}, OptionError, "save_path is"),
+        ({"save_path": "a\ud800"}, OptionError, "no file can be called"),
+        ({"dtype": "f4,,"}, OptionError, "NumPy does not know"),
         ({"save_path": "x" * 300}, StorageError, "cannot be looked at"),
         ({"on_duplicate": np.array(["first", "last"])}, OptionError, "on_duplicate"),
     ],

@@ -122,6 +122,8 @@ def test_resumed_store_that_has_other_heads_is_refused():
         ([((2, -3), "f4")], OptionError, "patch shape"),
         ([((2, True), "f4")], OptionError, "patch shape"),
         ([((2, 3), "nonsense")], OptionError, "'nonsense', which NumPy does not know"),
+        ([((2, 3), "f4,,")], OptionError, "'f4,,', which NumPy does not know"),
+        ([((2**62, 4), "f4")], OptionError, "too large for any array"),
         ([((2, 3), None)], OptionError, "dtype None"),
         ([[[1, 2], [3, 4]]], OptionError, "NumPy does not know"),
         ([[[1.0, 2.0], [3, 4], [5, 6]]], OptionError, "is declared by a pair"),

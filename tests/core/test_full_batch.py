@@ -217,6 +217,8 @@ def test_saved_result_loads_the_same(threshold):
     loaded.close()
     with pytest.raises(ClosedError, match=r"FullBatch.load opens it again"):
         loaded.outputs["map"][:]
+    with pytest.raises(ClosedError, match=r"FullBatch.load opens it again"):
+        loaded.save("other.zarr")
     check(FullBatch.load("deep/kept.zarr"))
     assert [p.name for p in Path("deep").iterdir()] == ["kept.zarr"]
     assert stat.S_IMODE(Path("deep/kept.zarr").stat().st_mode) != 0o700

@@ -371,6 +371,7 @@ def write_both(array, **options):
             for size in (0, -1, np.nan, np.inf, True, "1", (1,), (1, 2, 3), (1, 0))
         ),
         (np.zeros((5, 5)), {"pixel_size": 1, "unit": "furlong"}, OptionError, "furlong"),
+        (np.zeros((5, 5)), {"pixel_size": 1, "unit": ["nm"]}, OptionError, "unit of length"),
         (np.zeros((5, 5, 2)), {"channel_names": ["a"]}, OptionError, "1 names .* 2 channels"),
         (np.zeros((5, 5)), {"channel_names": ["a", "b"]}, OptionError, "2 names"),
         (np.zeros((5, 5, 2)), {"channel_names": "ab"}, OptionError, "list of names"),

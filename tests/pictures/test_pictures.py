@@ -277,6 +277,7 @@ def test_map_that_is_none():
         (np.ones((2, 0)), {}, "a map is"),
         (np.array([["a"]]), {}, "a map is"),
         (np.ones((2, 2, 2)), {"channel": 2}, "channel is 2"),
+        (np.ones((2, 2, 2)), {"channel": "x"}, "channel is 'x'"),
         (np.ones((2, 2, 2)), {"ax": ax}, "channel="),
         (np.ones((2, 2, 99)), {}, "channel="),
     ):

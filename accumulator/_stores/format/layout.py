@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -152,7 +153,7 @@ def _shape(given: Any, spec: HeadSpec, head: int, name: str) -> tuple[int, ...] 
         shape = tuple(operator.index(length) for length in raw if not isinstance(length, bool))
     except TypeError:
         shape = ()
-    if len(shape) != 1 + len(whole) or any(length < 1 for length in shape):
+    if len(shape) != 1 + len(whole) or not all(1 <= length <= sys.maxsize for length in shape):
         raise OptionError(
             f"{name} of head {head} is {given!r}: give a number of rows, or a length for each of its "
             f"{1 + len(whole)} axes"

@@ -16,6 +16,7 @@ from zarr.storage import LocalStore
 
 from accumulator._stores.files import system
 from accumulator._stores.files.errors import SizeError, storage_error
+from accumulator._stores.format.names import PATCHES
 from accumulator._stores.format.stamps import NO_FILE, UNSURE, Stamps, opened, stamp_of
 from accumulator.exceptions import AccumulatorError, ClosedError, StorageError, UnsavedError
 
@@ -106,7 +107,8 @@ class FolderStore(LocalStore):
         """The same, there or not; ClosedError says that it was closed."""
         root = self._place.root
         if self._place.is_closed:
-            remedy = "FullBatch.load opens it again" if root.is_dir() else "save() it before close()"
+            opens = "StitchedMap.load" if (root / PATCHES).is_dir() else "FullBatch.load"
+            remedy = f"{opens} opens it again" if root.is_dir() else "save() it before close()"
             raise ClosedError(f"the result in {root} was closed: {remedy}")
         return root
 

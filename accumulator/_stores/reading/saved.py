@@ -97,11 +97,12 @@ def open_mark(path: Path) -> Mark:
 
 def has_patches(root: Path) -> bool:
     """Whether a store holds maps, or is to: it has a folder for what they are made of."""
-    return (root / PATCHES).is_dir()
+    with telling(f"{root} cannot be read"):
+        return (root / PATCHES).is_dir()
 
 
 def is_map(root: Path) -> bool:
-    """Whether a store holds maps, or those of one shape of several: then the folder above tells of patches."""
+    """Whether a store holds maps, or those of one shape of several, of which the folder above tells."""
     root = root.resolve()
     return has_patches(root) or (root.name.isdecimal() and has_patches(root.parent))
 

@@ -55,6 +55,7 @@ def test_chunks_are_8_to_16_mib_of_whole_rows():
         (Storage(shards=5, chunks=2), "zarr refuses the storage options of head 0"),
         (Storage(compressors="best"), "zarr refuses the storage options of head 0"),
         (Storage(chunks=10**9), "choose less"),
+        (Storage(chunks=2**70), "give a number of rows"),
     ],
 )
 def test_impossible_storage_is_refused(backends, storage, said):

@@ -515,3 +515,4 @@ def test_checkpoint_interval_is_for_kept_runs():
     """It would do nothing otherwise."""
     with pytest.raises(OptionError, match="store="):
         FullBatchAccumulator(LOCS, checkpoint_interval=3)
+    start(checkpoint_interval=10**400).close()
