@@ -22,6 +22,7 @@ nox.options.default_venv_backend = "uv"
 nox.options.error_on_external_run = True
 os.environ["UV_HTTP_TIMEOUT"] = "180"  # seconds; some networks are slow
 os.environ["PYTEST_ADDOPTS"] = "--durations=10"
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each process of a benchmark compiles the library
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -8,6 +8,7 @@ import importlib
 import os
 import platform
 import shutil
+import sys
 import time
 from collections import Counter
 from functools import partial
@@ -20,6 +21,10 @@ from helpers.files import quick_folder
 from helpers.tuned import tune
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+
+# Where bytecode is not kept, hundreds of processes would each compile the library: a quarter of all the time.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 settings.register_profile(
     "default",
