@@ -28,6 +28,7 @@ sys.dont_write_bytecode = False
 
 settings.register_profile(
     "default",
+    max_examples=50,
     deadline=None,  # timings never decide a test
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

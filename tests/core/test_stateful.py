@@ -200,4 +200,4 @@ class MachineOnDisk(Machine):
 
 TestInRam = Machine.TestCase
 TestOnDisk = MachineOnDisk.TestCase
-TestInRam.settings = TestOnDisk.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestInRam.settings = TestOnDisk.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)

@@ -163,7 +163,7 @@ def _holds(dtype, value):
     return odd.bit_length() <= info.nmant + 1 and abs(value) <= int(info.max)
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(
     value=st.one_of(st.sampled_from(EDGES), st.integers(-(2**63), 2**64 - 1)),
     source=st.sampled_from(DTYPES),

@@ -63,7 +63,7 @@ def test_all_zero_patch_counts():
 @pytest.mark.parametrize("blend", ["average", "hann"])
 def test_three_hundred_patches_on_a_pixel(dtype, blend):
     """No count wraps and no sum overflows, however many patches meet."""
-    n, length = 300, 400
+    n, length = 300, 301
     locs = boxes([[0, x] for x in range(n)], (1, length))
     top = {"f2": 60000, "f4": 1, "f8": 1, "?": True}.get(dtype) or np.iinfo(dtype).max
     values = np.full((n, 1, length), top).astype(dtype)

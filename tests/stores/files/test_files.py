@@ -17,7 +17,18 @@ ROOT = Path(accumulator.__file__).parent
 SYSTEM = "_stores/files/system.py"
 LOOKS = {  # and change no file
     "os": {
-        *("access", "close", "cpu_count", "dup2", "fspath", "fstat", "getpid", "read", "register_at_fork"),
+        *(
+            "access",
+            "close",
+            "cpu_count",
+            "dup2",
+            "fsencode",
+            "fspath",
+            "fstat",
+            "getpid",
+            "read",
+            "register_at_fork",
+        ),
         *("scandir", "sched_getaffinity", "statvfs"),
     },
     "shutil": {"disk_usage", "get_terminal_size"},

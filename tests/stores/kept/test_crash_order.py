@@ -1,6 +1,6 @@
 """What a power cut may leave of a kept run, in every order; and that no step of the order can be left out.
 
-There is a crash at every fifteenth change of files; with ACCUMULATOR_CRASHES=1 at every one.
+There is a crash at every 31st change of files; with ACCUMULATOR_CRASHES=1 at every one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from accumulator._stores.writing import redo as _redo
 from accumulator._stores.writing.zarr_rows import ZarrRows
 from accumulator.exceptions import StorageError, UnfinishedError
 
-CRASHES = int(os.environ.get("ACCUMULATOR_CRASHES", "15"))
+CRASHES = int(os.environ.get("ACCUMULATOR_CRASHES", "31"))
 N = 12
 LOCS = np.arange(N * 4).reshape(N, 4)
 SHAPES = {"raw": ((3,), "f4"), "filled": ((5,), "i2"), "small": ((7,), "f4"), "sharded": ((2,), "f8")}

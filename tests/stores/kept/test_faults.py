@@ -22,6 +22,7 @@ from helpers import mortal
 from helpers.limits import MIB, memory_group, threads
 from helpers.mortal import MISSING, NOTHING, N, batches, check, check_complete, complete, push, start
 from helpers.processes import ENVIRONMENT
+from helpers.soak import soaked
 
 from accumulator._stores.files import system as _system
 from accumulator.exceptions import (
@@ -33,7 +34,12 @@ from accumulator.exceptions import (
 )
 
 TIMEOUT = 300  # seconds; only what hangs takes them
-KINDS = ["shuffled", "sparse, shards, zstd, filled", "shuffled, repeats", "sparse, repeats, zstd"]
+KINDS = [  # each part of a name is in one that every run has
+    "sparse, shards, zstd, filled",
+    "shuffled, repeats",
+    *soaked("shuffled", "sparse, repeats, zstd"),
+]
+REPEATS = ["shuffled, repeats", *soaked("sparse, repeats, zstd")]
 ZERO = np.zeros(N, dtype=int)
 
 # What scripts begin with. Their arguments: the store, its kind, and the digests of a whole run.
@@ -662,7 +668,7 @@ with accumulator:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", KINDS[2:])
+@pytest.mark.parametrize("name", REPEATS)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_signal_in_the_middle(tmp_path, whole, name, number):
     """Ctrl-C leaves all that was pushed recorded, SIGTERM and SIGKILL what was flushed."""
@@ -699,7 +705,7 @@ ENDS = {  # how a script ends: its status, and whether all that was pushed is re
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", KINDS[2:])
+@pytest.mark.parametrize("name", REPEATS)
 @pytest.mark.parametrize("end", ENDS)
 def test_end_of_the_interpreter(tmp_path, whole, name, end):
     """However a script ends with rows queued, what was flushed is recorded, and inside a block all."""

@@ -19,7 +19,7 @@ from accumulator._report.facts import verify
 from accumulator._stores.files.ownership import is_locked
 from accumulator.exceptions import ResultFormatError, ResultNotFoundError, UnfinishedError
 
-KILLS = int(os.environ.get("ACCUMULATOR_KILLS", "100"))
+KILLS = int(os.environ.get("ACCUMULATOR_KILLS", "50"))
 
 
 class Killer:

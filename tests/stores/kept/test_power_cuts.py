@@ -19,7 +19,7 @@ from accumulator import FullBatch
 from accumulator._cli import main
 from accumulator.exceptions import AccumulatorError
 
-CUTS = int(os.environ.get("ACCUMULATOR_CUTS", "22"))
+CUTS = int(os.environ.get("ACCUMULATOR_CUTS", "11"))
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=why_not())]
 
 

@@ -30,7 +30,7 @@ OPTIONS = {
     "fill_value": {1: 7},
     "compressors": {2: ZstdCodec()},
 }
-EXAMPLES = int(os.environ.get("ACCUMULATOR_STATEFUL_EXAMPLES", "25"))
+EXAMPLES = int(os.environ.get("ACCUMULATOR_STATEFUL_EXAMPLES", "12"))
 STEPS = {"n": 0}
 
 
