@@ -1,4 +1,4 @@
-"""What `FullBatchAccumulator` is made with: each raw argument becomes a checked one."""
+"""What `FullBatchAccumulator` and `Stitcher` are made with: each raw argument becomes a checked one."""
 
 from __future__ import annotations
 

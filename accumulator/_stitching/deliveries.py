@@ -67,14 +67,19 @@ class Deliveries:
         canvases = open_all(groups, request.budget, request.store)
         nbytes = sum(canvas.nbytes for canvas in canvases)
         is_small = fits_in_memory(nbytes, 0, tuning.now.small_percent)
-        deliveries = [
-            group.deliver(kind, canvas, self.written, request, is_small=is_small)
-            for group, canvas in zip(groups, canvases, strict=True)
-        ]
-        if request.is_averaged:
-            _average_all(deliveries, request)
-        if request.store is not None:
-            expect_patches(Path(request.store))
+        deliveries: list[Delivery[_SomeBands]] = []
+        try:
+            for group, canvas in zip(groups, canvases, strict=True):
+                deliveries.append(group.deliver(kind, canvas, self.written, request, is_small=is_small))
+            if request.is_averaged:
+                _average_all(deliveries, request)
+            if request.store is not None:
+                expect_patches(Path(request.store))
+        except BaseException:
+            for each in deliveries:
+                each.close()
+            let_go(canvases)
+            raise
         self.specs, self.each = specs, deliveries
         return deliveries
 
@@ -209,15 +214,8 @@ class Deliveries:
 
 
 def _average_all(deliveries: Sequence[Delivery[Any]], request: Request) -> None:
-    """Make room for the mean of each box; nothing is left of the maps if this raises."""
-    canvases = [each.canvas for each in deliveries]
-    held = sum(canvas.nbytes for canvas in canvases if canvas.zarr_store is None)
+    """Make room for the mean of each box."""
+    held = sum(each.canvas.nbytes for each in deliveries if each.canvas.zarr_store is None)
     budget = attrs.evolve(request.budget.share(1 / len(deliveries)), held_nbytes=held)
-    try:
-        for each in deliveries:
-            each.passes = Passes.start(request.index.locs, each.group.maps, each.group.grid.patch, budget)
-    except BaseException:
-        for each in deliveries:
-            each.close()
-        let_go(canvases)
-        raise
+    for each in deliveries:
+        each.passes = Passes.start(request.index.locs, each.group.maps, each.group.grid.patch, budget)

@@ -11,15 +11,14 @@ import errno
 import os
 import re
 import shutil
-import tempfile
 import uuid
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from accumulator._stores.files.errors import SizeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 _FLAGS: Final = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
 NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
@@ -188,9 +187,9 @@ def make_folder(path: Path) -> bool:
     return True
 
 
-def make_unique_folder(parent: Path, prefix: str) -> Path:
-    """Make a folder that nobody else has, and only its owner may enter."""
-    return Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+def make_private_folder(path: Path) -> None:
+    """Make a folder that only its owner may enter; nothing may be there."""
+    os.mkdir(path, 0o700)
 
 
 def rename(source: Path, target: Path) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing.util
 import os
 import threading
+import uuid
 import weakref
 from pathlib import Path
 from typing import Final
@@ -28,10 +29,16 @@ class TemporaryFolder:
     """
 
     def __init__(self, save_path: str) -> None:
-        with telling(f"no folder can be made in {save_path!r}"):
-            self.path = _make(Path(save_path).absolute())
+        self.path = Path(save_path).absolute() / f"{_PREFIX}{uuid.uuid4().hex}"
         self._owner = os.getpid()
+        # Before there is a folder: an interrupt as soon as it is made would leave it.
         self._finalizer = weakref.finalize(self, _remove, self.path, self._owner)
+        try:
+            with telling(f"no folder can be made in {save_path!r}"):
+                _make(self.path)
+        except BaseException:
+            self._finalizer()
+            raise
         # A multiprocessing worker ends without running what is registered with atexit.
         multiprocessing.util.Finalize(self, self._finalizer, exitpriority=0)
 
@@ -73,17 +80,14 @@ def remove_empty(folder: Path) -> None:
             _MADE.pop(made, None)
 
 
-def _make(parent: Path) -> Path:
-    """Make a unique folder, even while other processes remove the parents they just emptied."""
-    try:
-        for _ in range(_ATTEMPTS):
-            with contextlib.suppress(FileNotFoundError), _LOCK:
-                make_parents(parent)
-                return system.make_unique_folder(parent, _PREFIX)
-        return system.make_unique_folder(parent, _PREFIX)
-    except BaseException:
-        remove_empty(parent)
-        raise
+def _make(path: Path) -> None:
+    """Make a folder, even while other processes remove the parents they just emptied."""
+    for _ in range(_ATTEMPTS):
+        with contextlib.suppress(FileNotFoundError), _LOCK:
+            make_parents(path.parent)
+            system.make_private_folder(path)
+            return
+    system.make_private_folder(path)
 
 
 def _remove(path: Path, owner: int) -> None:

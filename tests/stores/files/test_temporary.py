@@ -25,15 +25,15 @@ def test_forked_child_removes_nothing(tmp_path):
 
 def test_folder_survives_a_parent_that_vanishes(tmp_path, monkeypatch):
     """When another process removes save_path between two steps, it is made again."""
-    real, calls = system.tempfile.mkdtemp, []
+    real, calls = system.make_private_folder, []
 
-    def vanish_once(**kwargs):
+    def vanish_once(path):
         calls.append(1)
         if len(calls) == 1:
             (tmp_path / "parent").rmdir()
-        return real(**kwargs)
+        return real(path)
 
-    monkeypatch.setattr(system.tempfile, "mkdtemp", vanish_once)
+    monkeypatch.setattr(system, "make_private_folder", vanish_once)
     folder = TemporaryFolder(str(tmp_path / "parent"))
     assert folder.path.is_dir()
     folder.remove()
@@ -64,11 +64,11 @@ def test_parent_made_anew_by_others_stays(tmp_path):
 def test_parent_that_never_stays_is_an_error(tmp_path, monkeypatch):
     """When others keep removing save_path the attempts end, with a typed error."""
 
-    def vanish(**_):
+    def vanish(_):
         (tmp_path / "parent").rmdir()
         raise FileNotFoundError(2, "No such file or directory")
 
-    monkeypatch.setattr(system.tempfile, "mkdtemp", vanish)
+    monkeypatch.setattr(system, "make_private_folder", vanish)
     with pytest.raises(StorageError, match="no folder can be made"):
         TemporaryFolder(str(tmp_path / "parent"))
 
@@ -90,6 +90,22 @@ def test_folder_that_cannot_be_removed_is_tried_again(tmp_path, monkeypatch):
             folder.remove()
     folder.remove()
     assert not (tmp_path / "parent").exists()
+
+
+@pytest.mark.parametrize("is_made", [False, True])
+def test_interrupt_as_it_is_made_leaves_nothing(tmp_path, monkeypatch, is_made):
+    """Ctrl-C may come before or behind the step that makes it."""
+    real = system.make_private_folder
+
+    def interrupted(path):
+        if is_made:
+            real(path)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(system, "make_private_folder", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        TemporaryFolder(str(tmp_path / "parent"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def _not_permitted(*_):
