@@ -50,7 +50,7 @@ from accumulator.exceptions import (
     StorageWarning,
 )
 
-COUNT = int(os.environ.get("ACCUMULATOR_HOSTILE_STORES", "150"))
+COUNT = int(os.environ.get("ACCUMULATOR_HOSTILE_STORES", "200"))
 SEED = os.environ.get("ACCUMULATOR_HOSTILE_SEED")
 SECONDS = 40  # that a store may take; it is a fraction of one
 N_WORKERS = min(2, os.cpu_count() or 1)
