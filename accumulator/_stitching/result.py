@@ -103,9 +103,10 @@ def stitch(
             "FullBatchAccumulator or the Stitcher that they are pushed to"
         )
     chosen = _chosen(Heads.of(batch.outputs), heads)
-    rows = np.flatnonzero(batch.written)
     lays = _lay(batch, chosen, options)
     grids = [lay.grid for lay in lays]
+    touching = np.any([grid.is_inside for grid in grids], axis=0)  # of a cut-out, no other row is read
+    rows = np.flatnonzero(batch.written & touching)
     with Stitcher(batch.output_locs[rows], **options) as stitcher:
         stitcher._told = batch.output_locs, batch.written, n_outside(grids)  # noqa: SLF001
         dtypes = HeadOptions(dtype=options.get("dtype"))
@@ -192,7 +193,9 @@ def _in_batches(grid: Grid, rows: NDArray[np.intp], arrays: Sequence[RowArray]) 
         last = min(first + step, len(rows))
         if chunks:
             part = rows[first:last] // step
-            last = first + int(np.argmax(np.append(part != part[0], [True])))
+            is_other = np.append(part != part[0], [True])
+            is_other[1:-1] |= np.abs(np.diff(rows[first:last])) > max(chunks)  # what lies between is not read
+            last = first + int(np.argmax(is_other))
         yield rows[first:last]
         first = last
 
