@@ -24,10 +24,10 @@ def few(numbers: NDArray[Any], most: int = 5) -> str:
     return ", ".join(map(str, numbers[:most].tolist())) + more
 
 
-def listed(names: Iterable[str], most: int = 10) -> str:
+def listed(names: Iterable[str], most: int = 10, separator: str = ", ") -> str:
     """Return the first few names as text: ``'a', 'b' and 68 more``."""
     every = list(names)
-    return ", ".join(every[:most]) + (f" and {len(every) - most} more" if len(every) > most else "")
+    return separator.join(every[:most]) + (f" and {len(every) - most} more" if len(every) > most else "")
 
 
 def shape_text(shape: Iterable[int]) -> str:

@@ -455,7 +455,7 @@ def test_impossible_storage_is_refused_at_the_first_push(where, options):
 def test_chunks_that_the_memory_cannot_hold_are_refused():
     """On disk, chunks of all heads together beyond the buffers are an error that says so."""
     accumulator = FullBatchAccumulator(LOCS, chunks=8, memory_limit=100, memory_threshold=0)
-    with pytest.raises(OptionError, match="choose less"):
+    with pytest.raises(OptionError, match="choose smaller ones"):
         accumulator.push(A, LOCS)
     accumulator.close()
 

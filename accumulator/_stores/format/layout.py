@@ -12,6 +12,7 @@ import numpy as np
 import zarr
 
 from accumulator._inputs import tuning
+from accumulator._inputs.text import as_text
 from accumulator.exceptions import HeadDtypeError, OptionError
 
 if TYPE_CHECKING:
@@ -93,8 +94,8 @@ def layout(n_rows: int, specs: Sequence[HeadSpec], buffer_nbytes: int) -> tuple[
     chosen = sum(each.unit_nbytes for each in layouts if each.spec.storage.is_chosen)
     if chosen and (1 + HANDED_CHUNKS) * chosen > buffer_nbytes:
         raise OptionError(
-            f"chunks (or shards) of all heads together have {chosen} bytes, of which "
-            f"{1 + HANDED_CHUNKS} are in memory at a time, and only {buffer_nbytes} may be: choose less"
+            f"one chunk (or shard) of each head is {as_text(chosen)} together, {1 + HANDED_CHUNKS} of each "
+            f"are in memory at a time, and {as_text(buffer_nbytes)} may be: choose smaller ones"
         )
     return layouts, 1 if chosen else open_chunks
 

@@ -9,6 +9,7 @@ import numpy as np
 import zarr
 
 from accumulator._inputs.heads import Heads
+from accumulator._inputs.text import listed
 from accumulator._inputs.validation import check_specs
 from accumulator._stores.format.arrays import layout_of
 from accumulator._stores.format.layout import BUFFER_NBYTES, layout
@@ -119,13 +120,12 @@ def _is_same(was: NDArray[Any], now: NDArray[Any]) -> bool:
 
 
 def _refusal(path: Path, differences: Sequence[str], remedy: str) -> ResumeError:
-    return ResumeError(
-        f"{path} is the store of another run: {'; '.join(differences)}. Give another path, or {remedy}"
-    )
+    what = listed(differences, separator="; ")
+    return ResumeError(f"{path} is the store of another run: {what}. Give another path, or {remedy}")
 
 
 def _listed(names: tuple[str, ...] | None) -> str:
-    return "without names" if names is None else ", ".join(map(repr, names))
+    return "without names" if names is None else listed(map(repr, names))
 
 
 def _codecs(codecs: Sequence[Any] | None) -> str:

@@ -54,7 +54,7 @@ def test_chunks_are_8_to_16_mib_of_whole_rows():
         (Storage(chunks=(2, 3, 4)), "a length for each of its 2 axes"),
         (Storage(shards=5, chunks=2), "zarr refuses the storage options of head 0"),
         (Storage(compressors="best"), "zarr refuses the storage options of head 0"),
-        (Storage(chunks=10**9), "choose less"),
+        (Storage(chunks=10**9), "choose smaller ones"),
         (Storage(chunks=2**70), "give a number of rows"),
     ],
 )

@@ -30,6 +30,7 @@ from accumulator.exceptions import (
     LockedError,
     OptionError,
     ResultExistsError,
+    ResumeError,
     StorageError,
     StorageWarning,
     UnfinishedError,
@@ -516,3 +517,13 @@ def test_checkpoint_interval_is_for_kept_runs():
     with pytest.raises(OptionError, match="store="):
         FullBatchAccumulator(LOCS, checkpoint_interval=3)
     start(checkpoint_interval=10**400).close()
+
+
+def test_refusal_of_many_heads_names_ten():
+    """Seventy differences are no message that anybody reads."""
+    heads = {f"head {number}": ((2,), "f4") for number in range(70)}
+    start(heads=heads, chunks=None).close()
+    others = {name: ((3,), "f4") for name in heads}
+    with pytest.raises(ResumeError, match=r"'head 9'.* and 60 more") as refusal:
+        start(heads=others, chunks=None)
+    assert len(str(refusal.value)) < 1500
