@@ -523,7 +523,7 @@ def test_refusal_of_many_heads_names_ten():
     """Seventy differences are no message that anybody reads."""
     heads = {f"head {number}": ((2,), "f4") for number in range(70)}
     start(heads=heads, chunks=None).close()
-    others = {name: ((3,), "f4") for name in heads}
+    others = dict.fromkeys(heads, ((3,), "f4"))
     with pytest.raises(ResumeError, match=r"'head 9'.* and 60 more") as refusal:
         start(heads=others, chunks=None)
     assert len(str(refusal.value)) < 1500
