@@ -259,12 +259,12 @@ def _by_head(batch: FullBatch, said: list[tuple[Any, Any]] | None) -> Any:
     for head, value in said or ():
         if head is None or head is True:
             if len(said or ()) > 1:
-                raise OptionError(f"{value} is for all heads, and others are named: name each, as HEAD=VALUE")
+                raise OptionError("something is said of all heads, and more: say it once, or name each head")
             return value
         is_number = isinstance(batch.outputs, list) and head.isascii() and head.isdigit()
         key = int(head) if is_number else head
         if key in by_head:
-            raise OptionError(f"{value} is for head {key}, of which {by_head[key]} was said already")
+            raise OptionError(f"something is said twice of head {key}: say it once")
         by_head[key] = value
     return by_head or None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -19,6 +20,7 @@ from accumulator._pictures import as_html, memory_text, plot_coverage
 from accumulator.exceptions import ClosedError, NothingPushedError, ProcessError, StorageWarning
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -283,8 +285,9 @@ class Result(ABC):
         StorageError
             The folder cannot be removed; an OSError. It is tried again when the interpreter ends.
         """
-        if self._files is not None:
-            self._files.shut()
+        with contextlib.ExitStack() as shut:  # all of them, also if the system refuses one
+            for files in self._all_files:
+                shut.callback(files.shut)
 
     def __enter__(self) -> Self:
         """Return it."""
@@ -324,6 +327,10 @@ class Result(ABC):
     @abstractmethod
     def _files(self) -> FolderStore | None:
         """Where the arrays lie; None in RAM."""
+
+    @property
+    def _all_files(self) -> Sequence[FolderStore]:
+        return [] if self._files is None else [self._files]
 
     @property
     @abstractmethod

@@ -142,4 +142,4 @@ def as_seconds(raw: float | None) -> float | None:
         return None
     if isinstance(raw, bool) or not isinstance(raw, Real) or not raw >= 0:
         raise OptionError(f"checkpoint_interval is {raw!r}: it is a number of seconds")
-    return float(min(raw, sys.float_info.max)) if isinstance(raw, int) else float(raw)
+    return float(raw) if raw <= sys.float_info.max else math.inf

@@ -46,6 +46,7 @@ class Tuning:
     patch_part_nbytes: int = 512 * _KIB  # in the cache together with the rows of the map it goes to
     divided_nbytes: int = _MIB  # of a band at a time
     read_nbytes: int = 32 * _MIB  # of rows at a time
+    read_gap_nbytes: int = 256 * _KIB  # a read of its own takes as long as reading these
 
     # Maps are exported.
     level_nbytes: int = 256 * _MIB  # a band of 512 rows of 40,000 pixels of 3 float32

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,7 +21,7 @@ from accumulator._stitching.heads import warn_of_mean, warn_of_passes
 from accumulator._stitching.kept import Kept, facts_of, note
 from accumulator._stitching.passes import Passes
 from accumulator._stores.memory.row_numbers import without_repeats
-from accumulator._stores.writing.patches import expect_patches
+from accumulator._stores.writing.patches import expect_no_patches, expect_patches
 from accumulator.exceptions import DuplicateLocationError, OptionError
 
 if TYPE_CHECKING:
@@ -28,9 +29,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from accumulator._core.canvas import Canvas
     from accumulator._inputs.validation import HeadSpec
     from accumulator._stitching.bands import Bands
     from accumulator._stitching.delivery import Delivery
+    from accumulator._stitching.groups import Group
     from accumulator._stitching.request import Request
     from accumulator._stores.kept.run import KeptRun
 
@@ -64,23 +67,30 @@ class Deliveries:
                 "heads whose boxes differ in pixels come to on_band in calls of their own: push named "
                 "heads, a dict"
             )
-        canvases = open_all(groups, request.budget, request.store)
-        nbytes = sum(canvas.nbytes for canvas in canvases)
-        is_small = fits_in_memory(nbytes, 0, tuning.now.small_percent)
+        deliveries = self._open(groups, kind)
+        self.specs, self.each = specs, deliveries
+        return deliveries
+
+    def _open(self, groups: Sequence[Group], kind: type[_SomeBands]) -> list[Delivery[_SomeBands]]:
+        """Make the canvases, and what delivers bands to them; nothing is left if this raises."""
+        request = self.request
+        canvases: list[Canvas] = []
         deliveries: list[Delivery[_SomeBands]] = []
-        try:
+        with contextlib.ExitStack() as undone:
+            undone.callback(let_go, canvases)
+            open_all(groups, request.budget, request.store, canvases)
+            nbytes = sum(canvas.nbytes for canvas in canvases)
+            is_small = fits_in_memory(nbytes, 0, tuning.now.small_percent)
             for group, canvas in zip(groups, canvases, strict=True):
-                deliveries.append(group.deliver(kind, canvas, self.written, request, is_small=is_small))
+                delivery = group.deliver(kind, canvas, self.written, request, is_small=is_small)
+                undone.callback(delivery.close)
+                deliveries.append(delivery)
             if request.is_averaged:
                 _average_all(deliveries, request)
             if request.store is not None:
+                undone.callback(expect_no_patches, Path(request.store))
                 expect_patches(Path(request.store))
-        except BaseException:
-            for each in deliveries:
-                each.close()
-            let_go(canvases)
-            raise
-        self.specs, self.each = specs, deliveries
+            undone.pop_all()
         return deliveries
 
     @property

@@ -127,22 +127,16 @@ def as_groups(request: Request, specs: Heads[HeadSpec]) -> list[Group]:
     return groups
 
 
-def open_all(groups: Sequence[Group], budget: Budget, store: str | None) -> list[Canvas]:
-    """Return a canvas for each group, all in RAM or none; nothing is left if this raises.
+def open_all(groups: Sequence[Group], budget: Budget, store: str | None, canvases: list[Canvas]) -> None:
+    """Add a canvas for each group, all in RAM or none; if this raises, the caller lets go of those there are.
 
     One group has the store itself, several have folders in it.
     """
     whole = max(1, sum(group.nbytes for group in groups))
-    canvases: list[Canvas] = []
-    try:
-        for number, group in enumerate(groups):
-            path = store if store is None or len(groups) == 1 else str(Path(store) / str(number))
-            canvases.append(group.open(budget.share(group.nbytes / whole), path))
-    except BaseException:
-        let_go(canvases)
-        raise
+    for number, group in enumerate(groups):
+        path = store if store is None or len(groups) == 1 else str(Path(store) / str(number))
+        canvases.append(group.open(budget.share(group.nbytes / whole), path))
     _tell(groups, canvases)
-    return canvases
 
 
 def let_go(canvases: Sequence[Canvas]) -> None:

@@ -355,6 +355,10 @@ class StitchedMap(Result):
         return self._sheets[0].rows._files  # noqa: SLF001  they are the same arrays
 
     @property
+    def _all_files(self) -> Sequence[FolderStore]:
+        return [files for sheet in self._sheets for files in sheet.rows._all_files]  # noqa: SLF001
+
+    @property
     def _facts(self) -> dict[str, str]:
         return {"origin": str(self.origin)}
 

@@ -183,7 +183,8 @@ def _in_batches(grid: Grid, rows: NDArray[np.intp], arrays: Sequence[RowArray]) 
         nbytes = int(n_open) * math.prod(grid.shape[1:]) * pixel_nbytes
         if not fits_in_memory(nbytes, 0, tuning.now.small_percent):
             rows = rows[np.argsort(start, kind="stable")]
-    step = max(1, tuning.now.read_nbytes // max(1, pixel_nbytes * math.prod(grid.patch)))
+    row_nbytes = max(1, pixel_nbytes * math.prod(grid.patch))
+    step = max(1, tuning.now.read_nbytes // row_nbytes)
     chunks = [array.chunks[0] for array in arrays if not isinstance(array, np.ndarray)]
     if chunks:  # whole ones
         step = -(-step // max(chunks)) * max(chunks)
@@ -194,7 +195,8 @@ def _in_batches(grid: Grid, rows: NDArray[np.intp], arrays: Sequence[RowArray]) 
         if chunks:
             part = rows[first:last] // step
             is_other = np.append(part != part[0], [True])
-            is_other[1:-1] |= np.abs(np.diff(rows[first:last])) > max(chunks)  # what lies between is not read
+            gap = np.abs(np.diff(rows[first:last]))  # what lies between is not read, if that costs more
+            is_other[1:-1] |= (gap > max(chunks)) & (gap * row_nbytes > tuning.now.read_gap_nbytes)
             last = first + int(np.argmax(is_other))
         yield rows[first:last]
         first = last

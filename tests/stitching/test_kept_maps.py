@@ -14,6 +14,7 @@ from helpers.maps import LOCS, raster
 
 from accumulator import FullBatch, FullBatchAccumulator, StitchedMap, Stitcher, stitch
 from accumulator._cli.commands import main
+from accumulator._stitching import deliveries as _deliveries
 from accumulator._stores.kept.run import KeptRun
 from accumulator.exceptions import (
     ClosedError,
@@ -295,3 +296,72 @@ def test_maps_of_several_scales_have_no_pixel_size_in_common(size):
         stitcher.push({"a": np.ones((1, 4, 4)), "b": np.ones((1, 2, 2))}, locs)
     with pytest.raises(OptionError, match="by head"):
         stitcher.finalize().save_ome_zarr("maps.ome.zarr", pixel_size=size)
+
+
+@pytest.mark.parametrize("content", ["tile.png", "zarr.json", None])
+def test_runs_beside_a_folder_called_patches_are_runs(content):
+    """Slides have folders of patches, and numbers for names: that makes no map of a run."""
+    Path("slide/patches").mkdir(parents=True)
+    if content is not None:
+        Path("slide/patches", content).write_text("{}")
+    with pytest.raises(ResultFormatError) as refusal:
+        FullBatch.load("slide")
+    assert "remove it" not in str(refusal.value)
+    with FullBatchAccumulator(LOCS, store="slide/0", mode="a") as accumulator:
+        accumulator.push(np.ones((2, 4, 4)), LOCS[:2])
+    with FullBatchAccumulator(LOCS, store="slide/0", mode="a") as accumulator:
+        accumulator.push(np.ones((2, 4, 4)), LOCS[2:])
+    assert (stitch(FullBatch.load("slide/0")).outputs[0] == 1).all()
+    with pytest.raises(ResultFormatError, match="says nothing of patches"):
+        StitchedMap.load("slide/0")
+
+
+@pytest.mark.parametrize("is_named", [False, True])
+def test_unfinished_maps_of_several_shapes_are_no_runs(is_named):
+    """Neither before the folder above is a group, nor afterwards."""
+    heads = {"a": np.ones((4, 4, 4)), "b": np.ones((4, 2, 2))}
+    stitcher = Stitcher(LOCS, store="maps.zarr", scale={"b": 1 / 2})
+    stitcher.push(heads, LOCS)
+    shutil.copytree("maps.zarr", "killed.zarr", ignore=shutil.ignore_patterns("*.partial"))
+    stitcher.finalize()
+    if is_named:
+        shutil.copy("maps.zarr/zarr.json", "killed.zarr/zarr.json")
+    sheet = FullBatch.load("maps.zarr/1").output_locs
+    with pytest.raises(ResultExistsError, match="maps are there"):
+        FullBatchAccumulator(sheet, store="killed.zarr/1", mode="a")
+
+
+@pytest.mark.parametrize("options", [{}, {"scale": {"b": 1 / 2}}])
+def test_closed_maps_leave_no_temporary_folder(options, tmp_path):
+    """Nor those of the second shape."""
+    heads = {"a": np.ones((4, 4, 4)), "b": np.ones((4, 2, 2) if options else (4, 4, 4))}
+    with Stitcher(LOCS, memory_threshold=0, save_path=tmp_path / "spill", **options) as stitcher:
+        stitcher.push(heads, LOCS)
+    with stitcher.finalize() as maps:
+        assert (tmp_path / "spill").exists()
+    assert not (tmp_path / "spill").exists()
+    with pytest.raises(ClosedError):
+        maps.outputs["b"][0]
+
+
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
+@pytest.mark.parametrize("options", [{}, {"scale": {"b": 1 / 2}}])
+@pytest.mark.parametrize("step", ["fits_in_memory", "expect_patches"])
+def test_start_that_fails_lets_go_of_the_store(monkeypatch, step, options, error):
+    """Whatever fails when the heads are known, the same push is taken afterwards, here or by another."""
+    heads = {"a": np.ones((4, 4, 4)), "b": np.ones((4, 2, 2) if options else (4, 4, 4))}
+    real = getattr(_deliveries, step)
+
+    def fail(*arguments):
+        real(*arguments)
+        raise error
+
+    stitcher = Stitcher(LOCS, store="map.zarr", **options)
+    with monkeypatch.context() as patched:
+        patched.setattr(_deliveries, step, fail)
+        with pytest.raises(error):
+            stitcher.push(heads, LOCS)
+    assert not Path("map.zarr/zarr.json").exists()
+    stitcher.push(heads, LOCS)
+    with stitcher.finalize() as maps:
+        assert (maps.outputs["a"][...] == 1).all()

@@ -341,7 +341,7 @@ def test_dropped_in_a_cycle_with_a_bar(capsys):
 @pytest.mark.parametrize("where", ["RAM", "disk"])
 def test_cut_out_reads_the_rows_that_touch_it(monkeypatch, tuned, order, where):
     """Of a slide of 10,000 patches a hundredth reads at most three: time follows the cut-out."""
-    tuned(chunk_nbytes=16 * 4 * 4 * 4)
+    tuned(chunk_nbytes=16 * 8 * 8 * 4, read_gap_nbytes=0)
     locs = raster((404, 404), (8, 8), (4, 4))
     assert len(locs) == 100 * 100
     if order == "columns":

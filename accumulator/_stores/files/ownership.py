@@ -123,9 +123,9 @@ def is_locked(folder: Path) -> bool | None:
 
 def _make(root: Path, mode: str) -> bool:
     """Make a folder, and return whether it was not there; a crash does not take it away again."""
-    made = [root, *(folder for folder in root.parents if not folder.exists())]
     try:
         with telling(f"the store {root} cannot be made"):
+            made = [root, *(folder for folder in root.parents if not folder.exists())]
             make_parents(root.parent)
             if system.make_folder(root):
                 for folder in made:

@@ -74,6 +74,8 @@ def remove_empty(folder: Path) -> None:
     with _LOCK:
         for made in (folder, *folder.parents):
             if made not in _MADE:
+                if _identity(made) is None:
+                    continue
                 return
             if _identity(made) == _MADE[made] and not system.remove_folder(made):
                 return  # in use
@@ -97,14 +99,14 @@ def _remove(path: Path, owner: int) -> None:
         with contextlib.suppress(OSError):  # it is removed where it is
             system.rename(path, going)
         for folder in (going, path):
-            while folder.exists():
+            while _identity(folder) is not None:
                 with contextlib.suppress(FileNotFoundError):  # somebody else removes it too
                     system.remove_tree(folder)
         remove_empty(path.parent)
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
-    """Return what tells a folder from another of its name; None where it is gone."""
+    """Return what tells a folder from another of its name; None where it is gone, or out of reach."""
     with contextlib.suppress(OSError):
         status = folder.stat()
         return status.st_dev, status.st_ino

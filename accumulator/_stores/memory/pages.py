@@ -36,7 +36,7 @@ class Pages:
                 self._map = mmap.mmap(-1, self.nbytes)
             else:
                 self._map = mmap.mmap(-1, self.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        except OSError as cause:
+        except (OSError, OverflowError) as cause:
             raise MemoryError(f"{nbytes} bytes of memory cannot be had: {cause}") from cause
         if is_huge and self.nbytes >= _HUGE_NBYTES:
             self._advise("MADV_HUGEPAGE", 0, self.nbytes)

@@ -26,7 +26,7 @@ from accumulator._stores.format.mark import (
     read_json,
     read_mark,
 )
-from accumulator._stores.format.names import OUTPUTS, PATCHES, record_chunks
+from accumulator._stores.format.names import MAPS, OUTPUTS, PATCHES, SCRATCH, record_chunks
 from accumulator._stores.format.store import FolderStore
 from accumulator._stores.reading.trust import check_codecs, check_output, check_tree
 from accumulator.exceptions import AccumulatorError, ResultFormatError, ResultNotFoundError, UnfinishedError
@@ -97,19 +97,34 @@ def open_mark(path: Path) -> Mark:
 
 def has_patches(root: Path) -> bool:
     """Whether a store holds maps, or is to: it has a folder for what they are made of."""
+    if expects_patches(root):
+        return True
     with telling(f"{root} cannot be read"):
-        return (root / PATCHES).is_dir()
+        is_group = (root / PATCHES / "zarr.json").is_file()
+        if is_group and (root / "zarr.json").exists():
+            return True  # or damaged, which is told when it is read
+    return is_group and _tells_of_maps(root / PATCHES)
 
 
 def is_map(root: Path) -> bool:
     """Whether a store holds maps, or those of one shape of several, of which the folder above tells."""
     root = root.resolve()
-    return has_patches(root) or (root.name.isdecimal() and has_patches(root.parent))
+    if has_patches(root):
+        return True
+    return root.name.isdecimal() and (expects_patches(root.parent) or _tells_of_maps(root.parent))
+
+
+def _tells_of_maps(folder: Path) -> bool:
+    with contextlib.suppress(ResultFormatError):
+        attributes = read_json(folder / "zarr.json", folder).get("attributes")
+        return isinstance(attributes, dict) and MAPS in attributes
+    return False
 
 
 def expects_patches(root: Path) -> bool:
     """Whether a stitcher has begun maps there, and not come to its end."""
-    return has_patches(root) and not any((root / PATCHES).iterdir())
+    with telling(f"{root} cannot be read"):
+        return (root / PATCHES / SCRATCH).is_dir()
 
 
 def unfinished_map(path: Path) -> UnfinishedError:

@@ -12,7 +12,7 @@ from accumulator._stores.files import system
 from accumulator._stores.files.errors import telling
 from accumulator._stores.files.unsynced import Unsynced
 from accumulator._stores.format.mark import digest
-from accumulator._stores.format.names import MAPS, OUTPUTS, PATCHES
+from accumulator._stores.format.names import MAPS, OUTPUTS, PATCHES, SCRATCH
 from accumulator._stores.format.store import FolderStore
 from accumulator._stores.writing.record import complete_result
 
@@ -24,12 +24,19 @@ if TYPE_CHECKING:
 
 
 def expect_patches(root: Path) -> None:
-    """Make the folder that tells that maps are being made, and no other rows.
+    """Make the folders that tell that maps are being made, and no other rows.
 
     Where the disk refuses that, what is said of maps that were never finished is less plain.
     """
     with contextlib.suppress(OSError):
-        system.make_folder(root / PATCHES)
+        system.make_folder(root / PATCHES)  # as other people may call theirs
+        system.make_folder(root / PATCHES / SCRATCH)
+
+
+def expect_no_patches(root: Path) -> None:
+    """Remove what `expect_patches` has made."""
+    for folder in (root / PATCHES / SCRATCH, root / PATCHES):
+        system.remove_folder(folder)
 
 
 def write_patches(root: Path, facts: dict[str, Any], locs: NDArray[Any], written: NDArray[np.bool_]) -> None:
@@ -41,12 +48,13 @@ def write_patches(root: Path, facts: dict[str, Any], locs: NDArray[Any], written
     with telling(f"the patches of {root} cannot be recorded"):
         if folder.exists():
             system.remove_tree(folder)
-        system.make_folder(folder)
+        expect_patches(root)
         unsynced = Unsynced()
         store = FolderStore(folder, unsynced=unsynced)
         told = {MAPS: {**facts, "digest": digest(facts)}}
         zarr.create_group(store, zarr_format=3, attributes=told).create_group(OUTPUTS)
         complete_result(store, Heads(), locs, written, [])
+        system.remove_folder(folder / SCRATCH)
         unsynced.add_folder(root)
         unsynced.sync()
 

@@ -110,3 +110,28 @@ def test_interrupt_as_it_is_made_leaves_nothing(tmp_path, monkeypatch, is_made):
 
 def _not_permitted(*_):
     raise PermissionError(13, "Permission denied")
+
+
+def test_name_that_is_too_long_leaves_nothing(tmp_path):
+    """A typed error, and no folder of those that could be made."""
+    path = tmp_path / "parent"
+    while len(str(path)) < 4060:
+        path /= "x" * min(200, 4060 - len(str(path)))
+    with pytest.raises(StorageError, match="no folder can be made"):
+        TemporaryFolder(str(path))
+    assert not (tmp_path / "parent").exists()
+
+
+def test_parent_that_is_refused_leaves_none_above(tmp_path, monkeypatch):
+    """The second of three folders is refused: the first goes, too."""
+    real = system.make_folder
+
+    def make(path):
+        if path.name == "second":
+            raise OSError(28, "No space left on device")
+        return real(path)
+
+    monkeypatch.setattr(system, "make_folder", make)
+    with pytest.raises(StorageError, match="no folder can be made"):
+        TemporaryFolder(str(tmp_path / "first" / "second" / "third"))
+    assert not (tmp_path / "first").exists()
