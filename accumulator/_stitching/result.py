@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeGuard, Unpack
+from typing import TYPE_CHECKING, Any, Final, TypeGuard, Unpack
 
 import numpy as np
 
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from accumulator._stitching.grid import Grid
     from accumulator._stitching.map import StitchedMap
     from accumulator.typing import RowArray, StitchOptions
+
+
+_log: Final = logging.getLogger("accumulator")
 
 
 def stitch(
@@ -105,6 +109,8 @@ def stitch(
     chosen = _chosen(Heads.of(batch.outputs), heads)
     lays = _lay(batch, chosen, options)
     grids = [lay.grid for lay in lays]
+    if n := n_outside(grids):
+        _log.info("%d boxes lie wholly outside of the maps, and are left out", n)
     touching = np.any([grid.is_inside for grid in grids], axis=0)  # of a cut-out, no other row is read
     rows = np.flatnonzero(batch.written & touching)
     with Stitcher(batch.output_locs[rows], **options) as stitcher:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.oracle import Oracle, distinct, grid
+from helpers.soak import examples
 from helpers.tuned import tune
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -200,4 +201,6 @@ class MachineOnDisk(Machine):
 
 TestInRam = Machine.TestCase
 TestOnDisk = MachineOnDisk.TestCase
-TestInRam.settings = TestOnDisk.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
+TestInRam.settings = TestOnDisk.settings = settings(
+    max_examples=examples(30), stateful_step_count=30, deadline=None
+)

@@ -13,6 +13,7 @@ import tensorstore
 import zarr
 from helpers.files import tree
 from helpers.oracle import distinct, grid
+from helpers.soak import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
@@ -163,7 +164,7 @@ def _holds(dtype, value):
     return odd.bit_length() <= info.nmant + 1 and abs(value) <= int(info.max)
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(
     value=st.one_of(st.sampled_from(EDGES), st.integers(-(2**63), 2**64 - 1)),
     source=st.sampled_from(DTYPES),
@@ -546,7 +547,7 @@ def heads_and_options(draw):
 
 
 @pytest.mark.usefixtures("tiny_chunks")
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     given=heads_and_options(),
     order=st.permutations(range(N)),

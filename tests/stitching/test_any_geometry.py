@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 
 import numpy as np
 from helpers.geometry_cases import cases
+from helpers.soak import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from accumulator import FullBatchAccumulator, Stitcher, stitch
 from accumulator.exceptions import LocationError, OptionError
 
-EXAMPLES = int(os.environ.get("ACCUMULATOR_GEOMETRY_EXAMPLES", "500"))
+EXAMPLES = examples(500, "ACCUMULATOR_GEOMETRY_EXAMPLES")
 OUTCOMES: Counter[str] = Counter()
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 
 import numpy as np
 import pytest
 from helpers.map_cases import cases
 from helpers.maps import LOCS, ONES, assert_right, raster, reference_with_nodata
+from helpers.soak import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,7 +28,7 @@ MEETING = np.array([[0, 0, 3, 1], [1, 0, 4, 1]])
     has_zeros=st.booleans(),
     data=st.data(),
 )
-@settings(max_examples=int(os.environ.get("ACCUMULATOR_STITCH_EXAMPLES", "50")))
+@settings(max_examples=examples(50, "ACCUMULATOR_STITCH_EXAMPLES"))
 def test_map_with_nodata_is_the_reference(case, is_streamed, threshold, has_zeros, data):
     """Number by number, whatever overlaps, is late, or reaches over the edge; in every blend."""
     locs, shape, origin, values, come, blend, fill = case

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 
 import numpy as np
 import pytest
 from helpers.map_cases import cases
 from helpers.maps import LOCS, ONES, assert_right, is_same, reference, reference_with_nodata
+from helpers.soak import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,7 +33,7 @@ def means(passes, rows, nodata):
 @pytest.mark.filterwarnings("ignore::accumulator.exceptions.BlendWarning")
 @pytest.mark.usefixtures("bands")
 @given(case=cases(), threshold=st.sampled_from([100, 100, 0]), has_nodata=st.booleans(), data=st.data())
-@settings(max_examples=int(os.environ.get("ACCUMULATOR_STITCH_EXAMPLES", "60")))
+@settings(max_examples=examples(60, "ACCUMULATOR_STITCH_EXAMPLES"))
 def test_map_of_averaged_passes_is_the_reference(case, threshold, has_nodata, data):
     """A box counts once, as the mean of its passes, however often it came; in every blend, RAM or disk."""
     locs, shape, origin, values, come, blend, fill = case

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from helpers.maps import assert_right, boxes, raster, reference
+from helpers.soak import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -35,7 +36,7 @@ def test_agreed_values_at_the_bottom_of_the_range_come_out_unchanged(blend, is_s
 @pytest.mark.usefixtures("bands")
 @pytest.mark.parametrize("is_streamed", [True, False])
 @given(data=st.data())
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_map_is_the_reference_over_the_whole_range(is_streamed, data):
     """Of floats of any width, with weights that are far apart, from the least value to the largest."""
     dtype = np.dtype(data.draw(st.sampled_from(["f2", "f4", ">f4", "f8", "c8", "c16"])))

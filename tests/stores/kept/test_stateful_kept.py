@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import warnings
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from helpers.files import quick_folder, tree
 from helpers.oracle import Oracle, distinct, grid
+from helpers.soak import examples
 from helpers.tuned import tune
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -30,7 +30,7 @@ OPTIONS = {
     "fill_value": {1: 7},
     "compressors": {2: ZstdCodec()},
 }
-EXAMPLES = int(os.environ.get("ACCUMULATOR_STATEFUL_EXAMPLES", "12"))
+EXAMPLES = examples(12, "ACCUMULATOR_STATEFUL_EXAMPLES")
 STEPS = {"n": 0}
 
 

@@ -14,6 +14,7 @@ import pytest
 from helpers.files import quick_folder
 from helpers.lines import is_leaving
 from helpers.oracle import distinct, grid
+from helpers.soak import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from zarr.codecs import ZstdCodec
@@ -36,7 +37,7 @@ STORED = {
     "fill_value": {"filled": 7},
     "compressors": {"zstd": ZstdCodec()},
 }
-EXAMPLES = int(os.environ.get("ACCUMULATOR_LOOSE_EXAMPLES", "8"))
+EXAMPLES = examples(8, "ACCUMULATOR_LOOSE_EXAMPLES")
 ORDERS = st.sampled_from(["in order", "shuffled", "strided", "repeated"])
 
 
