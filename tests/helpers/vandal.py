@@ -100,9 +100,7 @@ def main():
     for line in sys.stdin:
         name, seed, path = json.loads(line)
         with contextlib.suppress(OSError, ValueError):  # it did something to it before
-            act = (
-                remove if Path(path).is_fifo() else ACTS[name]
-            )  # nobody reads it: to write would take for ever
+            act = remove if Path(path).is_fifo() else ACTS[name]  # to write would never end
             act(Path(path), random.Random(seed))  # noqa: S311  no secret
         sys.stdout.write("done\n")
         sys.stdout.flush()
