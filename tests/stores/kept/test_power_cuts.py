@@ -17,7 +17,7 @@ from helpers.processes import Process
 
 from accumulator import FullBatch
 from accumulator._cli import main
-from accumulator.exceptions import AccumulatorError
+from accumulator.exceptions import AccumulatorError, UnfinishedError
 
 CUTS = int(os.environ.get("ACCUMULATOR_CUTS", "11"))
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=why_not())]
@@ -95,7 +95,11 @@ class Lives:
             code = main(["verify", str(self.store)])
         assert "damaged" not in said.getvalue().lower(), said.getvalue()
         assert code == 0 or acknowledged == mortal.NOTHING, said.getvalue()
-        if code == 0:
+        if "creating" in said.getvalue():  # nothing was recorded
+            assert acknowledged == mortal.NOTHING
+            with pytest.raises(UnfinishedError, match="nothing was recorded yet"):
+                FullBatch.load(self.store, partial=True)
+        elif code == 0:
             with FullBatch.load(self.store, partial=True) as result:
                 arrays = {head: array[:] for head, array in result.outputs.items()}
                 mortal.check_written(arrays, result.written, name, acknowledged)
