@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from typing import TYPE_CHECKING, Any
 
 import zarr
@@ -15,6 +16,7 @@ from accumulator._stores.format.mark import digest
 from accumulator._stores.format.names import MAPS, OUTPUTS, PATCHES, SCRATCH
 from accumulator._stores.format.store import FolderStore
 from accumulator._stores.writing.record import complete_result
+from accumulator.exceptions import StorageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +56,8 @@ def write_patches(root: Path, facts: dict[str, Any], locs: NDArray[Any], written
         told = {MAPS: {**facts, "digest": digest(facts)}}
         zarr.create_group(store, zarr_format=3, attributes=told).create_group(OUTPUTS)
         complete_result(store, Heads(), locs, written, [])
-        system.remove_folder(folder / SCRATCH)
+        if not system.remove_folder(folder / SCRATCH):
+            raise StorageError(errno.ENOTEMPTY, "somebody has put something there", str(folder / SCRATCH))
         unsynced.add_folder(root)
         unsynced.sync()
 
