@@ -44,13 +44,14 @@ _OPTION: Final = re.compile(
     rf"(?<![\w./'\"-])(?:(?P<flag>{'|'.join(_FLAGS)})\b(?:{_VALUE})?"
     rf"|(?P<word>{'|'.join(_WORDS)})(?:{_VALUE.replace('<value>', '<its>')}|(?= is | has )))"
 )
+_OR: Final = re.compile(r'(--[\w-]+) (\w+) or "(\w+)"')  # another value of the same option
 
 
 def in_flags(text: str) -> str:
     """Return what an error or a warning says, with the command's options for Python's."""
     for phrase, words in _PHRASES.items():
         text = text.replace(phrase, words)
-    return _OPTION.sub(_as_flag, text)
+    return _OR.sub(r"\1 \2 or \1 \3", _OPTION.sub(_as_flag, text))
 
 
 def _as_flag(found: re.Match[str]) -> str:
