@@ -227,10 +227,8 @@ class _Boxes:
         if is_shorter.any() and not may_be_shorter:
             is_inside = np.all((stop > 0) & (self.first < shape), axis=1, keepdims=True)
             # Of a cut-out, boxes go on before its first pixel and behind its last.
-            ends, begins = (
-                np.abs(self.last - shape) <= self.slack,
-                self.first <= self.first.min(axis=0, initial=0),
-            )
+            begins = self.first <= self.first.min(axis=0, initial=0)
+            ends = np.abs(self.last - shape) <= self.slack
             # Where the map ends is known from boxes alone, if nobody said it: one of them has to be whole.
             has_whole = np.array([not column.all() for column in is_shorter.T])
             is_known = has_whole | (self.shape is not None)
