@@ -50,12 +50,7 @@ TESTS = {  # the likely ones first
     STAMPS: ["stores/reading/test_absent.py", *_STORES],
     LOOSE: ["stores/writing/test_loose.py", *_STORES],
     REDONE: ["stores/kept/test_killed.py"],
-    FRAME: [
-        "stitching/test_stitcher.py",
-        "stitching/test_geometry.py",
-        "stitching/test_any_geometry.py",
-        "stitching/test_values.py",
-    ],
+    FRAME: [f"stitching/test_{name}.py" for name in ("geometry", "stitcher", "any_geometry", "values")],
     NODATA: ["stitching/test_nodata.py"],
     PASSES: ["stitching/test_passes.py"],
     GRID: ["stitching/test_grid.py", "stitching/test_values.py"],

@@ -389,10 +389,12 @@ def test_any_cut_out_of_a_slide_whose_last_boxes_are_cut(scale):
     assert stitch(batch, scale=scale, origin=[int(17 / scale)] * 2).outputs[0].tolist() == [[whole[17, 17]]]
 
 
-@pytest.mark.parametrize("options", [{}, {"output_shape": (8, 5)}])
-def test_boxes_that_are_all_cut_tell_no_end(options):
-    """Where no box is whole nobody knows where the slide ends, and which part of a patch is in it."""
-    locs = np.array([[4, 0, 6, 4], [4, 4, 6, 8]])
+@pytest.mark.parametrize(
+    ("start", "options"), [(4, {}), (4, {"output_shape": (8, 5)}), (0, {}), (0, {"output_shape": (8, 2)})]
+)
+def test_boxes_that_are_all_cut_tell_no_end(start, options):
+    """Where none is whole, or one begins and ends with the map, nobody knows which part of a patch is in it."""
+    locs = np.array([[start, 0, start + 2, 4], [start, 4, start + 2, 8]])
     with FullBatchAccumulator(locs) as accumulator:
         accumulator.push(np.ones((2, 4, 4)), locs)
     with pytest.raises(LocationError, match="smaller than the patches"):
