@@ -393,7 +393,7 @@ def test_any_cut_out_of_a_slide_whose_last_boxes_are_cut(scale):
     ("start", "options"), [(4, {}), (4, {"output_shape": (8, 5)}), (0, {}), (0, {"output_shape": (8, 2)})]
 )
 def test_boxes_that_are_all_cut_tell_no_end(start, options):
-    """Where none is whole, or one begins and ends with the map, nobody knows which part of a patch is in it."""
+    """Where none is whole, or one begins and ends with the map, nobody knows which part of a patch it is."""
     locs = np.array([[start, 0, start + 2, 4], [start, 4, start + 2, 8]])
     with FullBatchAccumulator(locs) as accumulator:
         accumulator.push(np.ones((2, 4, 4)), locs)
