@@ -35,7 +35,6 @@ settings.register_profile(
 settings.register_profile(  # where that it fails is enough, and the smallest example takes minutes
     "mutations",
     parent=settings.get_profile("default"),
-    max_examples=25,
     derandomize=True,
     phases=(Phase.explicit, Phase.generate),
 )

@@ -35,6 +35,7 @@ class Lay:
     scale: tuple[float, ...]  # pixels of the map a unit of the locations, x first
     first: tuple[int, ...]  # the map's first pixel, of those that the location 0 would have, x first
     cut: tuple[int, ...]  # pixels of a patch that are left out on each side, in the order of the array's axes
+    is_start: bool  # whether any box may be the first part of its patch
     _moves_channels: bool  # from the front to the end
 
     @property
@@ -44,8 +45,8 @@ class Lay:
 
     @property
     def crop(self) -> Crop:
-        """The same as an option that needs no look at the boxes: those that are shorter were looked at."""
-        return self.cut[::-1] if any(self.cut) else "start"
+        """The same as an option that needs no look at the boxes."""
+        return "start" if self.is_start else self.cut[::-1]
 
     @property
     def group(self) -> tuple[Any, ...]:
@@ -124,7 +125,7 @@ class Frame:
         scales = tuple(float(each) for each in factors or (1,) * n)
         grid = _as_grid(start, stop, shape, tuple(patch.tolist()))
         first = tuple(pixels(self.first, scale)[::-1].tolist())
-        return Lay(grid, channels, scales, first, tuple(cut.tolist()), moves)
+        return Lay(grid, channels, scales, first, tuple(cut.tolist()), crop == "start", moves)
 
     @property
     def boxes(self) -> NDArray[np.int64]:
@@ -226,15 +227,11 @@ class _Boxes:
             )
         if is_shorter.any() and not may_be_shorter:
             is_inside = np.all((stop > 0) & (self.first < shape), axis=1, keepdims=True)
-            # Of a cut-out, boxes go on before its first pixel and behind its last.
-            begins = self.first <= self.first.min(axis=0, initial=0)
-            ends = np.abs(self.last - shape) <= self.slack
+            ends, begins = np.abs(self.last - shape) <= self.slack, self.first <= 0
             # Where the map ends is known from boxes alone, if nobody said it: one of them has to be whole.
-            has_whole = np.array([not column.all() for column in is_shorter.T])
-            is_known = has_whole | (self.shape is not None)
+            is_known = np.array([self.shape is not None or not column.all() for column in is_shorter.T])
+            is_wrong = is_shorter & ~(ends & ~begins & is_known) & is_inside
             with_boxes = np.abs(self.last - self.ends) <= self.slack
-            is_cut = (ends & is_known) | (with_boxes & has_whole & (shape < self.ends))
-            is_wrong = is_shorter & ~(is_cut & ~begins) & is_inside
             if self.shape is not None and not (is_shorter & ~(with_boxes & ~begins)).any():
                 misfit.refuse_shape(is_wrong, tuple(shape.tolist()), tuple(self.ends.tolist()))
             misfit.refuse_shorter(is_wrong, begins, ends, is_known, tuple(shape.tolist()))

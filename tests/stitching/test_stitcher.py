@@ -369,26 +369,6 @@ def test_cut_out_reads_the_rows_that_touch_it(monkeypatch, tuned, order, where):
     assert part.n_outside == len(locs) - 11 * 11
 
 
-@pytest.mark.parametrize("scale", [1, 0.5])
-def test_any_cut_out_of_a_slide_whose_last_boxes_are_cut(scale):
-    """Wherever it begins and ends: also within the last boxes, and with none of those that are whole."""
-    size, step = int(18 / scale), int(4 / scale)
-    starts = range(0, size, step)
-    locs = np.array([[x, y, min(x + step, size), min(y + step, size)] for y in starts for x in starts])
-    patches = np.random.default_rng(0).random((len(locs), 4, 4))
-    with FullBatchAccumulator(locs) as accumulator:
-        accumulator.push(patches, locs)
-    batch = accumulator.finalize()
-    whole = stitch(batch, scale=scale).outputs[0]
-    assert whole.shape == (18, 18)
-    for first in range(18):
-        for last in range(first + 1, 19):
-            origin = [int(first / scale), 0]
-            part = stitch(batch, scale=scale, origin=origin, output_shape=(18, last - first)).outputs[0]
-            np.testing.assert_array_equal(part, whole[:, first:last])
-    assert stitch(batch, scale=scale, origin=[int(17 / scale)] * 2).outputs[0].tolist() == [[whole[17, 17]]]
-
-
 @pytest.mark.parametrize(
     ("start", "options"), [(4, {}), (4, {"output_shape": (8, 5)}), (0, {}), (0, {"output_shape": (8, 2)})]
 )
