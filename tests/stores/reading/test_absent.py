@@ -482,3 +482,19 @@ def test_chunk_that_is_gone_from_a_store_is_damage_unless_it_reads_the_same(valu
             batch.outputs[0][...]
     else:
         assert (batch.outputs[0][...] == value).all()
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_link_in_place_of_the_last_chunk_is_damage_of_its_rows(is_kept):
+    """The file it leads to may be right: a store has none. Of a last chunk only the rows that there are."""
+    locs = np.arange(10)[:, None]
+    where = {"store": "kept.zarr"} if is_kept else {"memory_threshold": 0}
+    accumulator = FullBatchAccumulator(locs, chunks=4, **where)
+    accumulator.push(np.ones((10, 3)), locs)
+    with accumulator.finalize() as result:
+        file = result.path / "outputs" / "0" / "c.2.0"
+        file.rename(file.with_name("other"))
+        file.symlink_to("other")
+        with pytest.raises(DamagedError) as caught:
+            result.outputs[0][:]
+        assert caught.value.rows.tolist() == [8, 9]
