@@ -400,3 +400,11 @@ def test_picture_of_maps_has_x_to_the_right():
     turned = streamed(locs[:, [1, 0, 3, 2]], np.ones((3, 4, 4)))
     assert maps._repr_html_() == turned._repr_html_()
     assert maps.output_locs.tolist() == locs.tolist()
+
+
+def test_middle_of_a_patch_whose_box_is_the_whole_map():
+    """A box that begins and ends with the map was cut on no side, or nobody could tell: it is the middle."""
+    patches = np.arange(64.0).reshape(1, 8, 8)
+    with Stitcher([[0, 0, 4, 4]], crop="center") as stitcher:
+        stitcher.push(patches, [[0, 0, 4, 4]])
+    np.testing.assert_array_equal(stitcher.finalize().outputs[0], patches[0, 2:6, 2:6])
