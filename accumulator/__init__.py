@@ -16,6 +16,7 @@ from accumulator._core.accumulator import FullBatchAccumulator
 from accumulator._core.align import prepare_multitask_full_batch
 from accumulator._core.full_batch import FullBatch
 from accumulator._core.plan import Plan
+from accumulator._core.publish import publish
 from accumulator._stitching import StitchedMap, Stitcher, stitch
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Stitcher",
     "exceptions",
     "prepare_multitask_full_batch",
+    "publish",
     "stitch",
     "typing",
 ]

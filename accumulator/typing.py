@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ArrayLike",
+    "Auto",
     "Bands",
     "BatchOutput",
     "Blend",
@@ -46,6 +47,9 @@ class SupportsDLPack(Protocol):
 
 ArrayLike: TypeAlias = npt.ArrayLike | SupportsDLPack
 """NumPy arrays, CPU tensors, nested lists, and anything with ``__array__`` or DLPack."""
+
+Auto: TypeAlias = Literal["auto"]
+"""For ``rank`` and ``world_size``: as torchrun or SLURM say it in the environment."""
 
 BatchOutput: TypeAlias = Sequence[ArrayLike] | Mapping[str, ArrayLike] | ArrayLike
 """A tuple or list of heads, a dict of named heads, or one array: each ``(n, *patch_shape)``."""

@@ -17,6 +17,7 @@ from accumulator._core.lifecycle import Collector, Covered
 from accumulator._core.locations import LocationIndex
 from accumulator._core.memory import available_memory
 from accumulator._core.plan import Budget
+from accumulator._core.ranks import join
 from accumulator._inputs.arguments import (
     as_expected,
     as_folder,
@@ -30,6 +31,7 @@ from accumulator._inputs.arguments import (
 )
 from accumulator._inputs.declared import as_declared
 from accumulator._inputs.options import HeadOptions
+from accumulator._inputs.ranks import as_rank
 from accumulator._inputs.validation import as_heads
 from accumulator._pictures import as_html, memory_text
 from accumulator._pictures.progress import Progress, as_progress, memory_state
@@ -39,8 +41,10 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
     from accumulator._core.plan import Plan
+    from accumulator._core.ranks import Together
     from accumulator.typing import (
         ArrayLike,
+        Auto,
         BatchOutput,
         Chunks,
         Compressors,
@@ -132,6 +136,15 @@ class FullBatchAccumulator(Collector[FullBatch, Canvas], Covered):
         is refused as any other is. A run that nothing is pushed to, as of a slide without tissue, then gives
         a complete result of fill values.
 
+    rank, world_size : int or "auto", optional
+        With ``store`` and ``mode="a"``: this is one of several processes that write one run, each a part of
+        its own; `accumulator.publish` makes one result of all parts. "auto" reads RANK and WORLD_SIZE
+        (torchrun), SLURM_PROCID and SLURM_NTASKS, or SLURM_ARRAY_TASK_ID and its MIN, MAX and COUNT, in this
+        order; without them it is rank 0 of 1. `missing_rows` is then the share of this rank, less what any
+        part has recorded; whatever is pushed is right, of other shares too. `written` and the result of
+        `finalize` are of this process alone. The other arguments have to be the same for all ranks, and are
+        fixed by the first.
+
     Raises
     ------
     LocationError
@@ -189,6 +202,8 @@ class FullBatchAccumulator(Collector[FullBatch, Canvas], Covered):
     _name: ClassVar[str] = "accumulator"
     _pushed: ClassVar[str] = "predictions"
 
+    _together: Together | None = attrs.field(init=False, default=None)  # where it is one of several
+
     def __init__(  # noqa: PLR0913  each is told by its name
         self,
         full_output_locs: ArrayLike,
@@ -209,8 +224,10 @@ class FullBatchAccumulator(Collector[FullBatch, Canvas], Covered):
         checkpoint_interval: float | None = None,
         progress: bool = False,
         heads: DeclaredHeads | None = None,
+        rank: int | Auto | None = None,
+        world_size: int | Auto | None = None,
     ) -> None:
-        index = LocationIndex(full_output_locs)
+        who = as_rank(rank, world_size)
         budget = Budget(as_folder(save_path), as_threshold(memory_threshold), as_limit(memory_limit))
         on_duplicate, n_least = as_on_duplicate(on_duplicate), as_expected(n_expected)
         path, mode, token = as_store(store), as_mode(mode), as_token(resume_token)
@@ -218,6 +235,16 @@ class FullBatchAccumulator(Collector[FullBatch, Canvas], Covered):
         options = HeadOptions(
             chunks=chunks, shards=shards, compressors=compressors, fill_value=fill_value, dtype=dtype
         )
+        if who is not None and (path is None or mode != "a"):
+            raise OptionError(
+                'rank= and world_size= are for a run that several keep: give store= and mode="a"'
+            )
+        declared = as_declared(heads)
+        if who is None or path is None:
+            index, together = LocationIndex(full_output_locs), None
+        else:
+            budget = attrs.evolve(budget, n_sharing=who.n_on_node)
+            index, together = join(path, who, full_output_locs, declared, options, on_duplicate, token)
         if n_least > len(index):
             raise OptionError(f"n_expected is {n_expected}, but full_output_locs has {len(index)} locations")
         if path is None and (mode != "w-" or token is not None or interval is not None):
@@ -236,9 +263,11 @@ class FullBatchAccumulator(Collector[FullBatch, Canvas], Covered):
                 mode,
                 token,
                 interval,
-                as_declared(heads),
+                declared,
+                None if together is None else together.part,
             )
             self.__attrs_init__(index, canvas, canvas.written)
+            self._together = together
             self._tell_at_exit()
             if bar is not None:
                 self._progress = Progress(bar, canvas.n_expected, canvas.n_rows, partial(_shown, canvas))
@@ -316,10 +345,23 @@ class FullBatchAccumulator(Collector[FullBatch, Canvas], Covered):
         [0]
         >>> accumulator.close()
         """
+        together = self._together
+        recorded = None if together is None else together.recorded()
         with self._lock:
             rows = slice(None) if locs is None else self._index.find(locs)
             missing = ~self._canvas.written[rows]
+        if together is not None and recorded is not None:
+            missing &= ~recorded[rows]
+            missing &= together.is_mine(np.arange(len(missing)) if locs is None else self._index.find(locs))
         return np.flatnonzero(missing)
+
+    @property
+    def missing_locs(self) -> NDArray[Any]:
+        """The locations that have not come by now, in the order of the list: ``(n, K)``.
+
+        With a ``rank`` those of its share that nobody has recorded.
+        """
+        return super().missing_locs if self._together is None else self._index.locs[self.missing_rows()]
 
     def plan(self, batch_output: BatchOutput | None = None) -> Plan:
         """Return what the result needs of memory, disk and files, and what there is of them.
@@ -477,13 +519,13 @@ class FullBatchAccumulator(Collector[FullBatch, Canvas], Covered):
                     prepare_multitask_full_batch(
                         canvas.empty_batch(), locs[:0], self._index, None, is_last=True, out=canvas
                     )
-                elif len(locs):
+                elif len(locs) and self._together is None:
                     raise NothingPushedError(
                         f"nothing was pushed for any of the {len(locs)} locations, so that the heads are "
                         "unknown: declare them with heads=[(patch_shape, dtype), ...], and the result is "
                         "complete without a push"
                     )
-                self._result = hand_over(canvas, locs)
+                self._result = hand_over(canvas, locs, is_partial=self._together is not None)
                 self._stop()
                 _log.info("finalized: %r", self._result)
             elif self._is_ours:

@@ -30,6 +30,7 @@ from accumulator._stores.format.layout import check_options
 from accumulator._stores.kept.fit import check_heads
 from accumulator._stores.kept.run import KeptRun
 from accumulator._stores.memory.row_numbers import as_numbers, count, without_repeats
+from accumulator._stores.ranks.part import PartRun
 from accumulator.exceptions import AccumulatorError, DuplicateLocationError, HeadDtypeError, StorageError
 
 if TYPE_CHECKING:
@@ -80,8 +81,11 @@ class Canvas:
         resume_token: str | None = None,
         checkpoint_interval: float | None = None,
         declared: Heads[NDArray[Any]] | None = None,
+        part: PartRun | None = None,
     ) -> Self:
         """Return a canvas of one row a location; with ``store`` it has the rows that are recorded there.
+
+        Where several processes write it, ``part`` is that of this one, which is released after an error.
 
         Where heads are declared, it is made for them, as if a batch without rows had come. Errors are those
         of `KeptRun.claim`, `KeptRun.resume` and `place`; nobody holds the store then.
@@ -90,7 +94,7 @@ class Canvas:
             canvas = cls(len(locs), budget, on_duplicate, options, n_expected)
             canvas._declare(declared, locs)
             return canvas
-        run = KeptRun.claim(store, mode, locs, resume_token)
+        run = KeptRun.claim(store, mode, locs, resume_token) if part is None else part
         budget = attrs.evolve(budget, save_path=str(Path(store).parent))
         interval = 30 if checkpoint_interval is None else checkpoint_interval
         canvas = cls(len(locs), budget, on_duplicate, options, n_expected, run, interval)
@@ -115,6 +119,15 @@ class Canvas:
         self.written[:] = run.recorded
         self._batches = AllOrNothing(store, self.specs, self.written)
         self._is_confirmed = False
+
+    def _join(self, part: PartRun, heads: Heads[NDArray[Any]]) -> None:
+        """Take the heads that all ranks have, which are these if nobody has told any yet."""
+        specs = as_specs(heads, self.options)
+        self._check(specs)
+        as_stored_heads(heads, specs)  # a push that is refused fixes nothing
+        part.offer(specs)
+        self._resume(part)
+        self._tell_place()
 
     @property
     def store(self) -> RowStore | None:
@@ -205,6 +218,8 @@ class Canvas:
         row comes twice in ``rows`` it ``has_repeats``; ``n_consumed`` are consumed then, and ``locs`` name
         culprits.
         """
+        if self._batches is None and isinstance(self.run, PartRun):
+            self._join(self.run, heads)
         heads, specs = self._fit(heads)
         values = as_stored_heads(heads, specs)
         if has_repeats:
@@ -263,7 +278,7 @@ class Canvas:
         """Say in a run that is kept that it is complete, after `flush`."""
         if self.run is None or self.run.is_complete:
             return
-        if self._batches is None:  # there is no location, and so nothing was pushed
+        if self._batches is None and not self.run.is_shared:  # there is no location, and so no push
             self._batches = AllOrNothing(self.run.create(Heads(), 0), (), self.written)
         self.run.complete()
 

@@ -221,8 +221,10 @@ class FullBatch(Result, Covered):
         self._complete(store, rows.checksums, note)
 
 
-def hand_over(canvas: Canvas, locs: NDArray[Any]) -> FullBatch:
+def hand_over(canvas: Canvas, locs: NDArray[Any], *, is_partial: bool = False) -> FullBatch:
     """Return all rows of a canvas, which takes no more; a run that is kept is complete then.
+
+    It ``is_partial`` where others have rows of the run, too.
 
     StorageError if the disk refuses the last rows, which are not lost.
     """
@@ -231,7 +233,9 @@ def hand_over(canvas: Canvas, locs: NDArray[Any]) -> FullBatch:
     store, arrays = canvas.readable()
     heads = canvas.specs.like(arrays).as_given()
     storage = tuple(spec.storage for spec in canvas.specs)
-    return FullBatch(heads, locs.copy(), canvas.written.copy(), store, storage)
+    if not is_partial:
+        locs = locs.copy()  # else it is in a file, which nobody changes
+    return FullBatch(heads, locs, canvas.written.copy(), store, storage, is_partial=is_partial)
 
 
 def as_read_only(array: RowArray) -> RowArray:

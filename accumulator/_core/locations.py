@@ -6,7 +6,7 @@ canonical row itself before it is given. Nothing here knows of heads, memory or 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
 import numpy as np
 
@@ -15,16 +15,18 @@ from accumulator._inputs.validation import as_locations
 from accumulator.exceptions import DuplicateLocationError, UnknownLocationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
     from accumulator.typing import ArrayLike, Rows
 
     Keys: TypeAlias = NDArray[np.int64]
+    Make: TypeAlias = Callable[[str, tuple[int, ...], np.dtype[Any]], NDArray[Any]]
     Pack: TypeAlias = Callable[[NDArray[np.int64]], Keys]
 
 _KEY_LIMIT: Final = 2**63
+_PART_ROWS: Final = 2**16  # that are packed at a time
 _BUCKET_KEYS: Final = 8  # on average; the largest decides how many steps a search takes
 _KEYS_PER_STEP: Final = 8  # a step for all keys takes as long as so many keys that are looked up one by one
 _NONE: Final = np.empty(0, dtype=np.intp)
@@ -33,10 +35,16 @@ _ONCE: Final = (
 )
 
 
+def _in_memory(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    del name
+    return np.empty(shape, dtype)
+
+
 class LocationIndex:
     """The canonical locations, copied, with their lookup, built once and used for every batch.
 
-    A LocationError if they are not 2-d whole numbers, a DuplicateLocationError if one is there twice.
+    A LocationError if they are not 2-d whole numbers, a DuplicateLocationError if one is there twice. Who
+    wants its arrays elsewhere gives what will ``make`` them, each by its name.
 
     Examples
     --------
@@ -47,21 +55,54 @@ class LocationIndex:
     array([3, 0])
     """
 
-    def __init__(self, full_output_locs: ArrayLike) -> None:
-        locs = np.array(as_locations(full_output_locs, "full_output_locs"), order="C")
-        locs.flags.writeable = False
-        self.locs: NDArray[Any] = locs
-        self._exact: NDArray[np.int64] = locs.astype(np.int64, copy=False)
-        self._pack = _packing(self._exact)
-        self._keys = self._pack(self._exact)
-        self._order: NDArray[np.intp] | None = None  # None where the keys rise as they are
-        if not _is_rising(self._keys):
-            self._order = np.argsort(self._keys, kind="stable")
-            self._keys = self._keys[self._order]
-            repeats = np.sort(self._order[1:][self._keys[1:] == self._keys[:-1]])
+    def __init__(self, full_output_locs: ArrayLike, make: Make = _in_memory) -> None:
+        given = as_locations(full_output_locs, "full_output_locs")
+        locs = make("locations", given.shape, given.dtype)
+        locs[...] = given
+        exact = locs
+        if locs.dtype != np.int64:
+            exact = make("exact", given.shape, np.dtype(np.int64))
+            exact[...] = locs
+        pack, keys = _packing(exact), make("keys", (len(locs),), np.dtype(np.int64))
+        for part in _parts(len(locs)):
+            keys[part] = pack(exact[part])
+        order: NDArray[np.intp] | None = None  # where the keys rise as they are
+        if not all(_is_rising(keys[part.start : part.stop + 1]) for part in _parts(len(locs))):
+            order = make("order", (len(locs),), np.dtype(np.intp))
+            order[...] = np.argsort(keys, kind="stable")
+            keys[...] = keys[order]
+            repeats = np.sort(order[1:][keys[1:] == keys[:-1]])
             if len(repeats):
                 remedy = "drop repeats before cutting patches"
                 raise _repeated(repeats, locs, "the list", "full_output_locs", remedy)
+        self._set(locs, exact, pack, keys, order)
+
+    @classmethod
+    def over(
+        cls,
+        locs: NDArray[Any],
+        exact: NDArray[np.int64],
+        keys: NDArray[np.int64],
+        order: NDArray[np.intp] | None,
+    ) -> Self:
+        """Return an index over the arrays that another one has made.
+
+        Wrong keys would have locations refused, and never taken for others.
+        """
+        index = cls.__new__(cls)
+        index._set(locs, exact, _packing(exact), keys, order)  # noqa: SLF001  its own
+        return index
+
+    def _set(
+        self,
+        locs: NDArray[Any],
+        exact: NDArray[np.int64],
+        pack: Pack,
+        keys: NDArray[np.int64],
+        order: NDArray[np.intp] | None,
+    ) -> None:
+        locs.flags.writeable = False
+        self.locs, self._exact, self._pack, self._keys, self._order = locs, exact, pack, keys, order
         self._next = 0  # where the last match ended: the next batch nearly always starts there
         self._lookup: _Lookup | None = None  # made when it is needed: in order it never is
 
@@ -171,6 +212,12 @@ class _Lookup:
         return places
 
 
+def _parts(n: int) -> Iterator[slice]:
+    """Yield parts of so many rows: what is computed of each is small."""
+    for start in range(0, n, _PART_ROWS):
+        yield slice(start, min(n, start + _PART_ROWS))
+
+
 def _is_rising(numbers: NDArray[Any]) -> bool:
     return bool((numbers[1:] > numbers[:-1]).all())
 
@@ -189,8 +236,10 @@ def _packing(locs: NDArray[np.int64]) -> Pack:
         parts = np.hstack([starts, ends - starts])
     weights, size, offset = np.zeros(n_columns, dtype=np.int64), 1, 0
     for part in parts.T[::-1]:  # the last part varies fastest
-        values = _combine(locs, part)
-        lowest, highest = (int(values.min()), int(values.max())) if len(values) else (0, 0)
+        values = (_combine(locs[some], part) for some in _parts(len(locs)))
+        limits = [(int(some.min()), int(some.max())) for some in values]
+        lowest = min((low for low, _ in limits), default=0)
+        highest = max((high for _, high in limits), default=0)
         if highest > lowest:
             if size * (highest - lowest + 1) >= _KEY_LIMIT:
                 return _ranked_packing(locs)

@@ -97,9 +97,12 @@ class Watch:
         self._ask_at, self._ask_after = sys.maxsize, time.monotonic() + REST_SECONDS
 
 
-def buffer_nbytes(most: int, limit: int | None = None) -> int:
-    """Return what buffers may take: ``most``, a quarter of what is available, and ``limit`` at most."""
-    return min(most, available_memory() // 4, *([] if limit is None else [limit]))
+def buffer_nbytes(most: int, limit: int | None = None, n_sharing: int = 1) -> int:
+    """Return what buffers may take: ``most``, a quarter of what is available, and ``limit`` at most.
+
+    So many processes of this machine share what is available.
+    """
+    return min(most, available_memory() // (4 * n_sharing), *([] if limit is None else [limit]))
 
 
 def available_memory(root: Path = ROOT, *, groups: list[Group] | None = None) -> int:

@@ -36,6 +36,7 @@ class Budget:
     memory_threshold: float
     memory_limit: int | None = None
     held_nbytes: int = 0  # accumulated elsewhere, and counted against the same share of the memory
+    n_sharing: int = 1  # processes of this machine, which share what is available
 
     def fits(self, nbytes: int) -> bool:
         """Whether RAM holds a result."""
@@ -49,7 +50,7 @@ class Budget:
     @property
     def buffer_nbytes(self) -> int:
         """Bytes that may be in memory of a result on disk."""
-        return memory.buffer_nbytes(BUFFER_NBYTES, self.memory_limit)
+        return memory.buffer_nbytes(BUFFER_NBYTES, self.memory_limit, self.n_sharing)
 
 
 @attrs.frozen

@@ -98,6 +98,13 @@ def as_expected(raw: int | None) -> int:
     return int(raw)
 
 
+def as_processes(raw: int) -> int:
+    """Return how many processes do something."""
+    if isinstance(raw, bool) or not isinstance(raw, (int, np.integer)) or raw < 1:
+        raise OptionError(f"processes is {raw!r}: it is a number of at least 1")
+    return int(raw)
+
+
 def as_on_duplicate(raw: OnDuplicate) -> OnDuplicate:
     """Return a policy for repeats."""
     if not isinstance(raw, str) or raw not in get_args(OnDuplicate):

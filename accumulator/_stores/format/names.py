@@ -9,6 +9,7 @@ SCRATCH: Final = "part"  # in a head's folder: rows of chunks that are not encod
 LOG: Final = "loose"  # in there: small rows of many chunks, until they are sorted
 REDO: Final = "redo"  # in a head's folder: rows that replace recorded ones, until the record has them
 PATCHES: Final = "patches"  # in a store of maps: the record of the patches they were made of
+PARTS: Final = "parts"  # in a store: what several ranks write, until it is published
 MAPS: Final = "accumulator_maps"  # the attribute that tells of maps
 RECORD: Final = {"written": 2**20, "checksums": 2**16, "output_locs": 2**18}  # of all heads: rows of a chunk
 

@@ -32,6 +32,21 @@ class Record:
     unsynced: Unsynced
     arrays: dict[str, Any] = attrs.field(factory=dict)
 
+    def put(
+        self,
+        changed: NDArray[np.intp],
+        new: NDArray[np.bool_],
+        known: NDArray[np.bool_],
+        checksums: Checksums,
+        held: NDArray[np.bool_],
+    ) -> None:
+        """Record rows that have ``changed``, some of which are ``new``: first what they are, then that they are.
+
+        All that are ``known`` are recorded then; those that are ``held`` keep the checksums that they have.
+        """
+        self.write("checksums", changed, known, checksums, held)
+        self.write("written", np.flatnonzero(new), known)
+
     def write(
         self,
         name: str,

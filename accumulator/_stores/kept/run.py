@@ -33,7 +33,7 @@ from accumulator._stores.format.mark import (
     hash_written,
     read_mark,
 )
-from accumulator._stores.format.names import OUTPUTS, RECORD
+from accumulator._stores.format.names import OUTPUTS, PARTS, RECORD
 from accumulator._stores.format.store import FolderStore
 from accumulator._stores.kept.fit import check_run, fit_options
 from accumulator._stores.kept.record import Record
@@ -45,7 +45,13 @@ from accumulator._stores.reading.saved import SavedResult, is_map, open_result, 
 from accumulator._stores.reading.trust import check_tree
 from accumulator._stores.writing.record import create_record, hash_parts, write_mark
 from accumulator._stores.writing.zarr_rows import ZarrRows
-from accumulator.exceptions import DamagedError, ResultExistsError, StorageError, StorageWarning
+from accumulator.exceptions import (
+    DamagedError,
+    ResultExistsError,
+    ResumeError,
+    StorageError,
+    StorageWarning,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,6 +61,7 @@ if TYPE_CHECKING:
     from accumulator._inputs.heads import Heads
     from accumulator._inputs.options import HeadOptions
     from accumulator._inputs.validation import HeadSpec
+    from accumulator._stores.kept.record import Checksums
 
 _log: Final = logging.getLogger("accumulator")
 
@@ -118,6 +125,11 @@ class KeptRun:
             run.release()
             raise
         return run
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether others write rows of the run, too."""
+        return False
 
     @property
     def is_complete(self) -> bool:
@@ -250,7 +262,7 @@ class KeptRun:
 
     def _look(self, mode: str) -> None:
         """Find out whose store it is, now that nobody else can change it."""
-        found = [name for name in names_in(self.root) if not system.is_partial(name)]
+        found = self._found()
         if not found:
             return
         if "zarr.json" not in found:
@@ -269,6 +281,16 @@ class KeptRun:
             return
         check_run(self.root, mark, self._mark)
         self._mark, self.is_resumed = mark, True
+
+    def _found(self) -> list[str]:
+        """Return what is in the folder; a run of several ranks is theirs."""
+        found = [name for name in names_in(self.root) if not system.is_partial(name)]
+        if PARTS in found:
+            raise ResumeError(
+                f"{self.root} is a run of several ranks: accumulator.publish makes one result of what they "
+                "have, which one process can go on with; or go on as a rank of them, with rank= and world_size="
+            )
+        return found
 
     def _empty(self) -> None:
         """Remove a group that holds no rows."""
@@ -347,9 +369,19 @@ class KeptRun:
         changed = np.concatenate([np.flatnonzero(new), *again])
         if len(changed):
             known = self.recorded | new
-            self._record.write("checksums", changed, known, rows.checksums, held & self.recorded)
-            self._record.write("written", np.flatnonzero(new), known)
+            self._put_record(changed, new, known, rows.checksums, held & self.recorded)
             self.recorded |= new
+
+    def _put_record(
+        self,
+        changed: NDArray[np.intp],
+        new: NDArray[np.bool_],
+        known: NDArray[np.bool_],
+        checksums: Checksums,
+        held: NDArray[np.bool_],
+    ) -> None:
+        """Record rows that have changed, some of which are new; it is on the disk when this returns."""
+        self._record.put(changed, new, known, checksums, held)
 
     def _compare_doubtful(self, rows: ZarrRows, written: NDArray[np.bool_]) -> None:
         """Find out whether files whose sync failed once still have their rows, now that one succeeded."""

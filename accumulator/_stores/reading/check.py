@@ -90,12 +90,22 @@ class RowChecker:
             for number in np.unique(numbers).tolist():
                 yield self._unit(head, number)
 
-    def look(self, unit: Unit) -> Findings:
-        """Read a unit, and say which rows are damaged; a StorageError says nothing of them."""
+    def look(
+        self,
+        unit: Unit,
+        written: NDArray[np.bool_] | None = None,
+        checksums: NDArray[np.uint64] | None = None,
+    ) -> Findings:
+        """Read a unit, and say which rows are damaged; a StorageError says nothing of them.
+
+        Which of its rows are ``written``, and their ``checksums``, may be told by who has another record.
+        """
         waiting, values = self._waiting(unit), None
         with self._reading(unit):
             values = self._values(unit)
-        return self._compare(unit, values, waiting)
+        if written is None or checksums is None:
+            written, checksums = self._recorded(unit)
+        return self._compare(unit, values, waiting, written, checksums)
 
     def look_at_all(self, use: Callable[[Unit, Findings], None] | None = None) -> list[NDArray[np.bool_]]:
         """Check every unit, on all cores, and return for each head which rows are damaged.
@@ -184,7 +194,7 @@ class RowChecker:
         raise StorageError(errno.ESTALE, what, str(self.saved.store))
 
     async def _look(self, unit: Unit, *, is_there: bool) -> tuple[Findings, MemoryStore | None]:
-        written, recorded = self.saved.written[unit.rows], self.saved.checksums[unit.head][unit.rows]
+        written, recorded = self._recorded(unit)
         if not (is_there or (written & (recorded != self._blanks[unit.head])).any()):
             none = np.zeros_like(written)  # of the rows is lost: their chunk reads as what they hold
             return Findings(None, is_readable=True, damaged=none, dirty=none, redone=none), None
@@ -194,7 +204,7 @@ class RowChecker:
             waiting, values = await asyncio.to_thread(self._waiting, unit), None
             with self._reading(unit):
                 values = np.asarray(await self._readers[unit.head].getitem(unit.rows))
-            findings = await asyncio.to_thread(self._compare, unit, values, waiting)
+            findings = await asyncio.to_thread(self._compare, unit, values, waiting, written, recorded)
         if findings.values is None or not findings.redone.any():
             return findings, None
         return findings, await self._redone.serve(*unit, findings.values)
@@ -233,8 +243,17 @@ class RowChecker:
         rows = f"rows {unit.rows.start} to {unit.rows.stop - 1} of {self._label(unit)}"
         return StorageError(errno.ENOMEM, f"there is not enough memory to read {rows}", str(self.saved.store))
 
-    def _compare(self, unit: Unit, values: NDArray[Any] | None, waiting: NDArray[Any] | None) -> Findings:
-        written, recorded = self.saved.written[unit.rows], self.saved.checksums[unit.head][unit.rows]
+    def _recorded(self, unit: Unit) -> tuple[NDArray[np.bool_], NDArray[np.uint64]]:
+        return self.saved.written[unit.rows], self.saved.checksums[unit.head][unit.rows]
+
+    def _compare(
+        self,
+        unit: Unit,
+        values: NDArray[Any] | None,
+        waiting: NDArray[Any] | None,
+        written: NDArray[np.bool_],
+        recorded: NDArray[np.uint64],
+    ) -> Findings:
         is_readable, redone = values is not None, np.zeros_like(written)
         try:
             if values is None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import zarr
 
 from accumulator._stores.format.layout import BUFFER_NBYTES, COMPRESSORS, HANDED_CHUNKS
+from accumulator._stores.format.names import PARTS
 from accumulator._stores.memory.threads import n_cores
 from accumulator.exceptions import ResultFormatError
 
@@ -31,7 +32,7 @@ def check_tree(path: Path, *, is_written: bool = False) -> None:
     Where files are about to be written, also those that have another name, and would be changed there too.
     """
     root = len(path.parts)
-    for entry in walk(path):
+    for entry in walk(path, without=PARTS):  # nothing of a result is read from there
         if len(Path(entry.path).parts) - root > _MOST_DEPTH:
             raise ResultFormatError(f"{path} is damaged: its folders are nested too deep")
         is_file = entry.is_file(follow_symlinks=False)
@@ -45,8 +46,8 @@ def check_tree(path: Path, *, is_written: bool = False) -> None:
             )
 
 
-def walk(path: Path) -> Iterator[os.DirEntry[str]]:
-    """Yield whatever is below a folder, however deep, following no link."""
+def walk(path: Path, *, without: str | None = None) -> Iterator[os.DirEntry[str]]:
+    """Yield whatever is below a folder, however deep, following no link; one folder in it may be left out."""
     folders = [os.fspath(path)]
     while folders:
         folder = folders.pop()
@@ -58,8 +59,11 @@ def walk(path: Path) -> Iterator[os.DirEntry[str]]:
             continue  # whoever writes it has removed it
         with entries:
             for entry in entries:
+                is_folder = entry.is_dir(follow_symlinks=False)
+                if is_folder and entry.name == without and folder == os.fspath(path):
+                    continue
                 yield entry
-                if entry.is_dir(follow_symlinks=False):
+                if is_folder:
                     folders.append(entry.path)
 
 

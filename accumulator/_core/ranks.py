@@ -1,0 +1,124 @@
+"""How one of several processes begins: it finds what all have in common, or makes it, and begins its part."""
+
+from __future__ import annotations
+
+import errno
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+import numpy as np
+
+from accumulator._core.locations import LocationIndex
+from accumulator._inputs.validation import as_locations, as_specs
+from accumulator._stores.files.ownership import is_locked
+from accumulator._stores.format.mark import CREATING
+from accumulator._stores.kept.fit import check_run
+from accumulator._stores.ranks.part import PartRun
+from accumulator._stores.ranks.recorded import recorded_rows
+from accumulator._stores.ranks.share import block_rows, is_of
+from accumulator._stores.ranks.shared import SharedRun, make_array, terms_of
+from accumulator._stores.reading.saved import is_map, open_mark
+from accumulator.exceptions import LockedError, ResultExistsError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from accumulator._inputs.heads import Heads
+    from accumulator._inputs.options import HeadOptions
+    from accumulator._inputs.ranks import Rank
+    from accumulator.typing import ArrayLike, OnDuplicate
+
+_PATIENCE_SECONDS: Final = 60.0  # while whoever publishes removes what was published
+_PAUSE_SECONDS: Final = 0.05
+
+
+@attrs.frozen(eq=False)
+class Together:
+    """One of several processes that work on one run: its part, and which rows are its share."""
+
+    who: Rank
+    part: PartRun
+    block: int  # rows that follow each other in a share
+
+    def is_mine(self, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Return which rows are this rank's."""
+        return is_of(rows, self.block, self.who.rank, self.who.world_size)
+
+    def recorded(self) -> NDArray[np.bool_]:
+        """Return which rows anybody has recorded by now: ``(N,)``."""
+        return recorded_rows(self.part.shared)
+
+
+def join(
+    store: str,
+    who: Rank,
+    full_output_locs: ArrayLike,
+    declared: Heads[NDArray[Any]] | None,
+    options: HeadOptions,
+    on_duplicate: OnDuplicate,
+    resume_token: str | None,
+) -> tuple[LocationIndex, Together]:
+    """Begin a part of the run in a store, which is made where nobody has.
+
+    Errors are those of `LocationIndex`, of `KeptRun.claim`, and of options that do not fit heads that are
+    declared. Nothing of the part is left then.
+    """
+    root, locs = Path(store), as_locations(full_output_locs, "full_output_locs")
+    specs = None if declared is None else as_specs(declared, options)
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        shared = SharedRun.find(root)
+        if shared is None:
+            is_joined = _look_at_other_run(root, locs, resume_token)
+            arrays: dict[str, tuple[list[int], str]] = {}
+            with SharedRun.making(root) as place:
+                LocationIndex(locs, make_array(place, arrays))
+                terms = terms_of(locs, resume_token, on_duplicate, specs, arrays, is_joined=is_joined)
+                shared = SharedRun.make(root, place, terms, specs)
+        given = terms_of(locs, resume_token, on_duplicate, specs, {}, is_joined=False)
+        shared.check(given)
+        if shared.wait_is_over():
+            found = shared.index_arrays(locs)
+            index = LocationIndex.over(
+                found["locations"], found.get("exact", found["locations"]), found["keys"], found.get("order")
+            )
+            part = PartRun.begin_part(shared, who, index.locs)
+            if shared.is_open:
+                block = block_rows(len(index), shared.terms.unit_rows, who.world_size)
+                return index, Together(who, part, block)
+            part.release()  # what there was has been published just now
+        if time.monotonic() > deadline:
+            what = "the parts of this store are being removed, as they are published: try again"
+            raise LockedError(errno.EAGAIN, what, store)
+        time.sleep(_PAUSE_SECONDS)
+
+
+def _look_at_other_run(root: Path, locs: NDArray[Any], resume_token: str | None) -> bool:
+    """Return whether a run of one process is there, which several go on with; refuse what else there is."""
+    if not root.exists():
+        return False
+    names = [path.name for path in root.iterdir() if not path.name.endswith(".partial")]
+    if not names:
+        return False
+    if "zarr.json" not in names:
+        what = "the folder holds other things: give another path"
+        raise ResultExistsError(errno.EEXIST, what, str(root))
+    if is_map(root):
+        what = "maps are there, which are not resumed: give another path, or remove them"
+        raise ResultExistsError(errno.EEXIST, what, str(root))
+    if is_locked(root):
+        what = "a process that works alone is writing this store: wait until it has ended"
+        raise LockedError(errno.EAGAIN, what, str(root))
+    mark = open_mark(root)
+    if mark.state == CREATING:
+        what = "a run has begun there, and recorded nothing: remove it, or give another path"
+        raise ResultExistsError(errno.EEXIST, what, str(root))
+    given = terms_of(locs, resume_token, "error", None, {}, is_joined=True)
+    check_run(
+        root,
+        mark,
+        attrs.evolve(mark, n_rows=given.n_rows, locations=given.locations, resume_token=resume_token),
+    )
+    return True

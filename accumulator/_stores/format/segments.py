@@ -1,0 +1,88 @@
+"""The record of a part: a file a checkpoint, with the rows that it recorded and their checksums.
+
+A segment is one line of JSON, the distances from row to row in the smallest integers that hold them, the
+checksums of each row, and the SHA-256 of all that: 9 bytes a row that follows another, of one head. It gets its
+name when it is whole, so that what cannot be read is damage, and never the end of a crash. A segment that
+``is_whole`` has all that the earlier ones had.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_VERSION: Final = 1
+_HASH_NBYTES: Final = 32
+_MOST_HEADER: Final = 2**12
+_STEPS: Final = ("|u1", "<u2", "<u4", "<u8")
+
+
+@attrs.frozen(eq=False)
+class Segment:
+    """Rows that were recorded together."""
+
+    rows: NDArray[np.intp]  # rising
+    checksums: NDArray[np.uint64]  # (n, heads)
+    seconds: float  # when, since 1970
+    is_whole: bool = False
+
+    def encode(self) -> bytes:
+        """Return the file's bytes."""
+        steps = np.diff(self.rows, prepend=self.rows[:1])
+        most = int(steps.max()) if len(steps) else 0
+        dtype = next(name for name in _STEPS if most <= np.iinfo(name).max)
+        header = {
+            "version": _VERSION,
+            "n": len(self.rows),
+            "heads": self.checksums.shape[1],
+            "first": int(self.rows[0]) if len(self.rows) else 0,
+            "steps": dtype,
+            "seconds": self.seconds,
+            "is_whole": self.is_whole,
+        }
+        text = json.dumps(header).encode() + b"\n"
+        content = text + steps.astype(dtype).tobytes() + self.checksums.astype("<u8").tobytes()
+        return content + hashlib.sha256(content).digest()
+
+
+def decode(content: bytes, n_rows: int, n_heads: int) -> Segment:
+    """Return what a file says; a ValueError tells that it is damaged, or of another run."""
+    content, told = content[:-_HASH_NBYTES], content[-_HASH_NBYTES:]
+    if hashlib.sha256(content).digest() != told:
+        raise ValueError("it is not what was written")
+    text, _, packed = content.partition(b"\n")
+    header = _header(text, n_heads)
+    n, dtype = header["n"], np.dtype(header["steps"])
+    if len(packed) != n * (dtype.itemsize + 8 * n_heads):
+        raise ValueError("it has another length than it says")
+    steps = np.frombuffer(packed, dtype, n).astype(np.intp)
+    rows = header["first"] + np.cumsum(steps)
+    if n and not (rows[0] >= 0 and rows[-1] < n_rows and (steps[0] == 0) and (steps[1:] > 0).all()):
+        raise ValueError(f"its rows are not some of {n_rows}")
+    checksums = np.frombuffer(packed, "<u8", offset=n * dtype.itemsize).reshape(n, n_heads)
+    return Segment(rows, checksums.astype(np.uint64), float(header["seconds"]), header["is_whole"])
+
+
+def _header(text: bytes, n_heads: int) -> dict[str, Any]:
+    if len(text) > _MOST_HEADER:
+        raise ValueError("it does not begin as it should")
+    header: dict[str, Any] = json.loads(text)
+    is_right = (
+        isinstance(header, dict)
+        and header.get("version") == _VERSION
+        and header.get("steps") in _STEPS
+        and all(type(header.get(name)) is int and 0 <= header[name] < 2**62 for name in ("n", "first"))
+        and header.get("heads") == n_heads
+        and isinstance(header.get("seconds"), int | float)
+        and isinstance(header.get("is_whole"), bool)
+    )
+    if not is_right:
+        raise ValueError(f"it is not of version {_VERSION} and of {n_heads} heads")
+    return header

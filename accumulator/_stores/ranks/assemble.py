@@ -1,0 +1,114 @@
+"""A chunk of the result, put together from what parts have of it; its file changes in one step.
+
+What was recorded is in some file: in a part's, in one that waits beside it, or, after a publishing that was killed,
+in the result's own place already. Every row is compared with its checksum before it counts.
+"""
+
+from __future__ import annotations
+
+import itertools
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+from zarr.storage import MemoryStore, StorePath
+
+from accumulator._stores.files import system
+from accumulator._stores.files.unsynced import Unsynced
+from accumulator._stores.format.arrays import chunk_path, layout_of, over
+from accumulator._stores.format.chunk_files import ChunkFiles, Part
+from accumulator._stores.format.layout import CONFIG
+from accumulator._stores.format.mark import RUNNING, Mark
+from accumulator._stores.format.store import FolderStore
+from accumulator._stores.reading.check import RowChecker, Unit
+from accumulator._stores.reading.saved import SavedResult
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+
+class Assembler:
+    """Puts units of the result in ``root`` together; ``heads`` are its arrays, and those of all ``parts``."""
+
+    def __init__(self, root: Path, heads: Sequence[zarr.Array[Any]], parts: Sequence[Path]) -> None:
+        self.unsynced = Unsynced()
+        self._root = root
+        self._sources = [_checker(folder, heads) for folder in (root, *parts)]
+        self._arrays = self._sources[0].saved.arrays
+        self._layouts = self._sources[0].layouts
+
+    def files(self, head: int, number: int, source: int = 0) -> Iterator[Path]:
+        """Yield the files of a unit, in the result or in a part."""
+        array: Any = self._sources[source].saved.arrays[head]
+        inner = array.shards or array.chunks
+        grid = [range(-(-n // size)) for n, size in zip(array.shape[1:], inner[1:], strict=True)]
+        for piece in itertools.product([number], *grid):
+            yield array.store.root / array.path / array.metadata.encode_chunk_key(piece)
+
+    def put_together(
+        self,
+        head: int,
+        number: int,
+        needed: NDArray[np.bool_],
+        checksums: NDArray[np.uint64],
+        sources: Sequence[int],
+    ) -> NDArray[np.bool_]:
+        """Write those rows of a unit that are needed, and no others; return which nobody has."""
+        array, made = self._arrays[head], self._layouts[head]
+        unit = Unit(head, number, slice(number * made.unit_rows, number * made.unit_rows + len(needed)))
+        values = np.full((len(needed), *array.shape[1:]), array.fill_value, array.dtype.newbyteorder("<"))
+        left = needed.copy()
+        for source in sources:
+            if not left.any():
+                break
+            found = self._sources[source].look(unit, left, checksums)
+            right = left & ~found.damaged
+            if found.values is not None:
+                values[right] = found.values[right]
+                left &= ~right
+        self._write(head, unit, values, needed & ~left)
+        return left
+
+    def _write(self, head: int, unit: Unit, values: NDArray[Any], filled: NDArray[np.bool_]) -> None:
+        array, made = self._arrays[head], self._layouts[head]
+        if not filled.any():
+            for path in self.files(head, unit.number):
+                system.clear(path)
+                self.unsynced.add_folder(path.parent)
+        elif made.is_raw:
+            files = ChunkFiles(
+                partial(chunk_path, array),
+                made.chunks,
+                values.dtype,
+                array.fill_value,
+                unsynced=self.unsynced,
+            )
+            files.write(Part(unit.number, values, filled), is_there=False)
+        else:
+            store, config = MemoryStore(), CONFIG
+            place = StorePath(store, array.path)
+            whole: Any = zarr.Array(zarr.AsyncArray(metadata=array.metadata, store_path=place, config=config))
+            whole[unit.rows] = values
+            for path in self.files(head, unit.number):
+                content: Any = store._store_dict[f"{array.path}/{path.name}"]  # noqa: SLF001  where its bytes are
+                system.replace(path, memoryview(content.to_bytes()), is_synced=True)
+                self.unsynced.add_folder(path.parent)
+
+
+def _checker(folder: Path, heads: Sequence[zarr.Array[Any]]) -> RowChecker:
+    """Return what reads a folder's rows, by the metadata that all share; each look is told its record."""
+    store = FolderStore(folder, read_only=True)
+    arrays = [over(head, store) for head in heads]
+    n_rows = heads[0].shape[0] if len(heads) else 0
+    none = np.broadcast_to(np.False_, n_rows)
+    mark = Mark(RUNNING, None, len(arrays), n_rows)
+    return RowChecker(SavedResult(store, mark, arrays, np.empty((0, 1), np.int64), none, [], ()))
+
+
+def unit_rows_of(heads: Sequence[zarr.Array[Any]]) -> list[int]:
+    """Return how many rows of each head lie in one file, or in a few that belong together."""
+    return [layout_of(head).unit_rows for head in heads]

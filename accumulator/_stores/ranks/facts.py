@@ -1,0 +1,178 @@
+"""Who writes a part, and what it has recorded: read without disturbing anybody."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import attrs
+import numpy as np
+
+from accumulator._stores.files.errors import telling
+from accumulator._stores.files.ownership import is_locked
+from accumulator._stores.files.system import is_partial
+from accumulator._stores.format.mark import COMPLETE, CREATING, RUNNING, digest, read_json
+from accumulator._stores.format.segments import Segment, decode
+from accumulator.exceptions import ResultFormatError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+FACTS: Final = "part.json"
+SEGMENTS: Final = "record"
+RETIRED: Final = ".retired"  # behind the name of a part that is being published
+_ATTEMPTS: Final = 20  # while whoever writes it puts many segments into one
+_FRESH_SECONDS: Final = 120.0
+
+
+@attrs.frozen
+class Facts:
+    """Who writes a part."""
+
+    state: str
+    rank: int
+    world_size: int
+    host: str
+    pid: int
+    began: float  # seconds since 1970
+    told: float  # when this was written
+
+    def encode(self) -> bytes:
+        """Return the file's bytes."""
+        plain = attrs.asdict(self)
+        return json.dumps(plain | {"digest": digest(plain)}).encode()
+
+    def __str__(self) -> str:
+        """Return it as people look for it."""
+        return f"rank {self.rank} of {self.world_size}, process {self.pid} on {self.host}"
+
+
+@attrs.frozen(eq=False)
+class PartLook:
+    """A part as it is now."""
+
+    path: Path
+    facts: Facts
+    rows: NDArray[np.intp]  # recorded, rising
+    checksums: NDArray[np.uint64]  # (n, heads)
+    seconds: NDArray[np.float64]  # when each was recorded
+    is_locked: bool | None
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its process goes on, as far as can be told.
+
+        Some file systems keep locks within one machine. There a part of another one counts as alive for a
+        while after it has recorded rows.
+        """
+        if self.is_retired or self.facts.state == COMPLETE:
+            return bool(self.is_locked) and not self.is_retired and self.facts.state != COMPLETE
+        if self.is_locked:
+            return True
+        is_elsewhere = self.facts.host != socket.gethostname()
+        last = max(self.facts.told, float(self.seconds.max()) if len(self.seconds) else 0.0)
+        return is_elsewhere and 0 <= time.time() - last < _FRESH_SECONDS
+
+    @property
+    def is_retired(self) -> bool:
+        """Whether its process can record nothing more."""
+        return self.path.name.endswith(RETIRED)
+
+    @property
+    def rate(self) -> float:
+        """Rows a second, from the beginning to what was recorded last."""
+        if len(self.seconds) == 0:
+            return 0.0
+        return len(self.rows) / max(1e-3, float(self.seconds.max()) - self.facts.began)
+
+
+def part_folders(folder: Path) -> Iterator[Path]:
+    """Yield the folders of all parts, in the order of their names."""
+    with telling(f"{folder} cannot be read"):
+        found = sorted(folder.iterdir()) if folder.is_dir() else []
+    for path in found:
+        name = path.name.removesuffix(RETIRED)
+        if len(name) == 32 and set(name) <= set("0123456789abcdef"):
+            yield path
+
+
+def look_at(path: Path, n_rows: int, n_heads: int) -> PartLook | None:
+    """Return a part as it is now; None where nothing was put into it, or where it has just gone.
+
+    ResultFormatError tells that its metadata is damaged.
+    """
+    if not (path / FACTS).exists():
+        with contextlib.suppress(FileNotFoundError):  # it was published just now
+            if any(not is_partial(each.name) for each in path.iterdir()):
+                raise ResultFormatError(f"{path} is damaged: there is no {FACTS}")
+        return None
+    locked = is_locked(path)
+    facts = _read_facts(path)
+    for attempt in range(_ATTEMPTS):
+        try:
+            segments = _read_segments(path / SEGMENTS, n_rows, n_heads)
+            break
+        except FileNotFoundError:  # it was put into another
+            if attempt == _ATTEMPTS - 1:
+                raise
+    rows, checksums, seconds = merged(segments, n_heads)
+    return PartLook(path, facts, rows, checksums, seconds, locked)
+
+
+def merged(
+    segments: list[Segment], n_heads: int
+) -> tuple[NDArray[np.intp], NDArray[np.uint64], NDArray[np.float64]]:
+    """Return what segments say together; of a row that was recorded twice the last counts."""
+    if not segments:
+        return np.empty(0, np.intp), np.empty((0, n_heads), np.uint64), np.empty(0)
+    rows = np.concatenate([segment.rows for segment in segments])
+    checksums = np.concatenate([segment.checksums for segment in segments])
+    seconds = np.repeat([each.seconds for each in segments], [len(each.rows) for each in segments])
+    order = np.argsort(rows, kind="stable")
+    rows = rows[order]
+    is_last = np.ones(len(rows), bool)
+    is_last[:-1] = rows[1:] != rows[:-1]
+    return rows[is_last], checksums[order[is_last]], seconds[order[is_last]]
+
+
+def _read_segments(folder: Path, n_rows: int, n_heads: int) -> list[Segment]:
+    """Return the segments from the last that is whole on."""
+    if not folder.is_dir():
+        return []
+    numbers = sorted((int(path.name) for path in folder.iterdir() if path.name.isdecimal()), reverse=True)
+    found: list[Segment] = []
+    for expected, number in zip(range(numbers[0], -1, -1) if numbers else (), numbers, strict=False):
+        if number != expected:
+            break
+        content = (folder / str(number)).read_bytes()
+        try:
+            found.append(decode(content, n_rows, n_heads))
+        except (ValueError, KeyError) as cause:
+            raise ResultFormatError(f"{folder / str(number)} is damaged: {cause}") from cause
+        if found[-1].is_whole:
+            return found[::-1]
+    if len(found) != (numbers[0] + 1 if numbers else 0):
+        if (folder / str(numbers[0] - len(found))).exists() or _grows(folder, numbers[0]):
+            raise FileNotFoundError(folder)  # it has come since we looked
+        raise ResultFormatError(f"{folder} is damaged: segment {numbers[0] - len(found)} is missing")
+    return found[::-1]
+
+
+def _grows(folder: Path, last: int) -> bool:
+    return (folder / str(last + 1)).exists()
+
+
+def _read_facts(path: Path) -> Facts:
+    told = read_json(path / FACTS, path)
+    plain = {key: value for key, value in told.items() if key != "digest"}
+    if told.get("digest") != digest(plain) or set(plain) != {field.name for field in attrs.fields(Facts)}:
+        raise ResultFormatError(f"{path / FACTS} is damaged: it was changed")
+    if plain["state"] not in {CREATING, RUNNING, COMPLETE}:
+        raise ResultFormatError(f"{path / FACTS} is damaged: it has state {plain['state']!r}")
+    return Facts(**plain)

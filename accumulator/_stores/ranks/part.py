@@ -1,0 +1,234 @@
+"""A part: what one process of several writes, from its beginning to its end, and nobody else.
+
+It is a run that is kept, but for its record, which is a few files that grow with its own rows alone, and for the
+locations, which are those of all ranks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import attrs
+import numpy as np
+import zarr
+
+from accumulator._inputs.ranks import Rank
+from accumulator._stores.files import system
+from accumulator._stores.files.errors import telling
+from accumulator._stores.files.ownership import ClaimedFolder
+from accumulator._stores.format.arrays import layout_of
+from accumulator._stores.format.mark import COMPLETE, CREATING, RUNNING, Mark, hash_written
+from accumulator._stores.format.names import OUTPUTS
+from accumulator._stores.format.segments import Segment
+from accumulator._stores.format.store import FolderStore
+from accumulator._stores.kept.fit import fit_options
+from accumulator._stores.kept.run import KeptRun
+from accumulator._stores.memory.threads import to_its_end
+from accumulator._stores.ranks.facts import FACTS, SEGMENTS, Facts
+from accumulator._stores.writing.zarr_rows import ZarrRows
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from accumulator._inputs.heads import Heads
+    from accumulator._inputs.options import HeadOptions
+    from accumulator._inputs.validation import HeadSpec
+    from accumulator._stores.kept.record import Checksums
+    from accumulator._stores.kept.reserve import Reserve
+    from accumulator._stores.ranks.shared import SharedRun
+
+_MOST_SEGMENTS: Final = (
+    64  # before all are written as one, once together they hold as much as the last such one
+)
+
+
+@attrs.define(eq=False)
+class PartRecord:
+    """The record of a part: a segment a checkpoint."""
+
+    folder: Path
+    reserve: Reserve
+    _n: int = 0  # segments that there are, the first being the last that is whole
+    _first: int = 0
+    _n_rows: int = 0  # in those since
+    _n_whole: int = 0  # in that one
+
+    def put(
+        self,
+        changed: NDArray[np.intp],
+        known: NDArray[np.bool_],
+        checksums: Checksums,
+        held: NDArray[np.bool_],
+    ) -> None:
+        """Record rows that have changed, in one step; it is on the disk when this returns.
+
+        All that are ``known`` are recorded then; the checksums of those that are ``held`` are yet to come.
+        """
+        is_long = self._n - self._first >= _MOST_SEGMENTS and self._n_rows >= self._n_whole
+        is_whole = is_long and not (held & known).any()  # of those we know the checksums to come
+        rows = np.flatnonzero(known) if is_whole else np.unique(changed)
+        sums = np.stack([column[rows] for column in checksums], axis=1)
+        segment = Segment(rows, sums, time.time(), is_whole)
+        path = self.folder / str(self._n)
+        content = memoryview(segment.encode())
+        self.reserve.used(partial(system.replace, path, content, is_synced=True))
+        system.sync(self.folder)
+        self._n += 1
+        if not is_whole:
+            self._n_rows += len(rows)
+            return
+        first, self._first = self._first, self._n - 1
+        self._n_rows, self._n_whole = 0, len(rows)
+        for number in range(first, self._first):  # readers begin at the last that is whole
+            with contextlib.suppress(OSError):
+                system.remove(self.folder / str(number))
+
+
+@attrs.define(eq=False)
+class PartRun(KeptRun):
+    """The part of one process, which is made with it and never resumed."""
+
+    shared: SharedRun = attrs.field(kw_only=True)
+    who: Rank = attrs.field(kw_only=True)
+    _began: float = attrs.field(factory=time.time)
+    _segments: PartRecord | None = None
+
+    @classmethod
+    def begin_part(cls, shared: SharedRun, who: Rank, locs: NDArray[Any]) -> Self:
+        """Make a part, which is alive from now on: LockedError or StorageError where that is not possible."""
+        terms = shared.terms
+        root = shared.folder / system.unique_name()
+        mark = Mark(CREATING, None, 0, terms.n_rows, terms.locations, terms.resume_token)
+        claimed = ClaimedFolder.claim(root, "w-")
+        try:
+            none = np.zeros(terms.n_rows, dtype=bool)
+            run = cls(root, none, locs, claimed, mark, shared=shared, who=who)
+            with telling(f"no part can be made in {shared.folder}"):
+                run._tell(CREATING)
+                run.is_resumed = shared.heads() is not None
+        except BaseException:
+            with contextlib.suppress(OSError):
+                system.clear(root / FACTS)
+            claimed.release(is_unused=True)
+            raise
+        return run
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether others write rows of the run, too."""
+        return True
+
+    def offer(self, specs: Heads[HeadSpec]) -> bool:
+        """Fix the heads of all ranks, unless another has; return whether it was us."""
+        return self.shared.offer(specs)
+
+    def create(self, specs: Heads[HeadSpec], buffer_nbytes: int) -> ZarrRows:
+        """Not how a part gets its arrays: `offer` and `resume` do."""
+        raise NotImplementedError
+
+    def resume(
+        self, options: HeadOptions, buffer_nbytes: int, most_nbytes: int
+    ) -> tuple[ZarrRows, Heads[HeadSpec]]:
+        """Make this part's arrays for the heads of the run; ResumeError tells that the options are others."""
+        del most_nbytes
+        stored = self.shared.specs()
+        if stored is None:
+            raise FileNotFoundError(self.shared.folder)
+        specs = fit_options(self.shared.root, len(self._locs), options, stored)
+        names = None if specs.names is None else list(specs.names)
+        try:
+            with telling(f"no part can be made in {self.root}"):
+                rows = to_its_end(partial(self._make, stored, specs, buffer_nbytes))
+                self._mark = attrs.evolve(self._mark, names=names, n_heads=len(specs))
+                self._set_state(RUNNING)
+        except BaseException:
+            self.abandon()
+            raise
+        return rows, specs.like(made.spec for made in rows.layouts)
+
+    def _make(self, stored: Heads[HeadSpec], specs: Heads[HeadSpec], buffer_nbytes: int) -> ZarrRows:
+        store = FolderStore(self.root, unsynced=self._unsynced)
+        outputs = zarr.create_group(store, zarr_format=3).require_group(OUTPUTS)
+        heads: Any = self.shared.heads()
+        arrays = [layout_of(head).create(outputs, str(number)) for number, head in enumerate(heads)]
+        del stored
+        self._rows = ZarrRows(
+            store,
+            len(self._locs),
+            specs.values,
+            buffer_nbytes,
+            recorded=self.recorded,
+            there=arrays,
+            has_checksums=True,
+        )
+        system.make_folder(self.root / SEGMENTS)
+        self._segments = PartRecord(self.root / SEGMENTS, self._reserve)
+        self._unsynced.add_folder(self.root)
+        self._unsynced.sync()
+        return self._rows
+
+    def _put_record(
+        self,
+        changed: NDArray[np.intp],
+        new: NDArray[np.bool_],
+        known: NDArray[np.bool_],
+        checksums: Checksums,
+        held: NDArray[np.bool_],
+    ) -> None:
+        del new
+        if self._segments is not None:
+            self._segments.put(changed, known, checksums, held)
+
+    def complete(self) -> None:
+        """Say that this process has come to its end, after the last checkpoint."""
+        with telling(f"{self.root} cannot be completed"):
+            self._reserve.drop()
+        self._set_state(COMPLETE, hash_written(self.recorded))
+
+    def release(self) -> None:
+        """End the part; nothing is left of one that has recorded nothing, and has not come to its end."""
+        is_left = self._mark.is_complete or bool(self.recorded.any())
+        if not is_left and self._folder.is_current():
+            if self._rows is not None:
+                self._rows.close()
+            with contextlib.suppress(OSError):  # publishing removes it
+                self._empty()
+                system.remove(self.root / FACTS)
+            self._mark = attrs.evolve(self._mark, state=CREATING)
+        super().release()
+
+    def _empty(self) -> None:
+        for name in (OUTPUTS, SEGMENTS, "zarr.json"):
+            system.clear(self.root / name)
+
+    def _set_state(self, state: str, written: str = "") -> None:
+        self._is_marked = False
+        mark = attrs.evolve(self._mark, state=state, written=written)
+        with telling(f"{self.root} cannot be marked as {state}"):
+            self._reserve.used(partial(self._tell, state))
+            self._mark = mark
+            self._unsynced.sync()
+        self._is_marked = True
+        if state == RUNNING:
+            self._reserve.hold(self._mark.n_heads)
+
+    def _tell(self, state: str) -> None:
+        """Write who writes this part, and how far it is."""
+        facts = Facts(
+            state,
+            self.who.rank,
+            self.who.world_size,
+            socket.gethostname(),
+            os.getpid(),
+            self._began,
+            time.time(),
+        )
+        system.replace(self.root / FACTS, memoryview(facts.encode()), is_synced=True)
+        self._unsynced.add_folder(self.root)

@@ -1,0 +1,293 @@
+"""What all ranks of a run have in common: what they agree on, the list of locations, and the heads.
+
+It lies in the folder `parts` of the store, and each piece of it gets its name in one step: whoever is first makes
+it, and all others find it whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import attrs
+import numpy as np
+import zarr
+
+from accumulator._inputs.heads import Heads
+from accumulator._inputs.text import listed
+from accumulator._stores.files import system
+from accumulator._stores.files.errors import SizeError, telling
+from accumulator._stores.files.mapped import make_mapped, open_mapped
+from accumulator._stores.files.ownership import is_locked
+from accumulator._stores.files.temporary import make_parents
+from accumulator._stores.files.unsynced import Unsynced
+from accumulator._stores.format.arrays import layout_of, open_group, read_only
+from accumulator._stores.format.layout import BUFFER_NBYTES, layout
+from accumulator._stores.format.mark import digest, hash_locations, hash_of, read_json
+from accumulator._stores.format.names import OUTPUTS, PARTS
+from accumulator._stores.format.store import FolderStore
+from accumulator._stores.reading.trust import check_output, check_tree
+from accumulator.exceptions import ResultFormatError, ResumeError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from accumulator._inputs.validation import HeadSpec
+    from accumulator.typing import OnDuplicate
+
+RUN: Final = "run.json"
+LEAVING: Final = "run.json.leaving"  # its name while all that is published is removed
+HEADS: Final = "heads"
+LOCATIONS: Final = "locations"
+_ARRAYS: Final = (LOCATIONS, "exact", "keys", "order")
+_MARK: Final = "accumulator_heads"
+_VERSION: Final = 1
+_THERE: Final = (errno.ENOTEMPTY, errno.EEXIST)
+
+
+@attrs.frozen
+class Terms:
+    """What ranks agree on, fixed by the first of them."""
+
+    n_rows: int
+    locations: str  # `hash_locations` of them
+    resume_token: str | None
+    on_duplicate: OnDuplicate
+    unit_rows: int | None  # rows of a chunk, by which shares are cut; None where heads were not declared
+    arrays: dict[str, tuple[list[int], str]]  # shape and dtype of each file of the index
+    is_joined: bool  # whether a run of one process was there before
+
+    def differences(self, given: Terms) -> Iterator[str]:
+        """Yield in which a rank differs from the first."""
+        if self.n_rows != given.n_rows:
+            yield f"it has {self.n_rows} locations, and {given.n_rows} are given"
+        elif self.locations != given.locations:
+            yield "its locations are others, or in another order"
+        for what in ("resume_token", "on_duplicate"):
+            was, now = getattr(self, what), getattr(given, what)
+            if was != now:
+                yield f"its {what} is {was!r}, and {now!r} is given"
+
+
+@attrs.define(eq=False)
+class SharedRun:
+    """A run of several ranks, in the folder of its store."""
+
+    root: Path
+    terms: Terms
+
+    @property
+    def folder(self) -> Path:
+        """Where parts are."""
+        return self.root / PARTS
+
+    @classmethod
+    def find(cls, root: Path) -> Self | None:
+        """Return the run of several ranks that is in a store; None where there is none.
+
+        ResultFormatError tells that it is damaged, StorageError that the system does not let us look.
+        """
+        with telling(f"{root} cannot be read"):
+            names = [name for name in (RUN, LEAVING) if (root / PARTS / name).exists()]
+        return cls(root, _read_terms(root / PARTS, names[0])) if names else None
+
+    @contextlib.contextmanager
+    @staticmethod
+    def making(root: Path) -> Iterator[Path]:
+        """Give a folder that `make` lets be the run's; nothing is left of it otherwise."""
+        with telling(f"the store {root} cannot be made"):
+            made = [folder for folder in (root, *root.parents) if not folder.exists()]
+            make_parents(root)
+            for folder in made:
+                system.sync(folder.parent)
+            place = root / f"{PARTS}.{system.unique_name()}.partial"
+            system.make_folder(place)
+            try:
+                yield place
+            finally:
+                if place.exists():
+                    system.clear(place)
+
+    @classmethod
+    def make(cls, root: Path, place: Path, terms: Terms, specs: Heads[HeadSpec] | None) -> Self:
+        """Let all be found that was made in a place, unless another rank was faster: then that is returned."""
+        with telling(f"the store {root} cannot be made"):
+            if specs is not None:
+                _write_heads(place / HEADS, terms.n_rows, specs)
+            plain = {"version": _VERSION, **attrs.asdict(terms)}
+            content = json.dumps(plain | {"digest": digest(plain)}).encode()
+            system.replace(place / RUN, memoryview(content), is_synced=True)
+            for name in terms.arrays:
+                system.sync(place / name)
+            system.sync(place)
+            try:
+                system.rename(place, root / PARTS)
+            except OSError as cause:
+                if cause.errno not in _THERE:
+                    raise
+            system.sync(root)
+        found = cls.find(root)
+        if found is None:
+            raise ResultFormatError(f"{root / PARTS} holds other things: give another path")
+        return found
+
+    @property
+    def is_open(self) -> bool:
+        """Whether parts may be made: what is being removed, once it was published, gets no more."""
+        return (self.folder / RUN).exists()
+
+    def wait_is_over(self, *, is_ours: bool = False) -> bool:
+        """Whether parts may be made; what a killed publishing was about to remove may be used again.
+
+        It is being removed by whoever has the lock of the store, unless that ``is_ours``.
+        """
+        if self.is_open:
+            return True
+        if is_ours or not is_locked(self.root):
+            with contextlib.suppress(FileNotFoundError):
+                system.rename(self.folder / LEAVING, self.folder / RUN)
+        return self.is_open
+
+    def check(self, given: Terms) -> None:
+        """Refuse a rank that differs from the first, by ResumeError."""
+        differences = list(self.terms.differences(given))
+        if differences:
+            what = listed(differences, separator="; ")
+            raise ResumeError(
+                f"{self.root} is the store of another run: {what}. Give all ranks the same, or another path"
+            )
+
+    def index_arrays(self, locs: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Return the arrays of the index, read-only, which are those of a list with this hash."""
+        found = {name: self._open(name) for name in self.terms.arrays}
+        step = 2**16
+        for start in range(0, len(locs), step):
+            same = [found[name][start : start + step] for name in (LOCATIONS, "exact") if name in found]
+            if not all(np.array_equal(part, locs[start : start + step]) for part in same):
+                raise ResultFormatError(f"{self.folder / LOCATIONS} is damaged: its locations were changed")
+        return found
+
+    def locations(self, name: str = LOCATIONS) -> NDArray[Any]:
+        """Return the list, read-only: as it was given, or ``exact``, in int64."""
+        return self._open(name if name in self.terms.arrays else LOCATIONS)
+
+    def _open(self, name: str) -> NDArray[Any]:
+        path, (shape, dtype) = self.folder / name, self.terms.arrays[name]
+        with telling(f"{path} cannot be read"):
+            try:
+                return open_mapped(path, tuple(shape), np.dtype(dtype))
+            except (SizeError, FileNotFoundError) as cause:
+                raise ResultFormatError(f"{path} is damaged: {cause}") from cause
+
+    def heads(self) -> Heads[zarr.Array[Any]] | None:
+        """Return an empty array for each head as it is stored; None while nobody has told what they are.
+
+        ResultFormatError tells that they are damaged.
+        """
+        folder = self.folder / HEADS
+        with telling(f"{folder} cannot be read"):
+            if not folder.is_dir():
+                return None
+        check_tree(folder)
+        told = read_json(folder / "zarr.json", folder).get("attributes", {}).get(_MARK, {})
+        plain = {key: value for key, value in told.items() if key != "digest"}
+        files = {name: hash_of(folder / name / "zarr.json") for name in plain.get("arrays", {})}
+        if told.get("digest") != digest(plain) or files != plain["arrays"]:
+            raise ResultFormatError(f"{folder} is damaged: the metadata of heads was changed")
+        outputs: Any = open_group(FolderStore(folder, read_only=True), OUTPUTS, mode="r")
+        arrays = tuple(read_only(outputs[str(head)]) for head in range(plain["n"]))
+        for array in arrays:
+            check_output(array, self.terms.n_rows, None, folder)
+        return Heads(arrays, None if plain["names"] is None else tuple(plain["names"]))
+
+    def specs(self) -> Heads[HeadSpec] | None:
+        """Return what rows of each head look like; None while nobody has told."""
+        heads = self.heads()
+        return None if heads is None else heads.like(layout_of(array).spec for array in heads)
+
+    def offer(self, specs: Heads[HeadSpec]) -> bool:
+        """Fix the heads of the run, unless another rank has; return whether it was us."""
+        place = self.folder / f"{HEADS}.{system.unique_name()}.partial"
+        with telling(f"no heads can be made in {self.folder}"):
+            if (self.folder / HEADS).exists():
+                return False
+            try:
+                _write_heads(place, self.terms.n_rows, specs)
+                system.rename(place, self.folder / HEADS)
+            except OSError as cause:
+                if cause.errno in _THERE:
+                    return False
+                raise
+            finally:
+                if place.exists():
+                    system.clear(place)
+            system.sync(self.folder)
+        return True
+
+
+def make_array(place: Path, arrays: dict[str, tuple[list[int], str]]) -> Any:
+    """Return what makes the arrays of an index in a place, and notes them."""
+
+    def make(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        arrays[name] = (list(shape), dtype.str)
+        with telling(f"{place / name} cannot be made"):
+            return make_mapped(place / name, shape, dtype)
+
+    return make
+
+
+def terms_of(
+    locs: NDArray[Any],
+    resume_token: str | None,
+    on_duplicate: OnDuplicate,
+    specs: Heads[HeadSpec] | None,
+    arrays: dict[str, tuple[list[int], str]],
+    *,
+    is_joined: bool,
+) -> Terms:
+    """Return what a rank proposes."""
+    unit_rows = None
+    if specs is not None and len(specs):  # the head that has the most to copy decides how shares are cut
+        layouts, _ = layout(len(locs), specs.values, BUFFER_NBYTES)
+        unit_rows = max(layouts, key=lambda made: made.spec.row_nbytes).unit_rows
+    return Terms(len(locs), hash_locations(locs), resume_token, on_duplicate, unit_rows, arrays, is_joined)
+
+
+def _write_heads(folder: Path, n_rows: int, specs: Heads[HeadSpec]) -> None:
+    """Write empty arrays, of which every part takes its own; all is synced then."""
+    unsynced = Unsynced()
+    store = FolderStore(folder, unsynced=unsynced)
+    system.make_folder(folder)
+    group = zarr.create_group(store, zarr_format=3)
+    outputs = group.require_group(OUTPUTS)
+    layouts, _ = layout(n_rows, specs.values, BUFFER_NBYTES)
+    names = [OUTPUTS]
+    for number, made in enumerate(layouts):
+        made.create(outputs, str(number))
+        names.append(f"{OUTPUTS}/{number}")
+    plain = {
+        "n": len(specs),
+        "names": None if specs.names is None else list(specs.names),
+        "arrays": {name: hash_of(folder / name / "zarr.json") for name in names},
+    }
+    group.attrs[_MARK] = plain | {"digest": digest(plain)}
+    unsynced.add_folder(folder.parent)
+    unsynced.sync()
+
+
+def _read_terms(folder: Path, name: str) -> Terms:
+    told = read_json(folder / name, folder)
+    plain = {key: value for key, value in told.items() if key != "digest"}
+    if told.get("digest") != digest(plain) or plain.pop("version", None) != _VERSION:
+        raise ResultFormatError(f"{folder / name} is damaged, or of another version of the library")
+    if set(plain) != {field.name for field in attrs.fields(Terms)}:
+        raise ResultFormatError(f"{folder / name} is damaged: it is not what ranks agree on")
+    terms = Terms(**plain)
+    if not set(terms.arrays) <= set(_ARRAYS):
+        raise ResultFormatError(f"{folder / name} is damaged: it names other files")
+    return terms
