@@ -13,13 +13,15 @@ import numpy as np
 from accumulator._core.locations import LocationIndex
 from accumulator._inputs.validation import as_locations, as_specs
 from accumulator._stores.files.ownership import is_locked
-from accumulator._stores.format.mark import CREATING
+from accumulator._stores.files.system import is_partial
+from accumulator._stores.format.arrays import layout_of
+from accumulator._stores.format.mark import CREATING, hash_locations
 from accumulator._stores.kept.fit import check_run
 from accumulator._stores.ranks.part import PartRun
 from accumulator._stores.ranks.recorded import recorded_rows
 from accumulator._stores.ranks.share import block_rows, is_of
 from accumulator._stores.ranks.shared import SharedRun, make_array, terms_of
-from accumulator._stores.reading.saved import is_map, open_mark
+from accumulator._stores.reading.saved import is_map, open_mark, open_result
 from accumulator.exceptions import LockedError, ResultExistsError
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from accumulator._inputs.heads import Heads
     from accumulator._inputs.options import HeadOptions
     from accumulator._inputs.ranks import Rank
+    from accumulator._inputs.validation import HeadSpec
     from accumulator.typing import ArrayLike, OnDuplicate
 
 _PATIENCE_SECONDS: Final = 60.0  # while whoever publishes removes what was published
@@ -71,12 +74,15 @@ def join(
     while True:
         shared = SharedRun.find(root)
         if shared is None:
-            is_joined = _look_at_other_run(root, locs, resume_token)
+            other = _heads_of_other_run(root, locs, resume_token)
             arrays: dict[str, tuple[list[int], str]] = {}
             with SharedRun.making(root) as place:
                 LocationIndex(locs, make_array(place, arrays))
-                terms = terms_of(locs, resume_token, on_duplicate, specs, arrays, is_joined=is_joined)
-                shared = SharedRun.make(root, place, terms, specs)
+                known = specs if other is None else other
+                terms = terms_of(
+                    locs, resume_token, on_duplicate, known, arrays, is_joined=other is not None
+                )
+                shared = SharedRun.make(root, place, terms, known)
         given = terms_of(locs, resume_token, on_duplicate, specs, {}, is_joined=False)
         shared.check(given)
         if shared.wait_is_over():
@@ -95,13 +101,13 @@ def join(
         time.sleep(_PAUSE_SECONDS)
 
 
-def _look_at_other_run(root: Path, locs: NDArray[Any], resume_token: str | None) -> bool:
-    """Return whether a run of one process is there, which several go on with; refuse what else there is."""
-    if not root.exists():
-        return False
-    names = [path.name for path in root.iterdir() if not path.name.endswith(".partial")]
+def _heads_of_other_run(
+    root: Path, locs: NDArray[Any], resume_token: str | None
+) -> Heads[HeadSpec] | None:
+    """Return the heads of a run of one process that several go on with; refuse what else is there."""
+    names = [path.name for path in root.iterdir() if not is_partial(path.name)] if root.exists() else []
     if not names:
-        return False
+        return None
     if "zarr.json" not in names:
         what = "the folder holds other things: give another path"
         raise ResultExistsError(errno.EEXIST, what, str(root))
@@ -115,10 +121,9 @@ def _look_at_other_run(root: Path, locs: NDArray[Any], resume_token: str | None)
     if mark.state == CREATING:
         what = "a run has begun there, and recorded nothing: remove it, or give another path"
         raise ResultExistsError(errno.EEXIST, what, str(root))
-    given = terms_of(locs, resume_token, "error", None, {}, is_joined=True)
-    check_run(
-        root,
-        mark,
-        attrs.evolve(mark, n_rows=given.n_rows, locations=given.locations, resume_token=resume_token),
+    given = attrs.evolve(
+        mark, n_rows=len(locs), locations=hash_locations(locs), resume_token=resume_token
     )
-    return True
+    check_run(root, mark, given)
+    saved = open_result(root, is_partial=True)
+    return saved.heads.like(layout_of(array).spec for array in saved.arrays)

@@ -26,7 +26,7 @@ from accumulator._inputs.warn import warn
 from accumulator._stores.files import system
 from accumulator._stores.files.errors import telling
 from accumulator._stores.files.ownership import names_in
-from accumulator._stores.format.arrays import layout_of, over
+from accumulator._stores.format.arrays import layout_of, open_group, over
 from accumulator._stores.format.checksums import row_checksums
 from accumulator._stores.format.layout import BUFFER_NBYTES
 from accumulator._stores.format.mark import COMPLETE, hash_locations
@@ -75,26 +75,23 @@ class PublishedRun(KeptRun):
 
     def open_heads(self, heads: Heads[zarr.Array[Any]], most_nbytes: int) -> NDArray[np.uint64]:
         """Open what was published, or make it; return its checksums, ``(N, heads)``."""
+        n_rows = len(self._locs)
+        checksums = np.empty((n_rows, len(heads)), np.uint64)
+        for number, head in enumerate(heads):  # of rows that nobody recorded, as any run has them
+            checksums[:, number] = row_checksums(np.full((1, *head.shape[1:]), head.fill_value, head.dtype))[0]
         if not self.is_resumed:
-            rows = self.create(heads.like(layout_of(head).spec for head in heads), BUFFER_NBYTES)
-            rows.close()
-            blanks = [np.full((1, *head.shape[1:]), head.fill_value, head.dtype) for head in heads]
-            checksums = np.empty((len(self._locs), len(heads)), np.uint64)
-            for number, blank in enumerate(blanks):
-                checksums[:, number] = row_checksums(blank)[0]
+            self.create(heads.like(layout_of(head).spec for head in heads), BUFFER_NBYTES).close()
             return checksums
         saved = open_result(
             self.root, mark=self._mark, is_partial=True, is_written=True, most_nbytes=most_nbytes
         )
         with telling(f"{self.root} cannot be published to"):
-            self._group = zarr.open_group(self._store, mode="r+", zarr_format=3, use_consolidated=False)
+            self._group = open_group(self._store)
             self._record.arrays = {name: over(self._group[name], self._store) for name in RECORD}
         self.recorded = saved.written.copy()
-        return (
-            np.stack(saved.checksums, axis=1)
-            if saved.checksums
-            else np.empty((len(self._locs), 0), np.uint64)
-        )
+        for number, column in enumerate(saved.checksums):
+            checksums[self.recorded, number] = column[self.recorded]
+        return checksums
 
     def record(self, new: NDArray[np.bool_], checksums: NDArray[np.uint64]) -> None:
         """Record rows whose files are on the disk."""

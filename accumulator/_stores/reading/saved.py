@@ -26,7 +26,7 @@ from accumulator._stores.format.mark import (
     read_json,
     read_mark,
 )
-from accumulator._stores.format.names import MAPS, OUTPUTS, PATCHES, SCRATCH, record_chunks
+from accumulator._stores.format.names import MAPS, OUTPUTS, PARTS, PATCHES, SCRATCH, record_chunks
 from accumulator._stores.format.store import FolderStore
 from accumulator._stores.reading.trust import check_codecs, check_output, check_tree
 from accumulator.exceptions import AccumulatorError, ResultFormatError, ResultNotFoundError, UnfinishedError
@@ -41,6 +41,10 @@ if TYPE_CHECKING:
 _FIXED_NBYTES: Final = 4  # of a CRC
 _MOST_LOCATION: Final = 2**63
 _MOST_COLUMNS: Final = 2**10  # of locations: a box of an image has two for each of its few axes
+_RANKS: Final = "run.json"  # in `PARTS`: what ranks agree on, until all of it is published
+_PUBLISH: Final = (
+    "accumulator.publish(path), or `accumulator publish` in a shell, makes a result of what they have"
+)
 _NUMBER_NBYTES: Final = 16  # of a number of the record, with what is made of it
 
 
@@ -77,7 +81,8 @@ def open_mark(path: Path) -> Mark:
     """Return what a store says of itself.
 
     ResultNotFoundError tells that there is nothing, ResultFormatError that it is no store, StorageError that
-    the operating system does not let us look.
+    the operating system does not let us look. UnfinishedError tells that ranks write it, of whom nothing was
+    published yet; and that maps are not finished.
     """
     with telling(f"{path} cannot be read"):
         try:
@@ -89,10 +94,25 @@ def open_mark(path: Path) -> Mark:
     is_map = has_patches(path)
     if is_map and not (path / "zarr.json").exists():
         raise unfinished_map(path)
+    if _has_ranks(path) and not (path / "zarr.json").exists():
+        raise _unpublished(path)
     mark = read_mark(path)
     if is_map and not mark.is_complete:
         raise unfinished_map(path)
     return mark
+
+
+def _has_ranks(path: Path) -> bool:
+    """Whether several ranks write a store, or have written it, and not all is published."""
+    with telling(f"{path} cannot be read"):
+        return (path / PARTS / _RANKS).exists()
+
+
+def _unpublished(path: Path) -> UnfinishedError:
+    return UnfinishedError(
+        f"{path} is a run of several ranks, of which nothing was published yet: {_PUBLISH}, with "
+        "partial=True also while they are at work"
+    )
 
 
 def has_patches(root: Path) -> bool:
@@ -153,11 +173,18 @@ def open_result(
     stamp = stamp_of(path)
     mark = mark or open_mark(path)
     if mark.state == CREATING:
+        if _has_ranks(path):
+            raise _unpublished(path)
         raise UnfinishedError(
             f"{path} is a run of which nothing was recorded yet: if it has ended, run it again with "
             'FullBatchAccumulator(..., store=, mode="a")'
         )
     if not (is_partial or mark.is_complete):
+        if _has_ranks(path):
+            raise UnfinishedError(
+                f"{path} is a run of several ranks that is not complete: {_PUBLISH}, once they have ended, "
+                "or look at what was published by now with FullBatch.load(path, partial=True)"
+            )
         raise UnfinishedError(
             f"{path} is a run that is not complete: resume it with FullBatchAccumulator(..., store=, "
             'mode="a"), or look at what there is with FullBatch.load(path, partial=True)'

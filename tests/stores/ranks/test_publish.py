@@ -1,0 +1,358 @@
+"""What several ranks recorded becomes one result: the same bytes as from one process, whoever had which rows."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import warnings
+from multiprocessing import resource_tracker
+
+import numpy as np
+import pytest
+from helpers import ranked
+from helpers.ranked import LOCS, N, OPTIONS, alone, check_same, open_rank, orders, push, values
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from accumulator import FullBatch, FullBatchAccumulator, publish
+from accumulator._report.facts import verify
+from accumulator.exceptions import (
+    DuplicateLocationError,
+    LockedError,
+    NothingPushedError,
+    OptionError,
+    ResultFormatError,
+    ResultNotFoundError,
+    ResumeError,
+    StorageError,
+    StorageWarning,
+    UnfinishedError,
+)
+
+ORDERS = ["share", "strided", "padded", "contiguous", "shuffled"]
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Return where a run is to be."""
+    return tmp_path / "run.zarr"
+
+
+def run_ranks(store, world_size, order, **options):
+    """Let all ranks run to their end, side by side."""
+    ranks = [open_rank(store, rank, world_size, **options) for rank in range(world_size)]
+    rows = orders(order, world_size) or [rank.missing_rows() for rank in ranks]
+    for rank, own in zip(ranks, rows, strict=True):
+        push(rank, own)
+    for rank in ranks:
+        rank.finalize()
+
+
+def run_and_die(store, rank, world_size, rows, options, *, version=0):
+    """Record rows in another process, which ends without a word."""
+    process = multiprocessing.get_context("fork").Process(
+        target=_record_and_die, args=(store, rank, world_size, rows, options, version)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == 7
+
+
+def _record_and_die(store, rank, world_size, rows, options, version):
+    accumulator = open_rank(store, rank, world_size, checkpoint_interval=np.inf, **options)
+    rows = np.asarray(rows)
+    push(accumulator, rows[:-3], version)
+    accumulator.flush()
+    push(accumulator, rows[-3:], version)  # which are lost with the process
+    accumulator._canvas._batches.show()
+    os._exit(7)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("name", OPTIONS)
+def test_the_same_bytes_as_one_process(tmp_path, store, name, order):
+    """Every file is the same, whatever the storage, and whoever had which rows."""
+    alone(tmp_path / "alone.zarr", np.arange(N), **OPTIONS[name])
+    run_ranks(store, 3, order, **OPTIONS[name])
+    batch = publish(store)
+    check_same(store, tmp_path / "alone.zarr")
+    for head, wanted in values(np.arange(N)).items():
+        np.testing.assert_array_equal(batch.outputs[head][:], wanted)
+    assert verify(store).verdict == "right"
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_gaps_are_the_same_too(tmp_path, store, name):
+    """Rows that nobody had hold the fill value, whole chunks of them included."""
+    rows = np.delete(np.arange(N), np.r_[3, 20:45, 100])
+    alone(tmp_path / "alone.zarr", rows, **OPTIONS[name])
+    ranks = [open_rank(store, rank, 2, **OPTIONS[name]) for rank in range(2)]
+    for number, rank in enumerate(ranks):
+        push(rank, rows[number::2])
+        rank.finalize()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # all ranks came to their end: the gaps were meant
+        publish(store)
+    check_same(store, tmp_path / "alone.zarr")
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_killed_ranks_and_another_number_of_them(tmp_path, store, name):
+    """What was recorded before a kill is there, and who goes on has the rest, with another world size."""
+    for rank, size in ((0, 3), (2, 3), (1, 4)):
+        probe = open_rank(store, rank, size, **OPTIONS[name])
+        rows = probe.missing_rows()
+        probe.close()
+        run_and_die(store, rank, size, rows, OPTIONS[name])
+    publish(store, partial=True).close()
+    seen = FullBatch.load(store, partial=True).written.copy()
+    ranks = [open_rank(store, rank, 2, **OPTIONS[name]) for rank in range(2)]
+    shares = [rank.missing_rows() for rank in ranks]
+    together = np.concatenate(shares)
+    assert sorted(together.tolist()) == np.flatnonzero(~seen).tolist()
+    for rank, share in zip(ranks, shares, strict=True):
+        push(rank, share)
+        rank.finalize()
+    publish(store)
+    alone(tmp_path / "alone.zarr", np.arange(N), **OPTIONS[name])
+    check_same(store, tmp_path / "alone.zarr")
+
+
+def test_several_processes_put_chunks_together(tmp_path, store):
+    """With processes= it is the same."""
+    alone(tmp_path / "alone.zarr", np.arange(N), chunks=2)
+    run_ranks(store, 3, "strided", chunks=2)
+    publish(store, processes=2)
+    check_same(store, tmp_path / "alone.zarr")
+    resource_tracker._resource_tracker._stop()  # Python's own, which has a pipe
+
+
+def test_partial_while_a_rank_lives(tmp_path, store):
+    """What a living rank has recorded is published by a copy; it goes on, and the rest joins the next."""
+    options = OPTIONS["raw"]
+    first, second = (open_rank(store, rank, 2, **options) for rank in range(2))
+    mine, other = first.missing_rows(), second.missing_rows()
+    push(first, mine[:20])
+    first.flush()
+    push(second, other)
+    second.finalize()
+    with pytest.raises(LockedError, match=f"rank 0 of 2, process {os.getpid()} on "):
+        publish(store)
+    batch = publish(store, partial=True)
+    assert np.flatnonzero(batch.written).tolist() == sorted([*mine[:20], *other])
+    with pytest.raises(UnfinishedError):
+        FullBatch.load(store)
+    push(first, mine[20:])
+    result = first.finalize()
+    for head, wanted in values(mine).items():
+        np.testing.assert_array_equal(result.outputs[head][mine], wanted)
+    publish(store)
+    alone(tmp_path / "alone.zarr", np.arange(N), **options)
+    check_same(store, tmp_path / "alone.zarr")
+
+
+def test_again_and_again(store):
+    """A published result is only opened, and a late rank joins the next publishing."""
+    run_ranks(store, 2, "share", chunks=7)
+    publish(store)
+    before = ranked.files(store)
+    publish(store)
+    assert ranked.files(store) == before
+    late = open_rank(store, 1, 2, chunks=7)
+    assert len(late.missing_rows()) == 0
+    late.finalize()
+    publish(store)
+    assert ranked.files(store) == before
+
+
+def test_a_run_of_one_process_goes_on_with_several(tmp_path, store):
+    """And after that one process goes on with what was published."""
+    with pytest.raises(KeyboardInterrupt), FullBatchAccumulator(LOCS, store=store, chunks=7) as first:
+        push(first, np.arange(30))
+        raise KeyboardInterrupt
+    ranks = [open_rank(store, rank, 2, chunks=7) for rank in range(2)]
+    assert sorted(np.concatenate([rank.missing_rows() for rank in ranks]).tolist()) == list(range(30, N))
+    for rank in ranks:
+        push(rank, rank.missing_rows()[:20])
+        rank.finalize()
+    with pytest.raises(ResumeError, match="publish"):
+        FullBatchAccumulator(LOCS, store=store, mode="a", chunks=7)
+    publish(store)
+    with FullBatchAccumulator(LOCS, store=store, mode="a", chunks=7) as last:
+        push(last, last.missing_rows())
+    alone(tmp_path / "alone.zarr", np.arange(N), chunks=7)
+    check_same(store, tmp_path / "alone.zarr")
+
+
+def test_what_a_killed_process_left_is_cleaned_up(tmp_path, store):
+    """Rows that a run of one process wrote and did not record are none, in chunks that ranks add to, too."""
+    process = multiprocessing.get_context("fork").Process(target=_alone_and_die, args=(store,))
+    process.start()
+    process.join()
+    ranks = [open_rank(store, rank, 2, **OPTIONS["raw"]) for rank in range(2)]
+    for rank in ranks:
+        push(rank, [row for row in rank.missing_rows() if row >= 60 or row < 10])
+        rank.finalize()
+    publish(store)
+    alone(tmp_path / "alone.zarr", [*range(25), *range(60, N)], **OPTIONS["raw"])
+    check_same(store, tmp_path / "alone.zarr")
+
+
+def _alone_and_die(store):
+    accumulator = FullBatchAccumulator(LOCS, store=store, checkpoint_interval=np.inf, **OPTIONS["raw"])
+    push(accumulator, np.arange(25))
+    accumulator.flush()
+    push(accumulator, np.arange(25, 50))
+    accumulator._canvas._batches.show()
+    os._exit(7)
+
+
+@pytest.mark.parametrize("policy", ["error", "first", "last"])
+def test_predictions_that_differ(store, policy):
+    """Equal ones pass; others follow on_duplicate, and are told."""
+    for rank, version in ((0, 0), (1, 1)):
+        accumulator = open_rank(store, rank, 2, chunks=7)
+        push(accumulator, range(40) if rank == 0 else range(40, N))
+        push(accumulator, [50] if rank == 0 else [3, 4], 0 if rank == 0 else version)
+        accumulator.finalize()
+    if policy == "error":
+        with pytest.raises(DuplicateLocationError, match=r"2 locations .* the first being") as refused:
+            publish(store)
+        assert refused.value.rows.tolist() == [3, 4]
+        return
+    with pytest.warns(StorageWarning, match="2 locations"):
+        batch = publish(store, on_duplicate=policy)
+    wanted = values(np.arange(N))
+    again = values([3, 4], 1)
+    for head, array in batch.outputs.items():
+        if policy == "last":
+            wanted[head][[3, 4]] = again[head]
+        np.testing.assert_array_equal(array[:], wanted[head])
+
+
+def test_a_damaged_part_is_named(store):
+    """And left out by an explicit word alone."""
+    run_ranks(store, 2, "share", chunks=7)
+    parts = sorted(path for path in (store / "parts").iterdir() if (path / "part.json").exists())
+    record = parts[0] / "record" / "0"
+    content = bytearray(record.read_bytes())
+    content[len(content) // 2] ^= 1
+    record.write_bytes(content)
+    with pytest.raises(ResultFormatError, match=parts[0].name):
+        publish(store)
+    with pytest.raises(OptionError, match="leave_out names parts that are not there"):
+        publish(store, leave_out=["nobody"])
+    batch = publish(store, leave_out=[parts[0].name])
+    assert 0 < batch.written.sum() < N
+    assert record.exists()
+
+
+def test_damaged_rows_are_missing_with_a_word(store):
+    """A row whose bytes changed is nobody's, in all heads, and the others of its chunk are there."""
+    run_ranks(store, 2, "strided", chunks=7)
+    part = min(path for path in (store / "parts").iterdir() if (path / "part.json").exists())
+    chunk = part / "outputs" / "0" / "c.1.0.0"
+    content = bytearray(chunk.read_bytes())
+    content[:] = bytes(byte ^ 1 for byte in content)
+    chunk.write_bytes(content)
+    with pytest.warns(StorageWarning, match="damaged, and missing"):
+        batch = publish(store)
+    gone = np.flatnonzero(~batch.written)
+    assert 3 <= len(gone) <= 4
+    assert set(gone.tolist()) < set(range(7, 14))
+    wanted = values(np.arange(N))
+    for head, array in batch.outputs.items():
+        wanted[head][gone] = 0
+        np.testing.assert_array_equal(array[:], wanted[head])
+    assert verify(store).verdict == "right"
+
+
+def test_missing_rows_of_a_killed_rank_are_told(store):
+    """A result with rows of a rank that was killed is complete, and warns."""
+    run_and_die(store, 0, 2, np.arange(40), OPTIONS["raw"])
+    with pytest.warns(StorageWarning, match=r"locations .* are missing, and not every rank has come to its end"):
+        batch = publish(store)
+    assert np.flatnonzero(batch.written).tolist() == list(range(37))
+
+
+def test_a_part_that_is_published_while_it_lives_records_no_more(store, monkeypatch):
+    """Where locks do not reach, a living part may be taken for a dead one: nothing it recorded is lost."""
+    rank = open_rank(store, 0, 1, chunks=7)
+    push(rank, np.arange(30))
+    rank.flush()
+    with monkeypatch.context() as blind:
+        blind.setattr("accumulator._stores.ranks.facts.is_locked", lambda _: None)
+        with pytest.warns(StorageWarning, match="missing"):
+            batch = publish(store)
+    assert np.flatnonzero(batch.written).tolist() == list(range(30))
+    with pytest.raises(StorageError, match="removed, moved or replaced"):
+        push(rank, np.arange(30, 40))
+    with pytest.raises(StorageError):
+        rank.close()
+    assert verify(store).verdict == "right"
+
+
+def test_nothing_to_publish(tmp_path, store):
+    """Each case has its own error."""
+    with pytest.raises(ResultNotFoundError):
+        publish(store)
+    rank = open_rank(store, 0, 1)
+    rank.close()
+    with pytest.raises(NothingPushedError):
+        publish(store)
+    with pytest.raises(OptionError, match="processes is 0"):
+        publish(store, processes=0)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResultFormatError):
+        publish(tmp_path / "file")
+
+
+def test_declared_heads_and_no_rows(tmp_path, store):
+    """Ranks that find nothing to do end with a result of fill values."""
+    heads = dict(ranked.HEADS)
+    for rank in range(3):
+        open_rank(store, rank, 3, heads=heads, chunks=7).finalize()
+    publish(store)
+    with FullBatchAccumulator(LOCS, store=tmp_path / "alone.zarr", heads=heads, chunks=7):
+        pass
+    check_same(store, tmp_path / "alone.zarr")
+
+
+@given(data=st.data())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_any_history(tmp_path_factory, data):
+    """Any ranks with any rows, some of which end and others just stop, published at any time, in any order."""
+    folder = tmp_path_factory.mktemp("run")
+    store, options = folder / "run.zarr", OPTIONS[data.draw(st.sampled_from(sorted(OPTIONS)))]
+    recorded, living = set(), []
+    for _ in range(data.draw(st.integers(1, 6))):
+        step = data.draw(st.sampled_from(["begin", "begin", "push", "end", "publish"]))
+        if step == "begin" or not living:
+            size = data.draw(st.integers(1, 5))
+            living.append((open_rank(store, data.draw(st.integers(0, size - 1)), size, **options), set()))
+        accumulator, own = living[data.draw(st.integers(0, len(living) - 1))]
+        if step == "publish" and recorded:
+            found = publish(store, partial=True)
+            assert recorded <= set(np.flatnonzero(found.written).tolist())
+        if step == "end":
+            living.remove((accumulator, own))
+            if data.draw(st.booleans()):
+                accumulator.finalize()
+            else:
+                accumulator.close()
+            continue
+        rows = data.draw(st.sets(st.integers(0, N - 1), max_size=40)) - own
+        push(accumulator, sorted(rows, key=lambda row: (row * 7919) % N), batch=9)
+        accumulator.flush()
+        own |= rows
+        recorded |= rows
+    for accumulator, _ in living:
+        accumulator.finalize()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", StorageWarning)  # of rows that are missing, and ranks that were closed
+        if recorded:
+            publish(store)
+            alone(folder / "alone.zarr", sorted(recorded), **options)
+            check_same(store, folder / "alone.zarr")
+    shutil.rmtree(folder)
