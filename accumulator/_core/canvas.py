@@ -278,7 +278,9 @@ class Canvas:
         """Say in a run that is kept that it is complete, after `flush`."""
         if self.run is None or self.run.is_complete:
             return
-        if self._batches is None and not self.run.is_shared:  # there is no location, and so no push
+        if self._batches is None and not isinstance(
+            self.run, PartRun
+        ):  # there is no location, and so no push
             self._batches = AllOrNothing(self.run.create(Heads(), 0), (), self.written)
         self.run.complete()
 

@@ -8,7 +8,7 @@ from accumulator._core.full_batch import FullBatch
 from accumulator._core.memory import available_memory
 from accumulator._inputs.arguments import as_on_duplicate, as_processes
 from accumulator._inputs.validation import as_place
-from accumulator._stores.ranks.publish import publish_parts
+from accumulator._stores.ranks.publish import Wish, publish_parts
 from accumulator._stores.reading.saved import open_mark
 
 if TYPE_CHECKING:
@@ -27,9 +27,9 @@ def publish(
 ) -> FullBatch:
     """Make one result of what all ranks of a run have recorded.
 
-    Any process may do it, on any machine that sees the store, and again after it was killed at any moment. The
-    result is an ordinary store, with the same bytes as from one process. Chunks that one rank has all of are
-    renamed, and others put together from what each has. A result that is published already is only opened.
+    Any process may do it, on any machine that sees the store, and again after it was killed at any moment.
+    The result is an ordinary store, with the same bytes as from one process. Chunks that one rank has all of
+    are renamed, and others put together from what each has. What is published already is only opened.
 
     Parameters
     ----------
@@ -94,14 +94,7 @@ def publish(
     """
     root, count = as_place(path, "path"), as_processes(processes)
     policy = None if on_duplicate is None else as_on_duplicate(on_duplicate)
-    is_there = publish_parts(
-        root,
-        is_partial=bool(partial),
-        processes=count,
-        on_duplicate=policy,
-        leave_out=list(leave_out),
-        most_nbytes=available_memory(),
-    )
-    if not is_there:
+    wish = Wish(bool(partial), count, policy, list(leave_out), available_memory())
+    if not publish_parts(root, wish):
         open_mark(root)  # which tells what is wrong with it
     return FullBatch.load(root, partial=bool(partial))

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
-import numpy as np
 
 from accumulator._core.locations import LocationIndex
 from accumulator._inputs.validation import as_locations, as_specs
@@ -25,6 +24,7 @@ from accumulator._stores.reading.saved import is_map, open_mark, open_result
 from accumulator.exceptions import LockedError, ResultExistsError
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from accumulator._inputs.heads import Heads
@@ -54,7 +54,7 @@ class Together:
         return recorded_rows(self.part.shared)
 
 
-def join(
+def join(  # noqa: PLR0913, PLR0917  what ranks agree on
     store: str,
     who: Rank,
     full_output_locs: ArrayLike,
@@ -79,9 +79,7 @@ def join(
             with SharedRun.making(root) as place:
                 LocationIndex(locs, make_array(place, arrays))
                 known = specs if other is None else other
-                terms = terms_of(
-                    locs, resume_token, on_duplicate, known, arrays, is_joined=other is not None
-                )
+                terms = terms_of(locs, resume_token, on_duplicate, known, arrays, is_joined=other is not None)
                 shared = SharedRun.make(root, place, terms, known)
         given = terms_of(locs, resume_token, on_duplicate, specs, {}, is_joined=False)
         shared.check(given)
@@ -101,9 +99,7 @@ def join(
         time.sleep(_PAUSE_SECONDS)
 
 
-def _heads_of_other_run(
-    root: Path, locs: NDArray[Any], resume_token: str | None
-) -> Heads[HeadSpec] | None:
+def _heads_of_other_run(root: Path, locs: NDArray[Any], resume_token: str | None) -> Heads[HeadSpec] | None:
     """Return the heads of a run of one process that several go on with; refuse what else is there."""
     names = [path.name for path in root.iterdir() if not is_partial(path.name)] if root.exists() else []
     if not names:
@@ -121,9 +117,7 @@ def _heads_of_other_run(
     if mark.state == CREATING:
         what = "a run has begun there, and recorded nothing: remove it, or give another path"
         raise ResultExistsError(errno.EEXIST, what, str(root))
-    given = attrs.evolve(
-        mark, n_rows=len(locs), locations=hash_locations(locs), resume_token=resume_token
-    )
+    given = attrs.evolve(mark, n_rows=len(locs), locations=hash_locations(locs), resume_token=resume_token)
     check_run(root, mark, given)
     saved = open_result(root, is_partial=True)
     return saved.heads.like(layout_of(array).spec for array in saved.arrays)

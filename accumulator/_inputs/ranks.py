@@ -1,4 +1,4 @@
-"""Which of several processes this one is: as it is told, or as torchrun and SLURM say it in the environment."""
+"""Which of several processes this one is: as it is told, or as torchrun and SLURM say it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arrays in files that processes of a machine share: they take memory once, and give it back when it is short."""
+"""Arrays in files, which processes of a machine share: they take its memory once, while there is some."""
 
 from __future__ import annotations
 

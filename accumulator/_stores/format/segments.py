@@ -1,9 +1,9 @@
 """The record of a part: a file a checkpoint, with the rows that it recorded and their checksums.
 
 A segment is one line of JSON, the distances from row to row in the smallest integers that hold them, the
-checksums of each row, and the SHA-256 of all that: 9 bytes a row that follows another, of one head. It gets its
-name when it is whole, so that what cannot be read is damage, and never the end of a crash. A segment that
-``is_whole`` has all that the earlier ones had.
+checksums of each row, and the SHA-256 of all that: 9 bytes a row that follows another, of one head. It gets
+its name when it is whole, so that what cannot be read is damage, and never what a crash has left. A segment
+that ``is_whole`` has all that the earlier ones had.
 """
 
 from __future__ import annotations

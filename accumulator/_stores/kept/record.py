@@ -40,10 +40,11 @@ class Record:
         checksums: Checksums,
         held: NDArray[np.bool_],
     ) -> None:
-        """Record rows that have ``changed``, some of which are ``new``: first what they are, then that they are.
+        """Record rows that have ``changed``, some of which are ``new``; it is on the disk when this returns.
 
         All that are ``known`` are recorded then; those that are ``held`` keep the checksums that they have.
         """
+        # A row that is written has its checksum.
         self.write("checksums", changed, known, checksums, held)
         self.write("written", np.flatnonzero(new), known)
 

@@ -61,7 +61,6 @@ if TYPE_CHECKING:
     from accumulator._inputs.heads import Heads
     from accumulator._inputs.options import HeadOptions
     from accumulator._inputs.validation import HeadSpec
-    from accumulator._stores.kept.record import Checksums
 
 _log: Final = logging.getLogger("accumulator")
 
@@ -125,11 +124,6 @@ class KeptRun:
             run.release()
             raise
         return run
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether others write rows of the run, too."""
-        return False
 
     @property
     def is_complete(self) -> bool:
@@ -288,7 +282,7 @@ class KeptRun:
         if PARTS in found:
             raise ResumeError(
                 f"{self.root} is a run of several ranks: accumulator.publish makes one result of what they "
-                "have, which one process can go on with; or go on as a rank of them, with rank= and world_size="
+                "have, which one process can go on with; or go on as one of them, with rank= and world_size="
             )
         return found
 
@@ -369,19 +363,8 @@ class KeptRun:
         changed = np.concatenate([np.flatnonzero(new), *again])
         if len(changed):
             known = self.recorded | new
-            self._put_record(changed, new, known, rows.checksums, held & self.recorded)
+            self._record.put(changed, new, known, rows.checksums, held & self.recorded)
             self.recorded |= new
-
-    def _put_record(
-        self,
-        changed: NDArray[np.intp],
-        new: NDArray[np.bool_],
-        known: NDArray[np.bool_],
-        checksums: Checksums,
-        held: NDArray[np.bool_],
-    ) -> None:
-        """Record rows that have changed, some of which are new; it is on the disk when this returns."""
-        self._record.put(changed, new, known, checksums, held)
 
     def _compare_doubtful(self, rows: ZarrRows, written: NDArray[np.bool_]) -> None:
         """Find out whether files whose sync failed once still have their rows, now that one succeeded."""

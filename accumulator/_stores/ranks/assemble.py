@@ -1,14 +1,16 @@
 """A chunk of the result, put together from what parts have of it; its file changes in one step.
 
-What was recorded is in some file: in a part's, in one that waits beside it, or, after a publishing that was killed,
-in the result's own place already. Every row is compared with its checksum before it counts.
+What was recorded is in some file: in a part's, in one that waits beside it, or, after a publishing that was
+killed, in the result's own place already. Every row is compared with its checksum before it counts.
 """
 
 from __future__ import annotations
 
 import itertools
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import zarr
@@ -31,12 +33,22 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+Found = tuple[int, int, "NDArray[np.bool_]"]  # head, unit, and which rows nobody has
+
+
+class Task(NamedTuple):
+    """Units of one head to put together: of each the rows, their checksums, and who may have them."""
+
+    head: int
+    units: list[tuple[int, NDArray[np.bool_], NDArray[np.uint64], list[int]]]
+
+
 class Assembler:
     """Puts units of the result in ``root`` together; ``heads`` are its arrays, and those of all ``parts``."""
 
     def __init__(self, root: Path, heads: Sequence[zarr.Array[Any]], parts: Sequence[Path]) -> None:
         self.unsynced = Unsynced()
-        self._root = root
+        self.arguments = root, heads, parts  # of one that does the same in another process
         self._sources = [_checker(folder, heads) for folder in (root, *parts)]
         self._arrays = self._sources[0].saved.arrays
         self._layouts = self._sources[0].layouts
@@ -48,6 +60,10 @@ class Assembler:
         grid = [range(-(-n // size)) for n, size in zip(array.shape[1:], inner[1:], strict=True)]
         for piece in itertools.product([number], *grid):
             yield array.store.root / array.path / array.metadata.encode_chunk_key(piece)
+
+    def do(self, task: Task) -> list[Found]:
+        """Put all units of a task together."""
+        return [(task.head, unit[0], self.put_together(task.head, *unit)) for unit in task.units]
 
     def put_together(
         self,
@@ -112,3 +128,30 @@ def _checker(folder: Path, heads: Sequence[zarr.Array[Any]]) -> RowChecker:
 def unit_rows_of(heads: Sequence[zarr.Array[Any]]) -> list[int]:
     """Return how many rows of each head lie in one file, or in a few that belong together."""
     return [layout_of(head).unit_rows for head in heads]
+
+
+def put_together(assembler: Assembler, tasks: Sequence[Task], processes: int) -> Iterator[Found]:
+    """Put units together, in several processes if so many are wanted; all is synced at the end."""
+    if processes == 1 or len(tasks) <= 1:
+        for task in tasks:
+            yield from assembler.do(task)
+        assembler.unsynced.sync()
+        return
+    spawn = multiprocessing.get_context("spawn")  # no thread of this process is there
+    n = min(processes, len(tasks))
+    with ProcessPoolExecutor(n, spawn, initializer=_begin, initargs=assembler.arguments) as pool:
+        for found in pool.map(_work, tasks):
+            yield from found
+
+
+_ours: list[Assembler] = []  # of a process that does nothing else
+
+
+def _begin(root: Path, heads: Sequence[zarr.Array[Any]], parts: Sequence[Path]) -> None:
+    _ours.append(Assembler(root, heads, parts))
+
+
+def _work(task: Task) -> list[Found]:
+    found = _ours[0].do(task)
+    _ours[0].unsynced.sync()
+    return found

@@ -6,7 +6,6 @@ import contextlib
 import json
 import socket
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -21,6 +20,7 @@ from accumulator.exceptions import ResultFormatError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -92,12 +92,17 @@ class PartLook:
         return len(self.rows) / max(1e-3, float(self.seconds.max()) - self.facts.began)
 
 
+def name_of(path: Path) -> str:
+    """Return what a part is called, retired or not."""
+    return path.name.removesuffix(RETIRED)
+
+
 def part_folders(folder: Path) -> Iterator[Path]:
     """Yield the folders of all parts, in the order of their names."""
     with telling(f"{folder} cannot be read"):
         found = sorted(folder.iterdir()) if folder.is_dir() else []
     for path in found:
-        name = path.name.removesuffix(RETIRED)
+        name = name_of(path)
         if len(name) == 32 and set(name) <= set("0123456789abcdef"):
             yield path
 

@@ -75,7 +75,8 @@ def gather(
     rows = np.unique(np.concatenate(differing)) if differing else np.empty(0, np.intp)
     if len(rows) and on_duplicate == "error":
         raise DuplicateLocationError(
-            f"{len(rows)} locations have several predictions that differ, the first being {locs[rows[0]].tolist()}: "
+            f"{len(rows)} locations have several predictions that differ, the first being "
+            f"{locs[rows[0]].tolist()}: "
             'publish with on_duplicate="first" or "last", by when they were recorded',
             rows,
             locs[rows],
@@ -102,8 +103,8 @@ def units_of(
 ) -> Units:
     """Return what is to be done for a head with so many rows a unit; ``lost`` rows are those of nobody.
 
-    Only units with something new change; where what was published ``is_dirty``, all that are not whole. One is
-    moved if one part has all of its rows.
+    Only units with something new change; where what was published ``is_dirty``, all that are not whole. One
+    is moved if one part has all of its rows.
     """
     n = len(gathered.source)
     starts = np.arange(0, n, unit_rows)

@@ -1,7 +1,7 @@
 """A part: what one process of several writes, from its beginning to its end, and nobody else.
 
-It is a run that is kept, but for its record, which is a few files that grow with its own rows alone, and for the
-locations, which are those of all ranks.
+It is a run that is kept, but for its record, which is a few files that grow with its own rows alone, and for
+the locations, which are those of all ranks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import attrs
 import numpy as np
 import zarr
 
-from accumulator._inputs.ranks import Rank
 from accumulator._stores.files import system
 from accumulator._stores.files.errors import telling
 from accumulator._stores.files.ownership import ClaimedFolder
@@ -27,21 +26,20 @@ from accumulator._stores.format.names import OUTPUTS
 from accumulator._stores.format.segments import Segment
 from accumulator._stores.format.store import FolderStore
 from accumulator._stores.kept.fit import fit_options
+from accumulator._stores.kept.record import Record
 from accumulator._stores.kept.run import KeptRun
 from accumulator._stores.memory.threads import to_its_end
 from accumulator._stores.ranks.facts import FACTS, SEGMENTS, Facts
 from accumulator._stores.writing.zarr_rows import ZarrRows
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
     from accumulator._inputs.heads import Heads
     from accumulator._inputs.options import HeadOptions
+    from accumulator._inputs.ranks import Rank
     from accumulator._inputs.validation import HeadSpec
     from accumulator._stores.kept.record import Checksums
-    from accumulator._stores.kept.reserve import Reserve
     from accumulator._stores.ranks.shared import SharedRun
 
 _MOST_SEGMENTS: Final = (
@@ -50,36 +48,31 @@ _MOST_SEGMENTS: Final = (
 
 
 @attrs.define(eq=False)
-class PartRecord:
-    """The record of a part: a segment a checkpoint."""
+class PartRecord(Record):
+    """The record of a part, in the folder ``root``: a segment a checkpoint."""
 
-    folder: Path
-    reserve: Reserve
-    _n: int = 0  # segments that there are, the first being the last that is whole
-    _first: int = 0
-    _n_rows: int = 0  # in those since
+    _n: int = 0  # segments that there are
+    _first: int = 0  # the last that is whole
+    _n_rows: int = 0  # in those behind it
     _n_whole: int = 0  # in that one
 
     def put(
         self,
         changed: NDArray[np.intp],
+        new: NDArray[np.bool_],
         known: NDArray[np.bool_],
         checksums: Checksums,
         held: NDArray[np.bool_],
     ) -> None:
-        """Record rows that have changed, in one step; it is on the disk when this returns.
-
-        All that are ``known`` are recorded then; the checksums of those that are ``held`` are yet to come.
-        """
+        """Record rows that have ``changed``, in one step; it is on the disk when this returns."""
+        del new
         is_long = self._n - self._first >= _MOST_SEGMENTS and self._n_rows >= self._n_whole
-        is_whole = is_long and not (held & known).any()  # of those we know the checksums to come
+        is_whole = is_long and not (held & known).any()  # those have the checksums of what is yet to come
         rows = np.flatnonzero(known) if is_whole else np.unique(changed)
         sums = np.stack([column[rows] for column in checksums], axis=1)
-        segment = Segment(rows, sums, time.time(), is_whole)
-        path = self.folder / str(self._n)
-        content = memoryview(segment.encode())
-        self.reserve.used(partial(system.replace, path, content, is_synced=True))
-        system.sync(self.folder)
+        content = memoryview(Segment(rows, sums, time.time(), is_whole).encode())
+        self.reserve.used(partial(system.replace, self.root / str(self._n), content, is_synced=True))
+        system.sync(self.root)
         self._n += 1
         if not is_whole:
             self._n_rows += len(rows)
@@ -88,7 +81,7 @@ class PartRecord:
         self._n_rows, self._n_whole = 0, len(rows)
         for number in range(first, self._first):  # readers begin at the last that is whole
             with contextlib.suppress(OSError):
-                system.remove(self.folder / str(number))
+                system.remove(self.root / str(number))
 
 
 @attrs.define(eq=False)
@@ -98,7 +91,6 @@ class PartRun(KeptRun):
     shared: SharedRun = attrs.field(kw_only=True)
     who: Rank = attrs.field(kw_only=True)
     _began: float = attrs.field(factory=time.time)
-    _segments: PartRecord | None = None
 
     @classmethod
     def begin_part(cls, shared: SharedRun, who: Rank, locs: NDArray[Any]) -> Self:
@@ -119,11 +111,6 @@ class PartRun(KeptRun):
             claimed.release(is_unused=True)
             raise
         return run
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether others write rows of the run, too."""
-        return True
 
     def offer(self, specs: Heads[HeadSpec]) -> bool:
         """Fix the heads of all ranks, unless another has; return whether it was us."""
@@ -169,22 +156,10 @@ class PartRun(KeptRun):
             has_checksums=True,
         )
         system.make_folder(self.root / SEGMENTS)
-        self._segments = PartRecord(self.root / SEGMENTS, self._reserve)
+        self._record = PartRecord(self.root / SEGMENTS, self._reserve, self._unsynced)
         self._unsynced.add_folder(self.root)
         self._unsynced.sync()
         return self._rows
-
-    def _put_record(
-        self,
-        changed: NDArray[np.intp],
-        new: NDArray[np.bool_],
-        known: NDArray[np.bool_],
-        checksums: Checksums,
-        held: NDArray[np.bool_],
-    ) -> None:
-        del new
-        if self._segments is not None:
-            self._segments.put(changed, known, checksums, held)
 
     def complete(self) -> None:
         """Say that this process has come to its end, after the last checkpoint."""

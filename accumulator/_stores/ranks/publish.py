@@ -1,6 +1,6 @@
-"""Publishing: what all parts have recorded becomes one result, in steps that may end anywhere and begin again.
+"""Publishing: what all parts have recorded becomes one result, in steps that may end anywhere, and go on.
 
-1. Parts whose process has ended are retired, by a rename: they record nothing more, whatever was thought of them.
+1. Parts whose process has ended are retired, by a rename: they record no more, whatever was thought of them.
 2. Chunks that one part has all of move to the result, by a rename; others are put together.
 3. All that is synced, then recorded, as of any run that is kept; and the mark says that it is complete.
 4. Only then parts are removed, whose rows are all published.
@@ -12,13 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
-import zarr
 
 from accumulator._inputs.heads import Heads
 from accumulator._inputs.text import few, listed
@@ -26,18 +23,14 @@ from accumulator._inputs.warn import warn
 from accumulator._stores.files import system
 from accumulator._stores.files.errors import telling
 from accumulator._stores.files.ownership import names_in
-from accumulator._stores.format.arrays import layout_of, open_group, over
-from accumulator._stores.format.checksums import row_checksums
-from accumulator._stores.format.layout import BUFFER_NBYTES
 from accumulator._stores.format.mark import COMPLETE, hash_locations
-from accumulator._stores.format.names import OUTPUTS, PARTS, RECORD, REDO, SCRATCH
-from accumulator._stores.kept.run import KeptRun
-from accumulator._stores.ranks.assemble import Assembler, unit_rows_of
-from accumulator._stores.ranks.facts import RETIRED, part_folders
-from accumulator._stores.ranks.gather import NOBODY, PUBLISHED, Gathered, Units, gather, units_of
+from accumulator._stores.format.names import OUTPUTS, PARTS, REDO
+from accumulator._stores.ranks.assemble import Assembler, Task, put_together, unit_rows_of
+from accumulator._stores.ranks.facts import RETIRED, name_of, part_folders
+from accumulator._stores.ranks.gather import NOBODY, PUBLISHED, Gathered, gather, units_of
+from accumulator._stores.ranks.published import PublishedRun
 from accumulator._stores.ranks.recorded import look_at_parts
-from accumulator._stores.ranks.shared import HEADS, LEAVING, RUN, SharedRun
-from accumulator._stores.reading.saved import open_result
+from accumulator._stores.ranks.shared import LEAVING, RUN, SharedRun
 from accumulator._stores.reading.trust import check_tree
 from accumulator.exceptions import (
     LockedError,
@@ -51,66 +44,27 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    import zarr
     from numpy.typing import NDArray
 
     from accumulator._stores.ranks.facts import PartLook
     from accumulator.typing import OnDuplicate
 
-_TASK_UNITS: Final = 16  # that a process puts together at a time
+_TASK_UNITS = 16  # that a process puts together at a time
 
 
-class _Task(NamedTuple):
-    """Units of one head to put together: of each the rows, their checksums, and who may have them."""
+@attrs.frozen
+class Wish:
+    """How parts are to be published."""
 
-    head: int
-    units: list[tuple[int, NDArray[np.bool_], NDArray[np.uint64], list[int]]]
-
-
-@attrs.define(eq=False)
-class PublishedRun(KeptRun):
-    """The result that parts are published to, which no other process changes meanwhile."""
-
-    def _found(self) -> list[str]:
-        return [name for name in names_in(self.root) if not (system.is_partial(name) or name == PARTS)]
-
-    def open_heads(self, heads: Heads[zarr.Array[Any]], most_nbytes: int) -> NDArray[np.uint64]:
-        """Open what was published, or make it; return its checksums, ``(N, heads)``."""
-        n_rows = len(self._locs)
-        checksums = np.empty((n_rows, len(heads)), np.uint64)
-        for number, head in enumerate(heads):  # of rows that nobody recorded, as any run has them
-            checksums[:, number] = row_checksums(np.full((1, *head.shape[1:]), head.fill_value, head.dtype))[0]
-        if not self.is_resumed:
-            self.create(heads.like(layout_of(head).spec for head in heads), BUFFER_NBYTES).close()
-            return checksums
-        saved = open_result(
-            self.root, mark=self._mark, is_partial=True, is_written=True, most_nbytes=most_nbytes
-        )
-        with telling(f"{self.root} cannot be published to"):
-            self._group = open_group(self._store)
-            self._record.arrays = {name: over(self._group[name], self._store) for name in RECORD}
-        self.recorded = saved.written.copy()
-        for number, column in enumerate(saved.checksums):
-            checksums[self.recorded, number] = column[self.recorded]
-        return checksums
-
-    def record(self, new: NDArray[np.bool_], checksums: NDArray[np.uint64]) -> None:
-        """Record rows whose files are on the disk."""
-        known = self.recorded | new
-        with telling(f"rows cannot be recorded in {self.root}"):
-            columns = [np.ascontiguousarray(column) for column in checksums.T]
-            self._record.put(np.flatnonzero(new), new, known, columns, np.zeros_like(known))
-        self.recorded = known
+    is_partial: bool
+    processes: int
+    on_duplicate: OnDuplicate | None  # that of the run, where none is given
+    leave_out: Sequence[str]
+    most_nbytes: int  # of memory
 
 
-def publish_parts(
-    root: Path,
-    *,
-    is_partial: bool,
-    processes: int,
-    on_duplicate: OnDuplicate | None,
-    leave_out: Sequence[str],
-    most_nbytes: int,
-) -> bool:
+def publish_parts(root: Path, wish: Wish) -> bool:
     """Publish what parts have recorded; return False where there are none, and nothing is changed.
 
     Errors are those of `accumulator.publish`.
@@ -124,235 +78,172 @@ def publish_parts(
     run = PublishedRun.claim(str(root), "a", locs, shared.terms.resume_token)
     try:
         shared.wait_is_over(is_ours=True)
-        looks = _usable(shared, leave_out, is_partial=is_partial)
-        _publish(run, shared, looks, on_duplicate or shared.terms.on_duplicate, processes, most_nbytes)
-        if not is_partial:
-            _complete(run, looks)
-        _remove_published(shared, looks, leave_out, is_all=not is_partial)
+        parts = _usable(shared, wish)
+        heads = shared.heads() or Heads()
+        if not heads.values and shared.terms.n_rows:
+            raise NothingPushedError(f"nothing was pushed by any rank of {root}, so that heads are unknown")
+        checksums = run.open_heads(heads, wish.most_nbytes)
+        policy = wish.on_duplicate or shared.terms.on_duplicate
+        gathered = gather(run.recorded, checksums, parts, policy, shared.locations("exact"))
+        _tell_differing(run, gathered, policy)
+        publishing = Publishing(run, shared, heads, parts, gathered, wish.processes)
+        publishing.place_all()
+        if not wish.is_partial:
+            _complete(run, parts)
+        _remove_published(shared, parts, is_all=not (wish.is_partial or wish.leave_out))
     finally:
         run.release()
     return True
 
 
-def _usable(shared: SharedRun, leave_out: Sequence[str], *, is_partial: bool) -> list[PartLook]:
+def _usable(shared: SharedRun, wish: Wish) -> list[PartLook]:
     """Return the parts to publish, of which those that have ended are retired; refuse what may not be."""
-    names = [path.name.removesuffix(RETIRED) for path in part_folders(shared.folder)]
-    unknown = [name for name in leave_out if name not in names]
+    names = [name_of(path) for path in part_folders(shared.folder)]
+    unknown = [name for name in wish.leave_out if name not in names]
     if unknown:
-        raise OptionError(
-            f"leave_out names parts that are not there: {listed(unknown)}; there are {listed(names)}"
-        )
+        there = listed(names) or "none"
+        raise OptionError(f"leave_out names parts that are not there: {listed(unknown)}; there are {there}")
     looks = look_at_parts(shared)
-    damaged = {
-        path: cause
-        for path, cause in looks.damaged.items()
-        if path.name.removesuffix(RETIRED) not in leave_out
-    }
+    damaged = {path: why for path, why in looks.damaged.items() if name_of(path) not in wish.leave_out}
     if damaged:
-        path, cause = next(iter(damaged.items()))
-        more = f", and {len(damaged) - 1} others" if len(damaged) > 1 else ""
-        name = path.name.removesuffix(RETIRED)
+        path, why = next(iter(damaged.items()))
+        more = f", nor are {len(damaged) - 1} others" if len(damaged) > 1 else ""
         raise ResultFormatError(
-            f"a part is damaged, and none is left out without a word{more}: {cause}. Restore it from a copy, or "
-            f"publish with leave_out=[{name!r}], and its rows are missing"
+            f"a part cannot be published{more}: {why}. Restore it from a copy; or publish without it, and "
+            f"its rows are missing, with leave_out=[{name_of(path)!r}]"
         )
     alive = [look for look in looks.parts if look.is_alive]
-    if alive and not is_partial:
+    if alive and not wish.is_partial:
         who = listed((str(look.facts) for look in alive), most=3, separator="; ")
         raise LockedError(
             errno.EAGAIN,
-            f"ranks are still writing parts of this store ({who}): wait until they have ended, or publish what "
-            "they have recorded by now with partial=True",
+            f"ranks are still writing parts of this store ({who}): wait until they have ended, or publish "
+            "what they have recorded by now with partial=True",
             str(shared.root),
         )
     with telling(f"parts cannot be retired in {shared.folder}"):
         for look in looks.parts:
-            if not (look.is_alive or look.is_retired):
+            if not (look.is_alive or look.is_retired or name_of(look.path) in wish.leave_out):
                 system.rename(look.path, look.path.with_name(look.path.name + RETIRED))
-        system.sync(shared.folder)
-    left_out = set(leave_out)
     # Again: a process that was taken for ended may have recorded rows until its part was retired.
-    found = [
-        look for look in look_at_parts(shared).parts if look.path.name.removesuffix(RETIRED) not in left_out
-    ]
+    found = [look for look in look_at_parts(shared).parts if name_of(look.path) not in wish.leave_out]
     for look in found:
         check_tree(look.path)
     return found
 
 
-def _publish(
-    run: PublishedRun,
-    shared: SharedRun,
-    parts: list[PartLook],
-    on_duplicate: OnDuplicate,
-    processes: int,
-    most_nbytes: int,
-) -> None:
-    heads = shared.heads()
-    if heads is None:
-        if shared.terms.n_rows:
-            raise NothingPushedError(
-                f"nothing was pushed by any rank of {shared.root}, so that heads are unknown"
-            )
-        heads = Heads()
-    checksums = run.open_heads(heads, most_nbytes)
-    is_dirty = shared.terms.is_joined and not run.is_complete
-    gathered = gather(run.recorded, checksums, parts, on_duplicate, shared.locations("exact"))
+def _tell_differing(run: PublishedRun, gathered: Gathered, policy: OnDuplicate) -> None:
     if gathered.n_differing:
         warn(
-            f"{gathered.n_differing} locations of {run.root} had several predictions that differ: on_duplicate="
-            f"{on_duplicate!r} decided, and what was published before stays",
+            f"{gathered.n_differing} locations of {run.root} had several predictions that differ: "
+            f"on_duplicate={policy!r} decided, and what was published before stays",
             StorageWarning,
         )
-    if not (is_dirty or (gathered.source > PUBLISHED).any()):
-        return
-    run.begin()
-    lost = np.zeros(shared.terms.n_rows, dtype=bool)
-    while True:
-        more = _place(run, heads, parts, gathered, lost, processes, is_dirty=is_dirty)
+
+
+@attrs.define(eq=False)
+class Publishing:
+    """Puts rows in their place: those of ``parts`` that count, in the result ``run``."""
+
+    run: PublishedRun
+    shared: SharedRun
+    heads: Heads[zarr.Array[Any]]
+    parts: list[PartLook]
+    gathered: Gathered
+    processes: int
+    lost: NDArray[np.bool_] = attrs.field(init=False)  # rows that are recorded, and damaged
+    _assembler: Assembler = attrs.field(init=False)
+    _is_dirty: bool = attrs.field(init=False)  # whether a killed run of one process has left more than rows
+
+    @lost.default
+    def _none(self) -> NDArray[np.bool_]:
+        return np.zeros(self.shared.terms.n_rows, dtype=bool)
+
+    @_assembler.default
+    def _open(self) -> Assembler:
+        return Assembler(self.run.root, self.heads.values, [part.path for part in self.parts])
+
+    @_is_dirty.default
+    def _look(self) -> bool:
+        return self.shared.terms.is_joined and not self.run.is_complete
+
+    def place_all(self) -> None:
+        """Put all rows in their place, and record them."""
+        source = self.gathered.source
+        if not (self._is_dirty or (source > PUBLISHED).any()):
+            return
+        self.run.begin()
+        while (more := self._place()).any():  # what is lost in one head is taken out of the others
+            self.lost |= more
+        self.run.record_rows((source > PUBLISHED) & ~self.lost, self.gathered.checksums)
+        if self._is_dirty:
+            self.run.tidy()
+        if self.lost.any():
+            rows = np.flatnonzero(self.lost)
+            warn(
+                f"{len(rows)} rows that parts of {self.run.root} have recorded are damaged, and missing: "
+                f"{few(rows, 10)}",
+                StorageWarning,
+            )
+
+    def _place(self) -> NDArray[np.bool_]:
+        """Put units in their place, and sync them; return rows that turn out to be nobody's.
+
+        What is put together comes first: it is read, and shows what is lost.
+        """
+        more = np.zeros_like(self.lost)
+        tasks: list[Task] = []
+        moves: list[tuple[int, int, int]] = []
+        redone = list(self.run.redo_folders()) if self._is_dirty else []
+        for head, rows in enumerate(unit_rows_of(self.heads.values)):
+            plan = units_of(self.gathered, rows, self.run.recorded, self.lost, is_dirty=self._is_dirty)
+            copied = set(plan.copied)
+            if redone:
+                copied |= _numbers(redone[head])
+            for number, part in plan.moved:
+                if self._is_movable(head, number, part):
+                    moves.append((head, number, part))
+                else:
+                    copied.add(number)
+            tasks += self._tasks(head, rows, sorted(copied))
+        with telling(f"chunks cannot be put together in {self.run.root}"):
+            for head, number, missing in put_together(self._assembler, tasks, self.processes):
+                start = number * unit_rows_of(self.heads.values)[head]
+                more[start : start + len(missing)] |= missing
         if not more.any():
-            break
-        lost |= more
-    new = (gathered.source > PUBLISHED) & ~lost
-    run.record(new, gathered.checksums)
-    if is_dirty:
-        for folder in _redo_folders(run, len(heads)):
-            for path in (folder, folder.with_name(SCRATCH)):
-                system.clear(path)
-    if lost.any():
-        rows = np.flatnonzero(lost)
-        warn(
-            f"{len(rows)} rows that parts of {run.root} have recorded are damaged, and missing: {few(rows, 10)}",
-            StorageWarning,
-        )
-
-
-def _place(
-    run: PublishedRun,
-    heads: Heads[zarr.Array[Any]],
-    parts: list[PartLook],
-    gathered: Gathered,
-    lost: NDArray[np.bool_],
-    processes: int,
-    *,
-    is_dirty: bool,
-) -> NDArray[np.bool_]:
-    """Put all units of all heads in their place, and sync them; return rows that turn out to be nobody's.
-
-    What is put together comes first: it is read, and shows what is lost.
-    """
-    paths = [part.path for part in parts]
-    assembler = Assembler(run.root, heads.values, paths)
-    plans = [
-        units_of(gathered, rows, run.recorded, lost, is_dirty=is_dirty) for rows in unit_rows_of(heads.values)
-    ]
-    if is_dirty:  # rows that replace others were left beside their place
-        for plan, folder in zip(plans, _redo_folders(run, len(heads)), strict=True):
-            plan.copied.extend({int(name) for name in _numbers(folder)} - set(plan.copied))
-    more = np.zeros_like(lost)
-    moves: list[tuple[int, int, int]] = []
-    for head, plan in enumerate(plans):
-        for number, part in plan.moved:
-            if _is_movable(assembler, head, number, part, parts[part - 1]):
-                moves.append((head, number, part))
-            else:
-                plan.copied.append(number)
-    with telling(f"chunks cannot be put together in {run.root}"):
-        for head, number, missing in _put_together(
-            run, assembler, heads, paths, plans, gathered, lost, processes
-        ):
-            start = number * layout_of(heads.values[head]).unit_rows
-            more[start : start + len(missing)] |= missing
-    if more.any():
+            with telling(f"chunks cannot be moved to {self.run.root}"):
+                self._move(moves)
         return more
-    with telling(f"chunks cannot be moved to {run.root}"):
-        for head, number, part in moves:
-            pairs = zip(assembler.files(head, number, part), assembler.files(head, number), strict=True)
-            for source, target in pairs:
-                system.rename(source, target)
-        for head in range(len(heads)):
-            assembler.unsynced.add_folder(run.root / OUTPUTS / str(head))
-        assembler.unsynced.sync()
-    return more
 
+    def _is_movable(self, head: int, number: int, part: int) -> bool:
+        """Whether a part's files of a unit are whole, and nobody's but the publishing's."""
+        look = self.parts[part - 1]
+        if not look.is_retired or (look.path / OUTPUTS / str(head) / REDO / str(number)).exists():
+            return False
+        return all(path.is_file() for path in self._assembler.files(head, number, part))
 
-def _redo_folders(run: PublishedRun, n_heads: int) -> list[Path]:
-    return [run.root / OUTPUTS / str(head) / REDO for head in range(n_heads)]
-
-
-def _numbers(folder: Path) -> list[str]:
-    return [name for name in names_in(folder) if name.isdecimal()] if folder.is_dir() else []
-
-
-def _is_movable(assembler: Assembler, head: int, number: int, part: int, look: PartLook) -> bool:
-    """Whether a part's files of a unit are whole, and nobody's but the publishing's."""
-    if not look.is_retired or (look.path / OUTPUTS / str(head) / REDO / str(number)).exists():
-        return False
-    return all(path.is_file() and not path.is_symlink() for path in assembler.files(head, number, part))
-
-
-def _put_together(
-    run: PublishedRun,
-    assembler: Assembler,
-    heads: Heads[zarr.Array[Any]],
-    paths: list[Path],
-    plans: list[Units],
-    gathered: Gathered,
-    lost: NDArray[np.bool_],
-    processes: int,
-) -> Iterator[tuple[int, int, NDArray[np.bool_]]]:
-    """Put units together, and yield of each the rows that nobody has."""
-    tasks = list(_tasks(heads, plans, gathered, lost))
-    if processes == 1 or len(tasks) < 2:
-        for task in tasks:
-            yield from _do(assembler, task)
-        assembler.unsynced.sync()
-        return
-    spawn = multiprocessing.get_context("spawn")  # no thread of this process is there
-    with ProcessPoolExecutor(
-        min(processes, len(tasks)), mp_context=spawn, initializer=_begin, initargs=(run.root, paths)
-    ) as pool:
-        for found in pool.map(_work, tasks):
-            yield from found
-
-
-def _tasks(
-    heads: Heads[zarr.Array[Any]], plans: list[Units], gathered: Gathered, lost: NDArray[np.bool_]
-) -> Iterator[_Task]:
-    n = len(lost)
-    for head, plan in enumerate(plans):
-        size = layout_of(heads.values[head]).unit_rows
-        for start in range(0, len(plan.copied), _TASK_UNITS):
+    def _tasks(self, head: int, unit_rows: int, numbers: list[int]) -> Iterator[Task]:
+        for start in range(0, len(numbers), _TASK_UNITS):
             units = []
-            for number in sorted(plan.copied)[start : start + _TASK_UNITS]:
-                rows = slice(number * size, min(n, (number + 1) * size))
-                needed = (gathered.source[rows] != NOBODY) & ~lost[rows]
-                units.append(
-                    (number, needed, gathered.checksums[rows, head].copy(), [PUBLISHED, *gathered.of(rows)])
-                )
-            yield _Task(head, units)
+            for number in numbers[start : start + _TASK_UNITS]:
+                rows = slice(number * unit_rows, min(len(self.lost), (number + 1) * unit_rows))
+                needed = (self.gathered.source[rows] != NOBODY) & ~self.lost[rows]
+                checksums = self.gathered.checksums[rows, head].copy()
+                units.append((number, needed, checksums, [PUBLISHED, *self.gathered.of(rows)]))
+            yield Task(head, units)
+
+    def _move(self, moves: list[tuple[int, int, int]]) -> None:
+        for head, number, part in moves:
+            sources = self._assembler.files(head, number, part)
+            for source, target in zip(sources, self._assembler.files(head, number), strict=True):
+                system.rename(source, target)
+        for head in range(len(self.heads)):
+            self._assembler.unsynced.add_folder(self.run.root / OUTPUTS / str(head))
+        self._assembler.unsynced.sync()
 
 
-def _do(assembler: Assembler, task: _Task) -> list[tuple[int, int, NDArray[np.bool_]]]:
-    return [(task.head, unit[0], assembler.put_together(task.head, *unit)) for unit in task.units]
-
-
-_assembler: Assembler | None = None  # of a process that does nothing else
-
-
-def _begin(root: Path, paths: list[Path]) -> None:
-    global _assembler  # noqa: PLW0603  what a worker of a pool is made with
-    shared = SharedRun.find(root)
-    heads = None if shared is None else shared.heads()
-    _assembler = Assembler(root, () if heads is None else heads.values, paths)
-
-
-def _work(task: _Task) -> list[tuple[int, int, NDArray[np.bool_]]]:
-    if _assembler is None:
-        return []
-    found = _do(_assembler, task)
-    _assembler.unsynced.sync()
-    return found
+def _numbers(folder: Path) -> set[int]:
+    return {int(name) for name in names_in(folder) if name.isdecimal()} if folder.is_dir() else set()
 
 
 def _complete(run: PublishedRun, parts: list[PartLook]) -> None:
@@ -368,25 +259,30 @@ def _complete(run: PublishedRun, parts: list[PartLook]) -> None:
         run.complete()
 
 
-def _remove_published(
-    shared: SharedRun, parts: list[PartLook], leave_out: Sequence[str], *, is_all: bool
-) -> None:
-    """Remove parts that were published; after the last of them all that ranks have in common."""
+def _remove_published(shared: SharedRun, parts: list[PartLook], *, is_all: bool) -> None:
+    """Remove parts that were published; after the last of them all that ranks have in common.
+
+    Each gets another name first, in one step: a half of a part would look damaged.
+    """
     folder = shared.folder
     with telling(f"what was published cannot be removed from {folder}"):
+        gone = []
         for look in parts:
             if look.is_retired:
-                system.clear(look.path)
-        system.sync(folder)
-        if not is_all or leave_out:
+                gone.append(folder / f"{name_of(look.path)}.{system.unique_name()}.partial")
+                system.rename(look.path, gone[-1])
+        if gone:
+            system.sync(folder)
+        for path in gone:
+            system.clear(path)
+        if not is_all:
             return
         with contextlib.suppress(FileNotFoundError):
-            system.rename(folder / RUN, folder / LEAVING)
-        system.sync(folder)
-        if any(part_folders(folder)):  # of a rank that came just now: it goes on
+            system.rename(folder / RUN, folder / LEAVING)  # no rank begins a part from now on
+        if any(part_folders(folder)):  # but one has just now, and goes on
             system.rename(folder / LEAVING, folder / RUN)
             return
-        for name in [*shared.terms.arrays, HEADS]:
-            system.clear(folder / name)
-        system.clear(folder)
+        leaving = shared.root / f"{PARTS}.{system.unique_name()}.partial"
+        system.rename(folder, leaving)
         system.sync(shared.root)
+        system.clear(leaving)

@@ -1,7 +1,7 @@
 """Who does which rows: a pure function of how many there are, of their blocks, and of the ranks.
 
-It does not depend on what is done. Ranks that start at different times see different remainders, and rows that
-each leaves to another would go untaken.
+It does not depend on what is done. Ranks that start at different times see different remainders, and rows
+that each leaves to another would go untaken.
 """
 
 from __future__ import annotations

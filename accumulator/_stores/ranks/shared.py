@@ -1,7 +1,7 @@
 """What all ranks of a run have in common: what they agree on, the list of locations, and the heads.
 
-It lies in the folder `parts` of the store, and each piece of it gets its name in one step: whoever is first makes
-it, and all others find it whole.
+It lies in the folder `parts` of the store, and each piece of it gets its name in one step: whoever is first
+makes it, and all others find it whole.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import attrs
@@ -34,6 +33,7 @@ from accumulator.exceptions import ResultFormatError, ResumeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -115,7 +115,7 @@ class SharedRun:
 
     @classmethod
     def make(cls, root: Path, place: Path, terms: Terms, specs: Heads[HeadSpec] | None) -> Self:
-        """Let all be found that was made in a place, unless another rank was faster: then that is returned."""
+        """Let all be found that was made in a place; where another rank was faster, return what that made."""
         with telling(f"the store {root} cannot be made"):
             if specs is not None:
                 _write_heads(place / HEADS, terms.n_rows, specs)
@@ -241,7 +241,7 @@ def make_array(place: Path, arrays: dict[str, tuple[list[int], str]]) -> Any:
     return make
 
 
-def terms_of(
+def terms_of(  # noqa: PLR0913  what ranks agree on
     locs: NDArray[Any],
     resume_token: str | None,
     on_duplicate: OnDuplicate,

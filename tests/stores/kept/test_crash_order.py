@@ -264,8 +264,8 @@ def mutate(monkeypatch, owner, name, old, new):
 
 RUN, RECORD, REDO = _run.KeptRun, _record.Record, _redo.RedoChunks
 FILES, UNSYNCED = _files.ChunkFiles, _unsynced.Unsynced
-_CHECKSUMS = 'self._record.write("checksums", changed, known, rows.checksums, held & self.recorded)'
-_WRITTEN = 'self._record.write("written", np.flatnonzero(new), known)'
+_CHECKSUMS = 'self.write("checksums", changed, known, checksums, held)'
+_WRITTEN = 'self.write("written", np.flatnonzero(new), known)'
 STEPS = {
     "files are synced": (UNSYNCED, "sync", "(self._files, self._folders)", "(self._folders,)"),
     "folders are synced": (UNSYNCED, "sync", "(self._files, self._folders)", "(self._files,)"),
@@ -277,10 +277,10 @@ STEPS = {
         "self._compare",
     ),
     "checksums come before written": (
-        RUN,
-        "_record_rows",
-        _CHECKSUMS + "\n        " + _WRITTEN,
-        _WRITTEN + "\n        " + _CHECKSUMS,
+        RECORD,
+        "put",
+        _CHECKSUMS + "\n    " + _WRITTEN,
+        _WRITTEN + "\n    " + _CHECKSUMS,
     ),
     "the record is synced": (RECORD, "write", "self.unsynced.sync()", "pass"),
     "rows are redone after the record": (
