@@ -1,4 +1,4 @@
-"""The command line: ``accumulator demo | info | verify | missing | stitch | report``."""
+"""The command line: ``accumulator demo | info | verify | missing | publish | stitch | report``."""
 
 from accumulator._cli.commands import main
 

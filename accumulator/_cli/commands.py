@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from accumulator import __version__
-from accumulator._cli.shared import add_command, show
+from accumulator._cli.publish import add_publish
+from accumulator._cli.shared import add_command, as_count, show
 from accumulator._cli.stitch import add_stitch
 from accumulator._cli.words import plain_warnings, tell
 from accumulator._inputs.extras import need
@@ -34,6 +35,7 @@ The library is used from Python; these commands show it at work, and look at wha
   accumulator info PATH       what a store holds, how far it is, and whether somebody is writing it
   accumulator verify PATH     whether every byte of it is right
   accumulator missing PATH    the locations that no prediction came for
+  accumulator publish PATH    one result of what several ranks have recorded
   accumulator stitch PATH     its patches blended into maps, as OME-Zarr, OME-TIFF or zarr
   accumulator report PATH     one page with its maps, coverage and storage, for a browser
 
@@ -83,6 +85,11 @@ Says what a store is: its state, heads, coverage and size. Nothing is changed.
 The state is "creating" while the first push makes it, "running" until the run is finalized, then "complete".
 A running store that nobody is writing belongs to a process that has ended: resume it from Python with
 FullBatchAccumulator(locations, store=PATH, mode="a"), or look at it with FullBatch.load(PATH, partial=True).
+
+A store that several ranks write is "in parts" until all is published: accumulator publish makes one result
+of it. There is a line a rank: who it is, whether its process is alive, has ended, or is dead (killed, or
+closed too early), how many rows it has recorded, how fast, and when the last. Its rows count as written,
+published or not. Rows of a damaged part do not.
 """
 
 _INFO_EXAMPLES: Final = """\
@@ -90,6 +97,7 @@ examples:
   accumulator info run.zarr                          for people
   accumulator info run.zarr --json | jq .n_missing   for programs
   accumulator info slides/*.zarr                     one after the other
+  accumulator info run.zarr --json | jq '.parts[] | select(.state == "dead")'    ranks that were killed
 
 exit codes: 0 done, 1 no store, or one that cannot be read, 2 wrong arguments
 """
@@ -104,6 +112,7 @@ A store that is being written is not disturbed; what it had recorded at the star
 
 The last line says "right", "unfinished" or "DAMAGED", and --json "verdict": unfinished is a run that is not
 complete, or one that ended while it replaced rows. Nothing of it is lost, and what was recorded is right.
+Of a store in parts both what was published and each row of every part are checked.
 """
 
 _VERIFY_EXAMPLES: Final = """\
@@ -121,7 +130,8 @@ _MISSING: Final = """\
 Prints the locations that no prediction came for, one a line, its numbers separated by spaces.
 
 They are in canonical order; if nothing is missing, nothing is printed. --json prints one object: "n", how
-many, "rows", their places in the list of locations, and "locations".
+many, "rows", their places in the list of locations, and "locations". What a rank has recorded is not missing,
+whether it is published or not.
 """
 
 _MISSING_EXAMPLES: Final = """\
@@ -140,7 +150,8 @@ into, a histogram of its values, how it is stored, and when it was written.
 The page is a single file that needs no network and opens in any browser. Maps larger than 1024 pixels show
 every second pixel, every third and so on; of heads larger than 1 GiB only evenly chosen chunks are read. The
 page says both. Damaged rows are shown as such. A store that is being written is not disturbed: the page shows
-what it had recorded at that moment; make another one to see more.
+what it had recorded at that moment; make another one to see more. Of a store in parts it shows what was
+published by now, and a table of the ranks.
 """
 
 _REPORT_EXAMPLES: Final = """\
@@ -217,7 +228,7 @@ def _parser() -> argparse.ArgumentParser:
         help="where slide and network are kept (default: the user's cache folder)",
     )
     demo.add_argument(
-        "--batch-size", type=_count, default=4, metavar="N", help="tiles in one batch (default: 4)"
+        "--batch-size", type=as_count, default=4, metavar="N", help="tiles in one batch (default: 4)"
     )
     for name, look, short, description, epilog in (
         ("info", info, "say what a store holds, and how far it is", _INFO, _INFO_EXAMPLES),
@@ -239,6 +250,7 @@ def _parser() -> argparse.ArgumentParser:
             help="print JSON instead of text" + ", a line for each store" * several,
         )
         command.set_defaults(look=look)
+    add_publish(add)
     add_stitch(add)
     report = add_command(
         add, "report", _report, "write a page that shows what a store holds", _REPORT, _REPORT_EXAMPLES
@@ -296,9 +308,3 @@ def _picture(text: str) -> Path:
     if path.suffix.lower() not in {"", ".png"} and not path.is_dir():
         raise argparse.ArgumentTypeError(f"{text} does not end in .png, and is no folder")
     return path
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
-    return int(text)

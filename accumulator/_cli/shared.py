@@ -38,6 +38,13 @@ def add_command(  # noqa: PLR0913, PLR0917  what a command is
     return parser
 
 
+def as_count(text: str) -> int:
+    """Return a number of things that an argument says."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
+    return int(text)
+
+
 def show(found: Found, *, is_json: bool) -> None:
     """Print what was found; names may have characters that the terminal has not."""
     for line in [json.dumps(found.as_json())] if is_json else found.lines():

@@ -24,6 +24,7 @@ _FLAGS: Final = {
     "memory_limit": "--memory-limit",
     "memory_threshold": "--memory-threshold",
     "save_path": "--save-path",
+    "leave_out": "--leave-out",
 }  # which are no words of English: they are options wherever they stand
 _WORDS: Final = {
     "origin": "--origin",
@@ -37,6 +38,8 @@ _PHRASES: Final = {
     "with stitch(batch, heads=[...])": "with --head",
     "heads is ": "--head is ",
     "give a dict by head": "stitch them one by one, with --head",
+    "by now with partial=True": "by now with --partial",
+    'publish with on_duplicate="first" or "last"': "publish with --on-duplicate first or --on-duplicate last",
     "in a dict by head where heads differ": "and stitch heads that differ one by one, with --head",
 }
 _VALUE: Final = r"""=(?P<value>"[^"]*"|\[[^\]]*\]|\([^)]*\)|[\w+-]+(?:[./]\d+)*)?"""

@@ -21,7 +21,7 @@ from accumulator._stores.ranks.recorded import recorded_rows
 from accumulator._stores.ranks.share import block_rows, is_of
 from accumulator._stores.ranks.shared import SharedRun, make_array, terms_of
 from accumulator._stores.reading.saved import is_map, open_mark, open_result
-from accumulator.exceptions import LockedError, ResultExistsError
+from accumulator.exceptions import LockedError, ResultExistsError, StorageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,11 +76,16 @@ def join(  # noqa: PLR0913, PLR0917  what ranks agree on
         if shared is None:
             other = _heads_of_other_run(root, locs, resume_token)
             arrays: dict[str, tuple[list[int], str]] = {}
-            with SharedRun.making(root) as place:
-                LocationIndex(locs, make_array(place, arrays))
-                known = specs if other is None else other
-                terms = terms_of(locs, resume_token, on_duplicate, known, arrays, is_joined=other is not None)
-                shared = SharedRun.make(root, place, terms, known)
+            known, is_joined = specs if other is None else other, other is not None
+            try:
+                with SharedRun.making(root) as place:
+                    LocationIndex(locs, make_array(place, arrays))
+                    terms = terms_of(locs, resume_token, on_duplicate, known, arrays, is_joined=is_joined)
+                    shared = SharedRun.make(root, place, terms, known)
+            except StorageError as cause:
+                if cause.errno == errno.ENOENT and SharedRun.find(root) is not None:
+                    continue  # another rank was faster, and what it has is being published already
+                raise
         given = terms_of(locs, resume_token, on_duplicate, specs, {}, is_joined=False)
         shared.check(given)
         if shared.wait_is_over():

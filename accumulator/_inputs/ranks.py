@@ -30,17 +30,21 @@ class Rank:
     n_on_node: int = 1  # that share this machine's memory
 
 
-def as_rank(rank: int | Auto | None, world_size: int | Auto | None) -> Rank | None:
+def as_rank(rank: int | Auto | Rank | None, world_size: int | Auto | None) -> Rank | None:
     """Return which process this is; None where there is one alone.
 
-    OptionError tells that the two do not go together, or are not what the environment says.
+    An engine gives a `Rank`: it knows, whatever the environment says of the job that it runs in. OptionError
+    tells that the two do not go together, or are not what the environment says.
     """
+    if isinstance(rank, Rank):
+        return rank
     if rank is None and world_size is None:
         return None
     if rank is None or world_size is None:
         raise OptionError('rank and world_size go together: give both, as ints or "auto"')
-    told = _told(os.environ)
     given_rank, given_size = _as_given(rank, "rank", 0), _as_given(world_size, "world_size", 1)
+    is_given = given_rank is not None and given_size is not None
+    told = _told(os.environ, is_needed=not is_given)
     source, told_rank, told_size = told or ("the environment, which names no other process", 0, 1)
     if given_size is not None and told is not None and not _is_array(source) and told_size != given_size:
         raise OptionError(
@@ -66,21 +70,23 @@ def _as_given(raw: Any, name: str, least: int) -> int | None:
     return int(raw)
 
 
-def _told(environment: Mapping[str, str]) -> tuple[str, int, int] | None:
+def _told(environment: Mapping[str, str], *, is_needed: bool) -> tuple[str, int, int] | None:
     """Return who says which rank this is, the rank, and of how many; None where nobody does.
+
+    What is said by halves is refused only where it is needed.
 
     A batch script of SLURM is itself a task, 0 of 1, which says nothing.
     """
     for own, size in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
         there = [name for name in (own, size) if name in environment]
-        if len(there) == 1 and own == "RANK":
+        if len(there) == 1 and own == "RANK" and is_needed:
             missing = size if there == [own] else own
             raise OptionError(f"{there[0]} is in the environment, and {missing} is not: set both, or neither")
         if len(there) == 2:
             told = f"{own} and {size}", _number(environment, own), _number(environment, size)
             if own == "RANK" or told[2] > 1:
                 return told
-    if f"{_ARRAY}ID" not in environment:
+    if f"{_ARRAY}ID" not in environment or not is_needed:
         return None
     first, last, step, number, count = (
         _number(environment, f"{_ARRAY}{name}", default)

@@ -13,6 +13,7 @@ import numpy as np
 
 from accumulator._core.memory import available_memory
 from accumulator._inputs.text import few, printable, shape_text
+from accumulator._report.parts import IN_PARTS, DamagedPart, InParts, Part, PartVerdict
 from accumulator._stores.files.ownership import is_locked
 from accumulator._stores.format.mark import COMPLETE, CREATING
 from accumulator._stores.reading.check import RowChecker
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from accumulator._stores.reading.saved import SavedResult
+
+    _Found = tuple[list[NDArray[np.intp]], list[NDArray[np.intp]], list[NDArray[np.intp]]]
 
 _SHOWN: Final = 10  # rows of a head that text lists
 
@@ -44,6 +47,15 @@ class Info:
     resume_token: str | None  # what the user gave
     disk_nbytes: int  # what it takes on disk
     heads: list[dict[str, Any]]  # name and storage of each
+    # of a run of several ranks, whose rows were written by anybody:
+    n_published: int = 0  # rows of the result by now; all of any other store
+    parts: list[Part] = attrs.field(factory=list)
+    damaged_parts: list[DamagedPart] = attrs.field(factory=list)
+
+    @property
+    def is_in_parts(self) -> bool:
+        """Whether ranks have parts there that are not published."""
+        return self.state == IN_PARTS or bool(self.parts or self.damaged_parts)
 
     def as_json(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
@@ -60,6 +72,7 @@ class Info:
             "being written": writing,
             "locations": f"{self.n}" + ("" if self.n_columns is None else f" of {self.n_columns} numbers"),
             "written": f"{self.n_written}{share}",
+            **({"published": f"{self.n_published}"} if self.is_in_parts else {}),
             "missing": f"{self.n - self.n_written}",
             "resume_token": token,
             "bytes on disk": f"{self.disk_nbytes:,}",
@@ -69,6 +82,8 @@ class Info:
             yield f"{label:18}  {value}"
         for head in self.heads:
             yield f"head {printable(head['name'])}: {', '.join(_described(head))}"
+        yield from (part.line() for part in self.parts)
+        yield from (part.line() for part in self.damaged_parts)
 
 
 @attrs.frozen
@@ -89,12 +104,16 @@ class Verdict:
     # for each head: recorded rows that are right, and not in their place yet: a run that replaced them ended
     # too early. They are read as they were recorded, and resuming puts them there
     replaced: list[NDArray[np.intp]]
+    is_complete: bool  # whether what is not recorded has to be empty; of ranks: in what was published
+    parts: list[PartVerdict] = attrs.field(factory=list)  # of a run of several ranks
+    damaged_parts: list[DamagedPart] = attrs.field(factory=list)
 
     @property
     def is_right(self) -> bool:
         """Whether nothing is damaged."""
-        wrong = [*self.damaged, *(self.dirty if self.state == COMPLETE else [])]
-        return not any(len(rows) for rows in wrong)
+        wrong = [*self.damaged, *(self.dirty if self.is_complete else [])]
+        is_whole = not self.damaged_parts and all(part.is_right for part in self.parts)
+        return is_whole and not any(len(rows) for rows in wrong)
 
     @property
     def verdict(self) -> str:
@@ -123,27 +142,35 @@ class Verdict:
             "n": self.n,
             "n_written": self.n_written,
             "heads": heads,
+            "parts": [part.as_json() for part in self.parts],
+            "damaged_parts": [attrs.asdict(part) for part in self.damaged_parts],
         }
 
     def lines(self) -> Iterator[str]:
         """Yield what is printed for people."""
         if self.is_locked:
             yield "somebody is writing this store: only what it had recorded at the start was checked"
+        ends = "publishing" if self.state == IN_PARTS else "resuming"
         found = (self.damaged, self.dirty, self.replaced)
         for name, damaged, dirty, replaced in zip(self.names, *found, strict=True):
             if len(replaced):
                 yield (
                     f"head {printable(name)}: {len(replaced)} rows whose replacement is unfinished and which "
-                    f"are right (resuming finishes it): {few(replaced, _SHOWN)}"
+                    f"are right ({ends} finishes it): {few(replaced, _SHOWN)}"
                 )
             if len(damaged):
                 yield f"head {printable(name)}: {len(damaged)} damaged rows: {few(damaged, _SHOWN)}"
             if len(dirty):
-                remedy = "" if self.state == COMPLETE else " (a crash left them: resuming removes them)"
+                removes = "" if self.state == IN_PARTS else ": resuming removes them"
+                remedy = "" if self.is_complete else f" (a crash left them{removes})"
                 yield (
                     f"head {printable(name)}: {len(dirty)} rows that never came do not hold the fill value: "
                     f"{few(dirty, _SHOWN)}{remedy}"
                 )
+        for part in self.parts:
+            yield from part.lines()
+        for broken in self.damaged_parts:
+            yield broken.line()
         words = {"right": "right", "unfinished": "unfinished, right so far", "damaged": "DAMAGED"}
         rows = f"{self.n_written} of {self.n} rows of {len(self.names)} heads"
         yield f"{printable(self.path)}: {words[self.verdict]}: {rows}, {self.state}"
@@ -169,6 +196,9 @@ class Missing:
 def info(path: Path) -> Info:
     """Return what a store is."""
     root = path.absolute()
+    run = InParts.find(root)
+    if run is not None:
+        return _info_of_parts(root, run)
     mark, is_written = open_mark(root), is_locked(root)
     n, n_written, heads, n_columns = mark.n_rows, 0, [], None
     if mark.state != CREATING:
@@ -178,22 +208,48 @@ def info(path: Path) -> Info:
         n_written = int(np.count_nonzero(locations.written))
         heads = [{"name": name, **head_details(array)} for name, array in saved.heads.by_name().items()]
     taken = disk_nbytes(root)
-    return Info(str(root), mark.state, is_written, n, n_written, n_columns, mark.resume_token, taken, heads)
+    token = mark.resume_token
+    return Info(
+        str(root), mark.state, is_written, n, n_written, n_columns, token, taken, heads, n_published=n_written
+    )
+
+
+def _info_of_parts(root: Path, run: InParts) -> Info:
+    heads = {} if run.heads is None else run.heads.by_name()
+    return Info(
+        str(root),
+        run.state,
+        run.is_written,
+        len(run.locs),
+        int(np.count_nonzero(run.recorded())),
+        run.locs.shape[1],
+        run.shared.terms.resume_token,
+        disk_nbytes(root),
+        [{"name": name, **head_details(array)} for name, array in heads.items()],
+        run.n_published,
+        run.parts(),
+        run.damaged(),
+    )
+
+
+def state_of(path: Path) -> str:
+    """Return how far a store is, as `info` has it."""
+    root = path.absolute()
+    run = InParts.find(root)
+    return open_mark(root).state if run is None else run.state
 
 
 def verify(path: Path) -> Verdict:
     """Compare every byte of a store with its checksums."""
     root = path.absolute()
+    run = InParts.find(root)
+    if run is not None:
+        return _verify_parts(root, run)
     mark, is_written = open_mark(root), is_locked(root)
     if mark.state == CREATING:
-        return Verdict(str(root), mark.state, is_written, mark.n_rows, 0, [], [], [], [])
+        return Verdict(str(root), mark.state, is_written, mark.n_rows, 0, [], [], [], [], is_complete=False)
     saved = _open(root)
     _record(root, saved)
-    damaged, dirty, replaced = _check(saved)
-    if is_written and any(rows.any() for rows in damaged):
-        # A recorded row that is pushed again just now may be in its place with a checksum that came later.
-        again, *_ = _check(_open(root))
-        damaged = [rows & more for rows, more in zip(damaged, again, strict=True)]
     return Verdict(
         str(root),
         saved.mark.state,
@@ -201,15 +257,45 @@ def verify(path: Path) -> Verdict:
         len(saved.written),
         int(np.count_nonzero(saved.written)),
         list(saved.heads.by_name()),
-        [np.flatnonzero(rows) for rows in damaged],
-        [np.flatnonzero(rows) for rows in dirty],
-        [np.flatnonzero(rows) for rows in replaced],
+        *_check_all(root, saved, is_written=is_written),
+        is_complete=saved.mark.is_complete,
+    )
+
+
+def _verify_parts(root: Path, run: InParts) -> Verdict:
+    """Compare what was published, and then every part, with their checksums."""
+    is_written, saved, recorded = run.is_written, run.published, run.recorded()
+    is_complete = saved is not None and saved.mark.is_complete
+    names = [] if run.heads is None else list(run.heads.by_name())
+    nothing = [np.empty(0, np.intp) for _ in names]
+    found: _Found = (nothing, nothing, nothing)
+    if saved is not None:
+        damaged, dirty, replaced = _check_all(root, saved, is_written=is_written)
+        if not is_complete:  # some may be on their way, from a part whose record has them
+            dirty = [rows[~recorded[rows]] for rows in dirty]
+        found = (damaged, dirty, replaced)
+    parts = list(run.check())
+    return Verdict(
+        str(root),
+        run.state,
+        is_written,
+        len(run.locs),
+        int(np.count_nonzero(recorded)),
+        names,
+        *found,
+        is_complete=is_complete,
+        parts=[part for part in parts if isinstance(part, PartVerdict)],
+        damaged_parts=[part for part in parts if isinstance(part, DamagedPart)],
     )
 
 
 def missing(path: Path) -> Missing:
     """Return what has not come yet; errors are those of `verify`."""
     root = path.absolute()
+    run = InParts.find(root)
+    if run is not None:
+        rows = np.flatnonzero(~run.recorded())
+        return Missing(rows, run.locs[rows].astype(np.int64))
     saved = _record(root, _open(root))
     rows = np.flatnonzero(~saved.written)
     return Missing(rows, saved.output_locs[rows].astype(np.int64))
@@ -222,6 +308,20 @@ def _open(root: Path) -> SavedResult:
 def _record(root: Path, saved: SavedResult) -> SavedResult:
     """Return what has locations: a store's own record, or that of the patches which maps were made of."""
     return read_patches(root, available_memory())[1] if has_patches(root) else saved
+
+
+def _check_all(root: Path, saved: SavedResult, *, is_written: bool | None) -> _Found:
+    """Return for each head the rows that are damaged, not empty, and not in their place yet."""
+    damaged, dirty, replaced = _check(saved)
+    if is_written and any(rows.any() for rows in damaged):
+        # A recorded row that is pushed again just now may be in its place with a checksum that came later.
+        again, *_ = _check(_open(root))
+        damaged = [rows & more for rows, more in zip(damaged, again, strict=True)]
+    return _rows(damaged), _rows(dirty), _rows(replaced)
+
+
+def _rows(each: list[NDArray[np.bool_]]) -> list[NDArray[np.intp]]:
+    return [np.flatnonzero(rows) for rows in each]
 
 
 def _check(saved: SavedResult) -> tuple[list[NDArray[np.bool_]], ...]:

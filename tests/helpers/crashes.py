@@ -7,7 +7,9 @@ synced; of changes of names since, any may have happened. A renaming happens or 
 
 from __future__ import annotations
 
+import inspect
 import os
+import textwrap
 import threading
 from pathlib import Path
 
@@ -84,6 +86,29 @@ class Log:
             self._names[b] = self._names.pop(a)
             self.entries.append((RENAME, a, b, self._names[b]))
 
+    def rename(self, source, target):
+        """Rename a file or a folder."""
+        with self._lock:
+            a, b = self._name(source), self._name(target)
+            os.rename(source, target)
+            if a in self._names:
+                self._names[b] = self._names.pop(a)
+            for name in [name for name in self._names if name.startswith(f"{a}/")]:
+                self._names[b + name[len(a) :]] = self._names.pop(name)
+            self.entries.append((RENAME, a, b, self._names.get(b)))
+
+    def start_from(self, folder):
+        """Take note of files that are there already, and return them as a `crash` may start from."""
+        start = {}
+        for path in sorted(Path(folder).rglob("*")):
+            if path.is_dir():
+                start[self._name(path)] = None
+            else:
+                self._next += 1
+                self._names[self._name(path)] = self._next
+                start[self._name(path)] = self._next, path.read_bytes()
+        return start
+
     def unlink(self, path):
         """Remove a file."""
         with self._lock:
@@ -116,7 +141,7 @@ def everything(n=True):  # noqa: FBT002
     return n
 
 
-def crash(entries, keeps_bytes, keeps_name):
+def crash(entries, keeps_bytes, keeps_name, start=()):
     """Return what a crash behind these entries leaves: names with bytes, None for a folder.
 
     Parameters
@@ -127,6 +152,8 @@ def crash(entries, keeps_bytes, keeps_name):
         From a write that was not synced to how many of its bytes are there; None for no sign of it.
     keeps_name : callable
         Whether a change of names that was not synced has happened.
+    start : dict, optional
+        What was on the disk before, of `Log.start_from`.
     """
     synced_files, synced_folders = {}, {}
     for number, (kind, what, *_) in enumerate(entries):
@@ -134,7 +161,9 @@ def crash(entries, keeps_bytes, keeps_name):
             synced_files[what] = number
         elif kind == SYNC_FOLDER:
             synced_folders[what] = number
-    files, names = {}, {}  # bytes of each file, and which file has a name
+    start = dict(start)
+    files = {there[0]: bytearray(there[1]) for there in start.values() if there is not None}
+    names = {name: None if there is None else there[0] for name, there in start.items()}
     for number, (kind, what, *more) in enumerate(entries):
         if kind in {WRITE, SIZE}:
             _change(
@@ -145,7 +174,8 @@ def crash(entries, keeps_bytes, keeps_name):
                 keeps_bytes,
             )
         elif kind in {CREATE, RENAME, REMOVE, FOLDER}:
-            is_synced = number < synced_folders.get(str(Path(what).parent), -1)
+            folders = {str(Path(name).parent) for name in (what, *more[:1]) if isinstance(name, str)}
+            is_synced = any(number < synced_folders.get(folder, -1) for folder in folders)
             if is_synced or keeps_name():
                 _change_name(names, kind, what, more)
     return {name: None if file is None else bytes(files.get(file, b"")) for name, file in names.items()}
@@ -153,9 +183,13 @@ def crash(entries, keeps_bytes, keeps_name):
 
 def _change_name(names, kind, what, more):
     if kind in {REMOVE, RENAME}:
-        names.pop(what, None)
+        there = names.pop(what, None)
     if kind == RENAME:
         names[more[0]] = more[1]
+        if more[1] is None:  # a folder, with all that is in it
+            names[more[0]] = there
+            for name in [name for name in names if name.startswith(f"{what}/")]:
+                names[more[0] + name[len(what) :]] = names.pop(name)
     elif kind != REMOVE:
         names[what] = more[0] if kind == CREATE else None
 
@@ -183,3 +217,30 @@ def lay_out(tree, folder):
                 path.mkdir()
             else:
                 path.write_bytes(tree[name])
+
+
+def policies(rng):
+    """Return the ways in which a crash keeps what was not synced."""
+    return {
+        "nothing": (lambda _: 0, lambda: False),
+        "names alone": (lambda _: 0, lambda: True),
+        "bytes alone": (lambda n: n, lambda: False),
+        "everything": (lambda n: n, lambda: True),
+        "some": (
+            lambda n: rng.choice([0, n, rng.randrange(n + 1)]),
+            lambda: rng.random() < 0.5,
+        ),
+        "most": (lambda n: n if rng.random() < 0.9 else 0, lambda: rng.random() < 0.9),
+    }
+
+
+def mutate(monkeypatch, owner, name, old, new):
+    """Change one line of a method."""
+    method = getattr(owner, name)
+    source = textwrap.dedent(inspect.getsource(method))
+    assert source.count(old) == 1, (name, old)
+    names = dict(vars(inspect.getmodule(method)))
+    made = {}
+    text = "from __future__ import annotations\n" + source.replace(old, new)
+    exec(compile(text, name, "exec"), names, made)  # noqa: S102  our own method
+    monkeypatch.setattr(owner, name, made[name])

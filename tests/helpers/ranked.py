@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +58,9 @@ def alone(store, rows, **options):
 def files(root):
     """Return the bytes of every file below a folder."""
     root = Path(root)
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()
+    }
 
 
 def check_same(store, wanted):
@@ -64,7 +68,9 @@ def check_same(store, wanted):
     found, right = files(store), files(wanted)
     assert sorted(found) == sorted(right)
     assert [name for name in right if found[name] != right[name]] == []
-    folders = [{str(p.relative_to(root)) for p in Path(root).rglob("*") if p.is_dir()} for root in (store, wanted)]
+    folders = [
+        {str(p.relative_to(root)) for p in Path(root).rglob("*") if p.is_dir()} for root in (store, wanted)
+    ]
     assert folders[0] == folders[1]
 
 
@@ -82,3 +88,23 @@ def orders(name, world_size, seed=0):
     if name == "shuffled":
         return np.array_split(chance.permutation(N), world_size)
     return None  # each rank's own share
+
+
+def run_and_die(store, rank, world_size, rows, options, *, version=0):
+    """Record rows in another process, which ends without a word."""
+    process = multiprocessing.get_context("fork").Process(
+        target=_record_and_die, args=(store, rank, world_size, rows, options, version)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == 7
+
+
+def _record_and_die(store, rank, world_size, rows, options, version):
+    accumulator = open_rank(store, rank, world_size, checkpoint_interval=np.inf, **options)
+    rows = np.asarray(rows)
+    push(accumulator, rows[:-3], version)
+    accumulator.flush()
+    push(accumulator, rows[-3:], version)  # which are lost with the process
+    accumulator._canvas._batches.show()
+    os._exit(7)

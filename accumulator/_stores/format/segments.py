@@ -2,8 +2,8 @@
 
 A segment is one line of JSON, the distances from row to row in the smallest integers that hold them, the
 checksums of each row, and the SHA-256 of all that: 9 bytes a row that follows another, of one head. It gets
-its name when it is whole, so that what cannot be read is damage, and never what a crash has left. A segment
-that ``is_whole`` has all that the earlier ones had.
+its name when it is whole, so that what cannot be read is damage, and never what a crash has left. Where there
+are many, one file has all of them by now.
 """
 
 from __future__ import annotations
@@ -16,10 +16,14 @@ import attrs
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from numpy.typing import NDArray
 
 _VERSION: Final = 1
+ALL: Final = ".all"  # behind the name of a file that has what it and all earlier ones had
 _HASH_NBYTES: Final = 32
+_LENGTH_NBYTES: Final = 8
 _MOST_HEADER: Final = 2**12
 _STEPS: Final = ("|u1", "<u2", "<u4", "<u8")
 
@@ -31,7 +35,6 @@ class Segment:
     rows: NDArray[np.intp]  # rising
     checksums: NDArray[np.uint64]  # (n, heads)
     seconds: float  # when, since 1970
-    is_whole: bool = False
 
     def encode(self) -> bytes:
         """Return the file's bytes."""
@@ -45,7 +48,6 @@ class Segment:
             "first": int(self.rows[0]) if len(self.rows) else 0,
             "steps": dtype,
             "seconds": self.seconds,
-            "is_whole": self.is_whole,
         }
         text = json.dumps(header).encode() + b"\n"
         content = text + steps.astype(dtype).tobytes() + self.checksums.astype("<u8").tobytes()
@@ -67,7 +69,23 @@ def decode(content: bytes, n_rows: int, n_heads: int) -> Segment:
     if n and not (rows[0] >= 0 and rows[-1] < n_rows and (steps[0] == 0) and (steps[1:] > 0).all()):
         raise ValueError(f"its rows are not some of {n_rows}")
     checksums = np.frombuffer(packed, "<u8", offset=n * dtype.itemsize).reshape(n, n_heads)
-    return Segment(rows, checksums.astype(np.uint64), float(header["seconds"]), header["is_whole"])
+    return Segment(rows, checksums.astype(np.uint64), float(header["seconds"]))
+
+
+def join(segments: Iterable[bytes]) -> bytes:
+    """Return many files' bytes as one."""
+    return b"".join(len(each).to_bytes(_LENGTH_NBYTES, "little") + each for each in segments)
+
+
+def split(content: bytes) -> Iterator[bytes]:
+    """Yield the files' bytes that `join` has put together; a ValueError tells that some are cut off."""
+    at = 0
+    while at < len(content):
+        start = at + _LENGTH_NBYTES
+        at = start + int.from_bytes(content[at:start], "little")
+        if start >= at or at > len(content):
+            raise ValueError("it ends too early")
+        yield content[start:at]
 
 
 def _header(text: bytes, n_heads: int) -> dict[str, Any]:
@@ -81,7 +99,6 @@ def _header(text: bytes, n_heads: int) -> dict[str, Any]:
         and all(type(header.get(name)) is int and 0 <= header[name] < 2**62 for name in ("n", "first"))
         and header.get("heads") == n_heads
         and isinstance(header.get("seconds"), int | float)
-        and isinstance(header.get("is_whole"), bool)
     )
     if not is_right:
         raise ValueError(f"it is not of version {_VERSION} and of {n_heads} heads")

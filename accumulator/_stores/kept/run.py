@@ -280,10 +280,8 @@ class KeptRun:
         """Return what is in the folder; a run of several ranks is theirs."""
         found = [name for name in names_in(self.root) if not system.is_partial(name)]
         if PARTS in found:
-            raise ResumeError(
-                f"{self.root} is a run of several ranks: accumulator.publish makes one result of what they "
-                "have, which one process can go on with; or go on as one of them, with rank= and world_size="
-            )
+            what = "is a run of several ranks: go on with what accumulator.publish makes, or as one"
+            raise ResumeError(f"{self.root} {what} of them, with rank= and world_size=")
         return found
 
     def _empty(self) -> None:

@@ -15,7 +15,7 @@ from accumulator._stores.files.errors import telling
 from accumulator._stores.files.ownership import is_locked
 from accumulator._stores.files.system import is_partial
 from accumulator._stores.format.mark import COMPLETE, CREATING, RUNNING, digest, read_json
-from accumulator._stores.format.segments import Segment, decode
+from accumulator._stores.format.segments import ALL, Segment, decode, split
 from accumulator.exceptions import ResultFormatError
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class PartLook:
         while after it has recorded rows.
         """
         if self.is_retired or self.facts.state == COMPLETE:
-            return bool(self.is_locked) and not self.is_retired and self.facts.state != COMPLETE
+            return False
         if self.is_locked:
             return True
         is_elsewhere = self.facts.host != socket.gethostname()
@@ -147,30 +147,31 @@ def merged(
 
 
 def _read_segments(folder: Path, n_rows: int, n_heads: int) -> list[Segment]:
-    """Return the segments from the last that is whole on."""
+    """Return all segments, the earliest first; FileNotFoundError tells to look again."""
     if not folder.is_dir():
         return []
-    numbers = sorted((int(path.name) for path in folder.iterdir() if path.name.isdecimal()), reverse=True)
+    names = {path.name for path in folder.iterdir()}
+    numbers = sorted(int(name.removesuffix(ALL)) for name in names if name.removesuffix(ALL).isdecimal())
+    first = max((number for number in numbers if f"{number}{ALL}" in names), default=0)
     found: list[Segment] = []
-    for expected, number in zip(range(numbers[0], -1, -1) if numbers else (), numbers, strict=False):
-        if number != expected:
-            break
-        content = (folder / str(number)).read_bytes()
+    for number in range(first, numbers[-1] + 1 if numbers else 0):
+        name = f"{number}{ALL}" if f"{number}{ALL}" in names else str(number)
         try:
-            found.append(decode(content, n_rows, n_heads))
+            content = (folder / name).read_bytes()
+        except FileNotFoundError:
+            if name in names or _is_newer(folder, names):
+                raise  # all have just been put into one file
+            raise ResultFormatError(f"{folder} is damaged: there is no {name}") from None
+        try:
+            parts = split(content) if name.endswith(ALL) else [content]
+            found += [decode(part, n_rows, n_heads) for part in parts]
         except (ValueError, KeyError) as cause:
-            raise ResultFormatError(f"{folder / str(number)} is damaged: {cause}") from cause
-        if found[-1].is_whole:
-            return found[::-1]
-    if len(found) != (numbers[0] + 1 if numbers else 0):
-        if (folder / str(numbers[0] - len(found))).exists() or _grows(folder, numbers[0]):
-            raise FileNotFoundError(folder)  # it has come since we looked
-        raise ResultFormatError(f"{folder} is damaged: segment {numbers[0] - len(found)} is missing")
-    return found[::-1]
+            raise ResultFormatError(f"{folder / name} is damaged: {cause}") from cause
+    return found
 
 
-def _grows(folder: Path, last: int) -> bool:
-    return (folder / str(last + 1)).exists()
+def _is_newer(folder: Path, names: set[str]) -> bool:
+    return any(path.name not in names for path in folder.iterdir())
 
 
 def _read_facts(path: Path) -> Facts:
@@ -178,6 +179,12 @@ def _read_facts(path: Path) -> Facts:
     plain = {key: value for key, value in told.items() if key != "digest"}
     if told.get("digest") != digest(plain) or set(plain) != {field.name for field in attrs.fields(Facts)}:
         raise ResultFormatError(f"{path / FACTS} is damaged: it was changed")
-    if plain["state"] not in {CREATING, RUNNING, COMPLETE}:
-        raise ResultFormatError(f"{path / FACTS} is damaged: it has state {plain['state']!r}")
+    is_possible = (
+        isinstance(plain["host"], str)
+        and plain["state"] in (CREATING, RUNNING, COMPLETE)
+        and all(type(plain[name]) is int for name in ("rank", "world_size", "pid"))
+        and all(type(plain[name]) in (int, float) for name in ("began", "told"))
+    )
+    if not is_possible:
+        raise ResultFormatError(f"{path / FACTS} is damaged: it holds impossible values")
     return Facts(**plain)

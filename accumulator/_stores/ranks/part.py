@@ -7,6 +7,7 @@ the locations, which are those of all ranks.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import socket
 import time
@@ -23,7 +24,7 @@ from accumulator._stores.files.ownership import ClaimedFolder
 from accumulator._stores.format.arrays import layout_of
 from accumulator._stores.format.mark import COMPLETE, CREATING, RUNNING, Mark, hash_written
 from accumulator._stores.format.names import OUTPUTS
-from accumulator._stores.format.segments import Segment
+from accumulator._stores.format.segments import ALL, Segment, join, split
 from accumulator._stores.format.store import FolderStore
 from accumulator._stores.kept.fit import fit_options
 from accumulator._stores.kept.record import Record
@@ -51,10 +52,10 @@ _MOST_SEGMENTS: Final = (
 class PartRecord(Record):
     """The record of a part, in the folder ``root``: a segment a checkpoint."""
 
-    _n: int = 0  # segments that there are
-    _first: int = 0  # the last that is whole
-    _n_rows: int = 0  # in those behind it
-    _n_whole: int = 0  # in that one
+    _n: int = 0  # checkpoints
+    _names: list[str] = attrs.field(factory=list)  # of files: all by then, if there were many, and each since
+    _nbytes: int = 0  # of those since
+    _nbytes_all: int = 0
 
     def put(
         self,
@@ -65,23 +66,27 @@ class PartRecord(Record):
         held: NDArray[np.bool_],
     ) -> None:
         """Record rows that have ``changed``, in one step; it is on the disk when this returns."""
-        del new
-        is_long = self._n - self._first >= _MOST_SEGMENTS and self._n_rows >= self._n_whole
-        is_whole = is_long and not (held & known).any()  # those have the checksums of what is yet to come
-        rows = np.flatnonzero(known) if is_whole else np.unique(changed)
+        del new, known, held
+        rows = np.unique(changed)
         sums = np.stack([column[rows] for column in checksums], axis=1)
-        content = memoryview(Segment(rows, sums, time.time(), is_whole).encode())
-        self.reserve.used(partial(system.replace, self.root / str(self._n), content, is_synced=True))
+        content, name = Segment(rows, sums, time.time()).encode(), str(self._n)
+        is_all = len(self._names) > _MOST_SEGMENTS and self._nbytes >= self._nbytes_all
+        if is_all:
+            name += ALL
+            earlier = [(self.root / each).read_bytes() for each in self._names]
+            parts = [split(each) if i == 0 and self._nbytes_all else [each] for i, each in enumerate(earlier)]
+            content = join([*itertools.chain(*parts), content])
+        path = self.root / name
+        self.reserve.used(partial(system.replace, path, memoryview(content), is_synced=True))
         system.sync(self.root)
         self._n += 1
-        if not is_whole:
-            self._n_rows += len(rows)
-            return
-        first, self._first = self._first, self._n - 1
-        self._n_rows, self._n_whole = 0, len(rows)
-        for number in range(first, self._first):  # readers begin at the last that is whole
-            with contextlib.suppress(OSError):
-                system.remove(self.root / str(number))
+        self._nbytes += len(content)
+        names, self._names = self._names, [*self._names, name]
+        if is_all:
+            self._names, self._nbytes, self._nbytes_all = [name], 0, len(content)
+            for each in names:  # readers begin with the file that has all
+                with contextlib.suppress(OSError):
+                    system.remove(self.root / each)
 
 
 @attrs.define(eq=False)

@@ -86,7 +86,7 @@ def publish_parts(root: Path, wish: Wish) -> bool:
         policy = wish.on_duplicate or shared.terms.on_duplicate
         gathered = gather(run.recorded, checksums, parts, policy, shared.locations("exact"))
         _tell_differing(run, gathered, policy)
-        publishing = Publishing(run, shared, heads, parts, gathered, wish.processes)
+        publishing = Publishing(run, shared, heads, parts, gathered, wish.processes, bool(wish.leave_out))
         publishing.place_all()
         if not wish.is_partial:
             _complete(run, parts)
@@ -151,9 +151,10 @@ class Publishing:
     parts: list[PartLook]
     gathered: Gathered
     processes: int
+    is_left_out: bool  # whether a part is: a killed publishing may have moved some of its chunks
     lost: NDArray[np.bool_] = attrs.field(init=False)  # rows that are recorded, and damaged
     _assembler: Assembler = attrs.field(init=False)
-    _is_dirty: bool = attrs.field(init=False)  # whether a killed run of one process has left more than rows
+    _is_dirty: bool = attrs.field(init=False)  # whether more may be there than what is recorded
 
     @lost.default
     def _none(self) -> NDArray[np.bool_]:
@@ -165,7 +166,7 @@ class Publishing:
 
     @_is_dirty.default
     def _look(self) -> bool:
-        return self.shared.terms.is_joined and not self.run.is_complete
+        return self.is_left_out or (self.shared.terms.is_joined and not self.run.is_complete)
 
     def place_all(self) -> None:
         """Put all rows in their place, and record them."""

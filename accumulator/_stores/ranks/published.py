@@ -14,6 +14,7 @@ from accumulator._stores.format.arrays import layout_of, open_group, over
 from accumulator._stores.format.checksums import row_checksums
 from accumulator._stores.format.layout import BUFFER_NBYTES
 from accumulator._stores.format.names import OUTPUTS, PARTS, RECORD, REDO, SCRATCH
+from accumulator._stores.kept.restore import remove_partial
 from accumulator._stores.kept.run import KeptRun
 from accumulator._stores.reading.saved import open_result
 
@@ -49,6 +50,9 @@ class PublishedRun(KeptRun):
         with telling(f"{self.root} cannot be published to"):
             self._group = open_group(self._store)
             self._record.arrays = {name: over(self._group[name], self._store) for name in RECORD}
+            heads_there = [f"{OUTPUTS}/{head}" for head in range(self._mark.n_heads)]
+            for name in ("", OUTPUTS, *heads_there, *RECORD):
+                remove_partial(self.root / name)
         self.recorded = saved.written.copy()
         for number, column in enumerate(saved.checksums):
             checksums[self.recorded, number] = column[self.recorded]

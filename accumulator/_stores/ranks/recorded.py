@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import attrs
 import numpy as np
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from accumulator._stores.ranks.shared import SharedRun
 
+_ATTEMPTS: Final = 50
+
 
 @attrs.frozen(eq=False)
 class Looks:
@@ -29,11 +31,24 @@ class Looks:
 
 
 def look_at_parts(shared: SharedRun) -> Looks:
-    """Return what all parts have recorded, the earliest first; the damaged by themselves."""
-    heads, found, damaged = shared.heads(), [], {}
-    for path in part_folders(shared.folder):
+    """Return what all parts have recorded, the earliest first; the damaged by themselves.
+
+    While others begin, retire or remove parts it looks again, until nothing has changed in between.
+    """
+    for _ in range(_ATTEMPTS):
+        heads, paths = shared.heads(), list(part_folders(shared.folder))
+        looks = _look_at(shared, paths, 0 if heads is None else len(heads))
+        is_settled = all(path.is_dir() for path in paths) and (heads is None) == (shared.heads() is None)
+        if is_settled:
+            break
+    return looks
+
+
+def _look_at(shared: SharedRun, paths: list[Path], n_heads: int) -> Looks:
+    found, damaged = [], {}
+    for path in paths:
         try:
-            look = look_at(path, shared.terms.n_rows, 0 if heads is None else len(heads))
+            look = look_at(path, shared.terms.n_rows, n_heads)
         except ResultFormatError as cause:
             damaged[path] = cause
         except FileNotFoundError:  # it was published just now
@@ -48,7 +63,10 @@ def open_published(shared: SharedRun, most_nbytes: int | None = None) -> SavedRe
     """Return what was published by now; None where nothing was."""
     if not (shared.root / "zarr.json").exists() or read_mark(shared.root).state == CREATING:
         return None
-    return open_result(shared.root, is_partial=True, most_nbytes=most_nbytes)
+    saved = open_result(shared.root, is_partial=True, most_nbytes=most_nbytes)
+    if saved.mark.locations != shared.terms.locations:
+        raise ResultFormatError(f"{shared.root} is damaged: its parts have other locations than the result")
+    return saved
 
 
 def recorded_rows(shared: SharedRun) -> NDArray[np.bool_]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, get_args
 
 import attrs
 import numpy as np
@@ -30,6 +30,7 @@ from accumulator._stores.format.names import OUTPUTS, PARTS
 from accumulator._stores.format.store import FolderStore
 from accumulator._stores.reading.trust import check_output, check_tree
 from accumulator.exceptions import ResultFormatError, ResumeError
+from accumulator.typing import OnDuplicate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from accumulator._inputs.validation import HeadSpec
-    from accumulator.typing import OnDuplicate
 
 RUN: Final = "run.json"
 LEAVING: Final = "run.json.leaving"  # its name while all that is published is removed
@@ -47,6 +47,8 @@ LOCATIONS: Final = "locations"
 _ARRAYS: Final = (LOCATIONS, "exact", "keys", "order")
 _MARK: Final = "accumulator_heads"
 _VERSION: Final = 1
+_MOST_ROWS: Final = 2**62
+_MOST_COLUMNS: Final = 2**10  # of locations
 _THERE: Final = (errno.ENOTEMPTY, errno.EEXIST)
 
 
@@ -194,10 +196,23 @@ class SharedRun:
             if not folder.is_dir():
                 return None
         check_tree(folder)
-        told = read_json(folder / "zarr.json", folder).get("attributes", {}).get(_MARK, {})
-        plain = {key: value for key, value in told.items() if key != "digest"}
-        files = {name: hash_of(folder / name / "zarr.json") for name in plain.get("arrays", {})}
-        if told.get("digest") != digest(plain) or files != plain["arrays"]:
+        attributes = read_json(folder / "zarr.json", folder).get("attributes")
+        told = attributes.get(_MARK) if isinstance(attributes, dict) else None
+        plain = (
+            {key: value for key, value in told.items() if key != "digest"} if isinstance(told, dict) else {}
+        )
+        n, names, arrays = (plain.get(name) for name in ("n", "names", "arrays"))
+        is_whole = (
+            isinstance(told, dict)
+            and told.get("digest") == digest(plain)
+            and type(n) is int
+            and isinstance(arrays, dict)
+            and len(arrays) == 1 + n
+            and list(arrays) == _array_names(n)
+            and arrays == {name: hash_of(folder / name / "zarr.json") for name in arrays}
+            and (names is None or (isinstance(names, list) and len(names) == n))
+        )
+        if not is_whole:
             raise ResultFormatError(f"{folder} is damaged: the metadata of heads was changed")
         outputs: Any = open_group(FolderStore(folder, read_only=True), OUTPUTS, mode="r")
         arrays = tuple(read_only(outputs[str(head)]) for head in range(plain["n"]))
@@ -266,18 +281,20 @@ def _write_heads(folder: Path, n_rows: int, specs: Heads[HeadSpec]) -> None:
     group = zarr.create_group(store, zarr_format=3)
     outputs = group.require_group(OUTPUTS)
     layouts, _ = layout(n_rows, specs.values, BUFFER_NBYTES)
-    names = [OUTPUTS]
     for number, made in enumerate(layouts):
         made.create(outputs, str(number))
-        names.append(f"{OUTPUTS}/{number}")
     plain = {
         "n": len(specs),
         "names": None if specs.names is None else list(specs.names),
-        "arrays": {name: hash_of(folder / name / "zarr.json") for name in names},
+        "arrays": {name: hash_of(folder / name / "zarr.json") for name in _array_names(len(specs))},
     }
     group.attrs[_MARK] = plain | {"digest": digest(plain)}
     unsynced.add_folder(folder.parent)
     unsynced.sync()
+
+
+def _array_names(n_heads: int) -> list[str]:
+    return [OUTPUTS, *(f"{OUTPUTS}/{head}" for head in range(n_heads))]
 
 
 def _read_terms(folder: Path, name: str) -> Terms:
@@ -288,6 +305,37 @@ def _read_terms(folder: Path, name: str) -> Terms:
     if set(plain) != {field.name for field in attrs.fields(Terms)}:
         raise ResultFormatError(f"{folder / name} is damaged: it is not what ranks agree on")
     terms = Terms(**plain)
-    if not set(terms.arrays) <= set(_ARRAYS):
-        raise ResultFormatError(f"{folder / name} is damaged: it names other files")
+    if not _is_possible(terms):
+        raise ResultFormatError(f"{folder / name} is damaged: it holds impossible values")
     return terms
+
+
+def _is_possible(terms: Terms) -> bool:
+    """Whether values are of the kinds that they have to be: they may come from a stranger."""
+    numbers = [terms.n_rows, *([] if terms.unit_rows is None else [terms.unit_rows])]
+    if not (
+        all(type(number) is int and 0 <= number < _MOST_ROWS for number in numbers)
+        and isinstance(terms.locations, str)
+        and isinstance(terms.resume_token, str | None)
+        and terms.on_duplicate in get_args(OnDuplicate)
+        and isinstance(terms.is_joined, bool)
+        and isinstance(terms.arrays, dict)
+        and {LOCATIONS, "keys"} <= set(terms.arrays) <= set(_ARRAYS)
+    ):
+        return False
+    return all(_is_array(name, kind, terms.n_rows) for name, kind in terms.arrays.items())
+
+
+def _is_array(name: str, kind: Any, n_rows: int) -> bool:
+    try:
+        (first, *more), dtype = kind
+        plain = np.dtype(dtype)
+    except (TypeError, ValueError):
+        return False
+    columns = [] if name in {"keys", "order"} else [1]
+    return (
+        isinstance(dtype, str)
+        and first == n_rows
+        and [type(n) is int and 0 < n < _MOST_COLUMNS for n in more] == columns
+        and (plain.kind in "iuf" if name == LOCATIONS else plain == np.int64)
+    )

@@ -47,6 +47,8 @@ ALLOWED = {
     ("_stores/format/layout.py", "create_group"): "in memory",
     ("_stores/kept/fit.py", "create_group"): "in memory",
     ("_stores/kept/run.py", "create_group"): "zarr writes through `FolderStore`",
+    ("_stores/ranks/part.py", "create_group"): "zarr writes through `FolderStore`",
+    ("_stores/ranks/shared.py", "create_group"): "zarr writes through `FolderStore`",
     ("_stores/writing/patches.py", "create_group"): "zarr writes through `FolderStore`",
     ("_stores/writing/zarr_rows.py", "create_group"): "zarr writes through `FolderStore`",
 }

@@ -6,12 +6,10 @@ There is a crash at every 31st change of files; with ACCUMULATOR_CRASHES=1 at ev
 from __future__ import annotations
 
 import errno
-import inspect
 import itertools
 import os
 import random
 import shutil
-import textwrap
 import warnings
 from collections import defaultdict
 from pathlib import Path
@@ -192,26 +190,11 @@ def compare(batch, kept, possible):
         ), f"row {row} is none of its predictions {sorted(right)}"
 
 
-def policies(rng):
-    """Return the ways in which a crash keeps what was not synced."""
-    return {
-        "nothing": (lambda _: 0, lambda: False),
-        "names alone": (lambda _: 0, lambda: True),
-        "bytes alone": (lambda n: n, lambda: False),
-        "everything": (lambda n: n, lambda: True),
-        "some": (
-            lambda n: rng.choice([0, n, rng.randrange(n + 1)]),
-            lambda: rng.random() < 0.5,
-        ),
-        "most": (lambda n: n if rng.random() < 0.9 else 0, lambda: rng.random() < 0.9),
-    }
-
-
 def replay(entries, folder, seed, step, seen):
     """Crash at every so many entries in each of the ways, and check what is left, unless that was seen."""
     rng = random.Random(seed)  # noqa: S311  a crash is no secret
     for turn, stop in enumerate(range(seed % step, len(entries) + 1, step)):
-        for name, (keeps_bytes, keeps_name) in policies(rng).items():
+        for name, (keeps_bytes, keeps_name) in crashes.policies(rng).items():
             tree = crashes.crash(entries[:stop], keeps_bytes, keeps_name)
             state = frozenset(tree.items()), repr(facts(entries[:stop]))
             if state in seen:
@@ -248,18 +231,6 @@ def test_any_crash_keeps_what_was_kept(workload, quick_path, monkeypatch):
     entries = record(workload, quick_path, monkeypatch)
     monkeypatch.setattr(os, "fsync", lambda _: None)  # what is checked does not crash again
     replay(entries, quick_path, seed=5, step=CRASHES, seen=set())
-
-
-def mutate(monkeypatch, owner, name, old, new):
-    """Change one line of a method."""
-    method = getattr(owner, name)
-    source = textwrap.dedent(inspect.getsource(method))
-    assert source.count(old) == 1, (name, old)
-    names = dict(vars(inspect.getmodule(method)))
-    made = {}
-    text = "from __future__ import annotations\n" + source.replace(old, new)
-    exec(compile(text, name, "exec"), names, made)  # noqa: S102  our own method
-    monkeypatch.setattr(owner, name, made[name])
 
 
 RUN, RECORD, REDO = _run.KeptRun, _record.Record, _redo.RedoChunks
@@ -327,7 +298,7 @@ EVERY = 24  # entries there is a crash until it is found, then at those between
 def test_no_step_can_be_left_out(step, quick_path, monkeypatch):
     """With one step of the order left out, some crash breaks a promise."""
     if step in STEPS:
-        mutate(monkeypatch, *STEPS[step])
+        crashes.mutate(monkeypatch, *STEPS[step])
     else:
         real = _system.replace
         monkeypatch.setattr(

@@ -11,7 +11,7 @@ from multiprocessing import resource_tracker
 import numpy as np
 import pytest
 from helpers import ranked
-from helpers.ranked import LOCS, N, OPTIONS, alone, check_same, open_rank, orders, push, values
+from helpers.ranked import LOCS, OPTIONS, N, alone, check_same, open_rank, orders, push, run_and_die, values
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -47,26 +47,6 @@ def run_ranks(store, world_size, order, **options):
         push(rank, own)
     for rank in ranks:
         rank.finalize()
-
-
-def run_and_die(store, rank, world_size, rows, options, *, version=0):
-    """Record rows in another process, which ends without a word."""
-    process = multiprocessing.get_context("fork").Process(
-        target=_record_and_die, args=(store, rank, world_size, rows, options, version)
-    )
-    process.start()
-    process.join()
-    assert process.exitcode == 7
-
-
-def _record_and_die(store, rank, world_size, rows, options, version):
-    accumulator = open_rank(store, rank, world_size, checkpoint_interval=np.inf, **options)
-    rows = np.asarray(rows)
-    push(accumulator, rows[:-3], version)
-    accumulator.flush()
-    push(accumulator, rows[-3:], version)  # which are lost with the process
-    accumulator._canvas._batches.show()
-    os._exit(7)
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -271,7 +251,9 @@ def test_damaged_rows_are_missing_with_a_word(store):
 def test_missing_rows_of_a_killed_rank_are_told(store):
     """A result with rows of a rank that was killed is complete, and warns."""
     run_and_die(store, 0, 2, np.arange(40), OPTIONS["raw"])
-    with pytest.warns(StorageWarning, match=r"locations .* are missing, and not every rank has come to its end"):
+    with pytest.warns(
+        StorageWarning, match=r"locations .* are missing, and not every rank has come to its end"
+    ):
         batch = publish(store)
     assert np.flatnonzero(batch.written).tolist() == list(range(37))
 
@@ -350,7 +332,9 @@ def test_any_history(tmp_path_factory, data):
     for accumulator, _ in living:
         accumulator.finalize()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", StorageWarning)  # of rows that are missing, and ranks that were closed
+        warnings.simplefilter(
+            "ignore", StorageWarning
+        )  # of rows that are missing, and ranks that were closed
         if recorded:
             publish(store)
             alone(folder / "alone.zarr", sorted(recorded), **options)
