@@ -106,7 +106,8 @@ def test_auto(environment, told, rank, size, n_on_node):
     assert as_rank("auto", "auto") == Rank(rank, size, n_on_node)
     assert as_rank("auto", size) == Rank(rank, size, n_on_node)
     assert as_rank(rank, "auto") == Rank(rank, size, n_on_node)
-    assert as_rank(np.int64(rank), np.int32(size)) == Rank(rank, size, n_on_node)
+    given = as_rank(np.int64(rank), np.int32(size))
+    assert (given.rank, given.world_size) == (rank, size)
     assert as_rank(None, None) is None
 
 
@@ -166,8 +167,11 @@ def test_contradictions(environment, told, rank, size):
     ("told", "rank", "size", "n_on_node"),
     [
         pytest.param({}, 2, 3, 3, id="nobody else knows"),
-        pytest.param(array(1, 4), 5, 16, 1, id="an array of which each task has several"),
-        pytest.param(array(2, 1, first=2), 2, 4, 1, id="a task of an array again, for its own share"),
+        pytest.param(array(1, 4), 5, 16, 16, id="an array of which each task has several"),
+        pytest.param(array(2, 1, first=2), 2, 4, 4, id="a task of an array again, for its own share"),
+        pytest.param(array(3, 3, last=9), 1, 3, 3, id="an array with gaps"),
+        pytest.param({"WORLD_SIZE": 2}, 2, 3, 3, id="half of what torchrun says"),
+        pytest.param({"RANK": 0}, 2, 3, 3, id="the other half"),
         pytest.param(torchrun(1, 4), 3, 4, 4, id="torchrun, in another order"),
         pytest.param(batch_script(1), 3, 4, 4, id="processes that a batch script starts"),
     ],
@@ -179,11 +183,19 @@ def test_ints_are_taken_as_given(environment, told, rank, size, n_on_node):
 
 
 @pytest.mark.xfail(raises=OptionError, reason="the remedy that the error names is refused by the same error")
-@pytest.mark.parametrize("told", [array(3, 3, last=9), {"WORLD_SIZE": 2}, {"RANK": "x", "WORLD_SIZE": "y"}])
+@pytest.mark.parametrize("told", [{"RANK": "x", "WORLD_SIZE": "y"}, step("x", 3, "3")])
 def test_the_remedy_helps(environment, told):
     """Ints do not need an environment that makes no sense."""
     environment(told)
+    with pytest.raises(OptionError, match="give rank= and world_size= as ints"):
+        as_rank("auto", "auto")
     assert as_rank(1, 3).rank == 1
+
+
+def test_an_engine_knows(environment):
+    """Whatever the environment says of the job that it runs in."""
+    environment(step(3, 4, "4") | {"WORLD_SIZE": 9})
+    assert as_rank(Rank(1, 2, 2), None) == Rank(1, 2, 2)
 
 
 @pytest.mark.xfail(reason="it becomes rank -1, which has no rows")
