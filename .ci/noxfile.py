@@ -28,7 +28,8 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SUPPORTED = re.findall(r"Python :: (3\.\d+)$", "\n".join(PROJECT["classifiers"]), re.MULTILINE)
 THIS = f"3.{sys.version_info.minor}"  # `tests` is on it
-LIBRARY = ["-e", f".[{','.join(PROJECT['optional-dependencies'])}]"]
+ENGINES = ["dask", "lightning", "ray"]  # gigabytes, which one session of its own has
+LIBRARY = ["-e", f".[{','.join(sorted(set(PROJECT['optional-dependencies']) - set(ENGINES)))}]"]
 
 
 def output(*command: str | Path) -> str | None:
@@ -105,6 +106,13 @@ def smoke(session: nox.Session) -> None:
     """Run every benchmark once, as small as can be."""
     install(session, *LIBRARY, "--group", "test")
     session.run("python", "-m", "benchmarks", "--smoke")
+
+
+@nox.session(default=False)
+def engines(session: nox.Session) -> None:
+    """Run a cluster of each engine whose workers are killed: `.ci/run -s engines`."""
+    install(session, "-e", f".[{','.join(ENGINES)}]", "--group", "test")
+    session.run("python", "-m", "pytest", "-q", "-n", "0", "tests/integrations", *session.posargs)
 
 
 def quick_tests(session: nox.Session, version: str, *how: str) -> None:

@@ -11,17 +11,19 @@ import attrs
 
 from accumulator._core.locations import LocationIndex
 from accumulator._inputs.validation import as_locations, as_specs
+from accumulator._inputs.warn import warn
 from accumulator._stores.files.ownership import is_locked
 from accumulator._stores.files.system import is_partial
 from accumulator._stores.format.arrays import layout_of
 from accumulator._stores.format.mark import CREATING, hash_locations
 from accumulator._stores.kept.fit import check_run
+from accumulator._stores.ranks.facts import living
 from accumulator._stores.ranks.part import PartRun
 from accumulator._stores.ranks.recorded import recorded_rows
 from accumulator._stores.ranks.share import block_rows, is_of
 from accumulator._stores.ranks.shared import SharedRun, make_array, terms_of
 from accumulator._stores.reading.saved import is_map, open_mark, open_result
-from accumulator.exceptions import LockedError, ResultExistsError, StorageError
+from accumulator.exceptions import LockedError, ResultExistsError, ResumeError, StorageError, StorageWarning
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,6 +95,7 @@ def join(  # noqa: PLR0913, PLR0917  what ranks agree on
             index = LocationIndex.over(
                 found["locations"], found.get("exact", found["locations"]), found["keys"], found.get("order")
             )
+            _compare_with_living(shared, who)
             part = PartRun.begin_part(shared, who, index.locs)
             if shared.is_open:
                 block = block_rows(len(index), shared.terms.unit_rows, who.world_size)
@@ -102,6 +105,21 @@ def join(  # noqa: PLR0913, PLR0917  what ranks agree on
             what = "the parts of this store are being removed, as they are published: try again"
             raise LockedError(errno.EAGAIN, what, store)
         time.sleep(_PAUSE_SECONDS)
+
+
+def _compare_with_living(shared: SharedRun, who: Rank) -> None:
+    """Refuse a world size that is not that of ranks at work; tell of one that is the same rank as this."""
+    for other in [] if who.is_of_pool else living(shared.folder):
+        if other.world_size not in {0, who.world_size}:
+            raise ResumeError(
+                f"{shared.root} is being written by {other}, and world_size is {who.world_size}: wait until "
+                "that has ended, or end it"
+            )
+        if other.world_size and other.rank == who.rank:
+            warn(
+                f"{shared.root} is being written by {other}, too: what both predict is right, and done twice",
+                StorageWarning,
+            )
 
 
 def _heads_of_other_run(root: Path, locs: NDArray[Any], resume_token: str | None) -> Heads[HeadSpec] | None:

@@ -28,6 +28,7 @@ class Rank:
     rank: int
     world_size: int
     n_on_node: int = 1  # that share this machine's memory
+    is_of_pool: bool = False  # an engine tells each what to do: there are no shares
 
 
 def as_rank(rank: int | Auto | Rank | None, world_size: int | Auto | None) -> Rank | None:
@@ -46,9 +47,16 @@ def as_rank(rank: int | Auto | Rank | None, world_size: int | Auto | None) -> Ra
     is_given = given_rank is not None and given_size is not None
     told = _told(os.environ, is_needed=not is_given)
     source, told_rank, told_size = told or ("the environment, which names no other process", 0, 1)
-    if given_size is not None and told is not None and not _is_array(source) and told_size != given_size:
+    # A task of an array may have several ranks: who gives ints knows how many all tasks have together.
+    is_all = told is not None and (source.startswith("RANK") or f"{_ARRAY}ID" not in os.environ)
+    if given_size is not None and is_all and told_size != given_size:
         raise OptionError(
-            f"world_size is {given_size}, and {source} says {told_size}: leave it to the environment with "
+            f"world_size is {given_size}, and {source} say {told_size}: leave it to the environment with "
+            '"auto", or unset what is not meant for this run'
+        )
+    if given_rank is not None and is_all and told_rank != given_rank:
+        raise OptionError(
+            f"rank is {given_rank}, and {source} say {told_rank}: leave it to the environment with "
             '"auto", or unset what is not meant for this run'
         )
     if given_rank is None and given_size is not None and given_size != told_size:
@@ -73,7 +81,7 @@ def _as_given(raw: Any, name: str, least: int) -> int | None:
 def _told(environment: Mapping[str, str], *, is_needed: bool) -> tuple[str, int, int] | None:
     """Return who says which rank this is, the rank, and of how many; None where nobody does.
 
-    What is said by halves is refused only where it is needed.
+    What makes no sense, or is said by halves, is refused only where it is needed.
 
     A batch script of SLURM is itself a task, 0 of 1, which says nothing.
     """
@@ -82,7 +90,7 @@ def _told(environment: Mapping[str, str], *, is_needed: bool) -> tuple[str, int,
         if len(there) == 1 and own == "RANK" and is_needed:
             missing = size if there == [own] else own
             raise OptionError(f"{there[0]} is in the environment, and {missing} is not: set both, or neither")
-        if len(there) == 2:
+        if len(there) == 2 and (is_needed or all(environment[name].isdecimal() for name in there)):
             told = f"{own} and {size}", _number(environment, own), _number(environment, size)
             if own == "RANK" or told[2] > 1:
                 return told
@@ -92,7 +100,7 @@ def _told(environment: Mapping[str, str], *, is_needed: bool) -> tuple[str, int,
         _number(environment, f"{_ARRAY}{name}", default)
         for name, default in (("MIN", 0), ("MAX", None), ("STEP", 1), ("ID", None), ("COUNT", None))
     )
-    if step < 1 or count != (last - first) // step + 1 or (number - first) % step:
+    if step < 1 or count != (last - first) // step + 1 or number not in range(first, last + 1, step):
         raise OptionError(
             f"the numbers of this SLURM array, {count} from {first} to {last}, have gaps: {_REMEDY}"
         )

@@ -99,8 +99,9 @@ class Part:
 
     def line(self) -> str:
         """Return what is printed for people."""
+        who = f"rank {self.rank} of {self.world_size}, " if self.world_size else ""  # an engine's have none
         return (
-            f"rank {self.rank} of {self.world_size}, process {self.pid} on {printable(self.host)}: "
+            f"{who}process {self.pid} on {printable(self.host)}: "
             f"{self.state_text}, {self.n_recorded} rows recorded, {self.rows_per_second:,.1f} rows/s, "
             f"last {self.recorded_text}"
         )

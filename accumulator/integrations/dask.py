@@ -13,8 +13,10 @@ import numpy as np
 
 from accumulator import FullBatch, FullBatchAccumulator, publish
 from accumulator._inputs.extras import need
+from accumulator._inputs.ranks import Rank
 from accumulator._inputs.validation import as_path
 from accumulator._pictures.progress import as_progress
+from accumulator._stores.memory.threads import n_cores
 from accumulator._stores.ranks.recorded import recorded_rows
 from accumulator._stores.ranks.share import block_rows
 from accumulator._stores.ranks.shared import SharedRun
@@ -27,11 +29,7 @@ if TYPE_CHECKING:
 
     from accumulator.typing import ArrayLike, BatchOutput, DeclaredHeads, StrPath
 
-_RANK: Final[dict[str, Any]] = {
-    "mode": "a",
-    "rank": 0,
-    "world_size": "auto",
-}  # of all: no shares are asked for
+_RANK: Final[dict[str, Any]] = {"mode": "a", "rank": Rank(0, 1, n_cores(), is_of_pool=True)}
 _LOCK: Final = threading.Lock()
 _PARTS: Final[
     dict[str, tuple[SharedRun, FullBatchAccumulator, Any] | None]

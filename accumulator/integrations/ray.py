@@ -87,13 +87,13 @@ class AccumulatorDatasink(OneRun, Datasink):
     def on_write_start(self, schema: Any = None) -> None:
         """Refuse on the driver what each task would refuse: errors are those of `FullBatchAccumulator`."""
         del schema
-        self._begin(Rank(0, 1)).close()
+        self._begin(Rank(0, 1, is_of_pool=True)).close()
 
     def write(self, blocks: Iterable[Any], ctx: Any) -> int:
         """Record all rows of a task, and return their number; after an error what came before is recorded."""
         n_tasks = os.cpu_count() or 1  # at once on this machine, at most: they share its memory
         count = 0
-        who = Rank(ctx.task_idx % n_tasks, n_tasks, n_tasks)
+        who = Rank(ctx.task_idx % n_tasks, n_tasks, n_tasks, is_of_pool=True)
         with self._begin(who) as accumulator:
             for block in blocks:
                 rows = BlockAccessor.for_block(block)

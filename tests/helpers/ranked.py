@@ -74,8 +74,13 @@ def check_same(store, wanted):
     assert folders[0] == folders[1]
 
 
-def orders(name, world_size, seed=0):
+UNITS = {"raw": 7, "filled": 6, "zstd": 5, "shards": 6, "pieces": 4, "cast": 8}  # rows of a chunk
+
+
+def orders(name, world_size, seed=0, unit=7):
     """Return each rank's rows, by how a sampler deals them; together all of them."""
+    if name == "blocks":  # of whole chunks, as shares are of longer lists
+        return [np.flatnonzero(np.arange(N) // unit % world_size == rank) for rank in range(world_size)]
     chance = np.random.default_rng(seed)
     if name == "strided":
         return [np.arange(rank, N, world_size) for rank in range(world_size)]

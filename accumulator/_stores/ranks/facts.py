@@ -50,7 +50,8 @@ class Facts:
 
     def __str__(self) -> str:
         """Return it as people look for it."""
-        return f"rank {self.rank} of {self.world_size}, process {self.pid} on {self.host}"
+        who = f"rank {self.rank} of {self.world_size}, " if self.world_size else ""  # an engine's have none
+        return f"{who}process {self.pid} on {self.host}"
 
 
 @attrs.frozen(eq=False)
@@ -77,7 +78,7 @@ class PartLook:
             return True
         is_elsewhere = self.facts.host != socket.gethostname()
         last = max(self.facts.told, float(self.seconds.max()) if len(self.seconds) else 0.0)
-        return is_elsewhere and 0 <= time.time() - last < _FRESH_SECONDS
+        return is_elsewhere and abs(time.time() - last) < _FRESH_SECONDS  # of clocks that differ a little
 
     @property
     def is_retired(self) -> bool:
@@ -105,6 +106,14 @@ def part_folders(folder: Path) -> Iterator[Path]:
         name = name_of(path)
         if len(name) == 32 and set(name) <= set("0123456789abcdef"):
             yield path
+
+
+def living(folder: Path) -> Iterator[Facts]:
+    """Yield who writes parts just now, as far as locks tell; a damaged part is told of elsewhere."""
+    for path in part_folders(folder):
+        with contextlib.suppress(ResultFormatError, FileNotFoundError):
+            if is_locked(path):
+                yield _read_facts(path)
 
 
 def look_at(path: Path, n_rows: int, n_heads: int) -> PartLook | None:

@@ -204,7 +204,7 @@ class PartRun(KeptRun):
         facts = Facts(
             state,
             self.who.rank,
-            self.who.world_size,
+            0 if self.who.is_of_pool else self.who.world_size,
             socket.gethostname(),
             os.getpid(),
             self._began,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import re
 import shutil
 import warnings
 from multiprocessing import resource_tracker
@@ -12,7 +13,19 @@ from multiprocessing import resource_tracker
 import numpy as np
 import pytest
 from helpers import ranked
-from helpers.ranked import LOCS, OPTIONS, N, alone, check_same, open_rank, orders, push, run_and_die, values
+from helpers.ranked import (
+    LOCS,
+    OPTIONS,
+    UNITS,
+    N,
+    alone,
+    check_same,
+    open_rank,
+    orders,
+    push,
+    run_and_die,
+    values,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -31,7 +44,7 @@ from accumulator.exceptions import (
     UnfinishedError,
 )
 
-ORDERS = ["share", "strided", "padded", "contiguous", "shuffled"]
+ORDERS = ["share", "blocks", "strided", "padded", "contiguous", "shuffled"]
 
 
 @pytest.fixture
@@ -40,10 +53,10 @@ def store(tmp_path):
     return tmp_path / "run.zarr"
 
 
-def run_ranks(store, world_size, order, **options):
+def run_ranks(store, world_size, order, unit=7, **options):
     """Let all ranks run to their end, side by side."""
     ranks = [open_rank(store, rank, world_size, **options) for rank in range(world_size)]
-    rows = orders(order, world_size) or [rank.missing_rows() for rank in ranks]
+    rows = orders(order, world_size, unit=unit) or [rank.missing_rows() for rank in ranks]
     for rank, own in zip(ranks, rows, strict=True):
         push(rank, own)
     for rank in ranks:
@@ -55,12 +68,23 @@ def run_ranks(store, world_size, order, **options):
 def test_the_same_bytes_as_one_process(tmp_path, store, name, order):
     """Every file is the same, whatever the storage, and whoever had which rows."""
     alone(tmp_path / "alone.zarr", np.arange(N), **OPTIONS[name])
-    run_ranks(store, 3, order, **OPTIONS[name])
+    run_ranks(store, 3, order, UNITS[name], **OPTIONS[name])
     batch = publish(store)
     check_same(store, tmp_path / "alone.zarr")
     for head, wanted in values(np.arange(N)).items():
         np.testing.assert_array_equal(batch.outputs[head][:], wanted)
     assert verify(store).verdict == "right"
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_whole_chunks_are_moved(store, name):
+    """A chunk that one rank has all of is the same file afterwards: nothing is read or written."""
+    run_ranks(store, 3, "blocks", UNITS[name], **OPTIONS[name])
+    before = {path.stat().st_ino for path in (store / "parts").glob("*/outputs/0/c.*")}
+    publish(store)
+    after = [path.stat().st_ino in before for path in (store / "outputs" / "0").glob("c.*")]
+    assert all(after)
+    assert len(after) > 10
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -274,6 +298,41 @@ def test_a_part_that_is_published_while_it_lives_records_no_more(store, monkeypa
     assert verify(store).verdict == "right"
 
 
+def test_ranks_that_do_not_fit(store):
+    """Another world size at once, other terms, or no such rank: refused before a row is written."""
+    first = open_rank(store, 0, 2, chunks=7, heads=dict(ranked.HEADS), resume_token="v1")
+    with first:
+        push(first, first.missing_rows())
+        first.flush()
+        refused = {
+            "is being written by rank 0 of 2, process": {"world_size": 3},
+            "its resume_token is 'v1', and 'v2' is given": {"resume_token": "v2"},
+            "its on_duplicate is 'error', and 'last' is given": {"on_duplicate": "last"},
+            "head 'map' has chunks": {"chunks": 9},
+            "head 'score' has fill_value 0, not 5": {"fill_value": {"score": 5}},
+            "head 'map' has dtype float32, which cannot hold float64": {
+                "heads": {"map": ((4, 3), "f8"), "score": ((2,), "i4")}
+            },
+        }
+        for message, given in refused.items():
+            options = {"world_size": 2, "chunks": 7, "resume_token": "v1", **given}
+            before = ranked.files(store)
+            with pytest.raises(ResumeError, match=re.escape(message)):
+                open_rank(store, 1, **options)
+            assert ranked.files(store) == before
+        with pytest.raises(ResumeError, match="its locations are others"):
+            FullBatchAccumulator(LOCS[::-1], store=store, mode="a", rank=1, world_size=2, resume_token="v1")
+        with pytest.raises(OptionError, match="ranks are numbered from 0 to 1"):
+            open_rank(store, 2, 2)
+        with pytest.raises(OptionError, match="rank and world_size go together"):
+            FullBatchAccumulator(LOCS, store=store, mode="a", rank=1)
+        with pytest.raises(OptionError, match='give store= and mode="a"'):
+            FullBatchAccumulator(LOCS, store=store, rank=1, world_size=2)
+        with pytest.warns(StorageWarning, match="rank 0 of 2, process .*done twice"):
+            open_rank(store, 0, 2, chunks=7, resume_token="v1").close()
+    assert 0 < publish(store).written.sum() < N
+
+
 def test_nothing_to_publish(tmp_path, store):
     """Each case has its own error."""
     with pytest.raises(ResultNotFoundError):
@@ -306,12 +365,12 @@ def test_any_history(tmp_path_factory, data):
     """Any ranks with any rows, some of which end and others are closed, published at any time."""
     folder = tmp_path_factory.mktemp("run")
     store, options = folder / "run.zarr", OPTIONS[data.draw(st.sampled_from(sorted(OPTIONS)))]
-    recorded, living = set(), []
-    with contextlib.ExitStack() as ending:
+    recorded, living, size = set(), [], data.draw(st.integers(1, 5))
+    with contextlib.ExitStack() as ending, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*done twice")  # of a rank that is there twice
         for _ in range(data.draw(st.integers(1, 6))):
             step = data.draw(st.sampled_from(["begin", "begin", "push", "end", "publish"]))
             if step == "begin" or not living:
-                size = data.draw(st.integers(1, 5))
                 rank = open_rank(store, data.draw(st.integers(0, size - 1)), size, **options)
                 living.append((ending.enter_context(rank), set()))
             accumulator, own = living[data.draw(st.integers(0, len(living) - 1))]
