@@ -26,6 +26,8 @@ NEW = {  # since then
     "  n_outside",
     "  scale",
     "class accumulator.exceptions.UnsavedError(ProcessError, AccumulatorError, RuntimeError, Exception, BaseException)",  # noqa: E501
+    "def accumulator.publish(path, partial=False, processes=1, *, on_duplicate=None, leave_out=())",
+    "accumulator.typing.Auto = ('auto',)",
     "accumulator.typing.Chunks",
     "accumulator.typing.Compressors",
     "accumulator.typing.Crop",
@@ -96,7 +98,7 @@ def test_public_names_and_signatures_are_those_recorded():
 
 
 FACE = ["FullBatch", "FullBatchAccumulator", "Plan", "StitchedMap", "Stitcher"]
-FUNCTIONS = ["prepare_multitask_full_batch", "stitch"]
+FUNCTIONS = ["prepare_multitask_full_batch", "publish", "stitch"]
 
 
 def docstrings():

@@ -89,7 +89,6 @@ def environment(monkeypatch):
         pytest.param(array(5, 4, first=3), 2, 4, 1, id="array from 3"),
         pytest.param(array(14, 4, first=2, by=4), 3, 4, 1, id="array by 4"),
         pytest.param(array(8, 3, first=2, last=10, by=4) | {ARRAY + "ID": 10}, 2, 3, 1, id="array, 2-13:4"),
-        pytest.param(array(1, 4) | step(1, 4, "4"), 5, 16, 4, id="an array whose tasks have several by srun"),
         pytest.param(array(2, 1, first=2), 0, 1, 1, id="array, one task again"),
         pytest.param(array(3, 4) | batch_script(1), 3, 4, 1, id="array of scripts of one task"),
         pytest.param(array(3, 4) | step(0, 1, "1"), 3, 4, 1, id="array, srun of one task"),
