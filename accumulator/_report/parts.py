@@ -169,8 +169,6 @@ class InParts:
         if hash_locations(locs) != shared.terms.locations or len(locs) != shared.terms.n_rows:
             raise ResultFormatError(f"{shared.folder} is damaged: its locations were changed")
         looks, published = _look(shared), open_published(shared, available_memory())
-        if published is not None and published.mark.locations != shared.terms.locations:
-            raise ResultFormatError(f"{root} is damaged: its parts are those of another store")
         return cls(shared, looks, locs, published)
 
     @property

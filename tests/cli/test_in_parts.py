@@ -502,7 +502,7 @@ def test_parts_beside_the_result_of_another_run(capsys, command):
     shutil.move(STORE / "parts", "mine.zarr/parts")
     code, out, err = run(capsys, command, "mine.zarr")
     assert (code, out) == (1, "")
-    assert "its parts are those of another store" in err
+    assert "its parts have other locations than the result" in err
 
 
 def test_what_was_published_and_is_being_removed_is_an_ordinary_store(capsys):
