@@ -9,6 +9,7 @@ import sys
 import pytest
 from helpers.limits import MIB, memory_group, threads
 from helpers.oracle import distinct, grid
+from helpers.soak import soaked
 
 from accumulator import FullBatchAccumulator
 from accumulator._stores.memory import copying as _copying
@@ -266,7 +267,7 @@ print(type(output).__name__, peak / 2**20)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("order", ["order", "shuffled"])
+@pytest.mark.parametrize("order", ["order", *soaked("shuffled")])
 def test_result_of_3_gb_in_a_container_of_1_gb(order):
     """On disk 3 GB of output take at most 512 MB of memory, whatever order they come in, and are right."""
     with memory_group(10**9) as join:

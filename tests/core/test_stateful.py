@@ -202,5 +202,5 @@ class MachineOnDisk(Machine):
 TestInRam = Machine.TestCase
 TestOnDisk = MachineOnDisk.TestCase
 TestInRam.settings = TestOnDisk.settings = settings(
-    max_examples=examples(30), stateful_step_count=30, deadline=None
+    max_examples=examples(15), stateful_step_count=30, deadline=None
 )

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from helpers.soak import soaked
 from ome_zarr.io import parse_url
 from ome_zarr.reader import Reader
 from ome_zarr_models.v05 import Image
@@ -521,7 +522,7 @@ print(status("VmHWM") - start)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["zarr", "tiff"])
+@pytest.mark.parametrize("kind", ["tiff", *soaked("zarr")])
 def test_export_of_1_gb_takes_a_third_of_it(tmp_path, kind):
     """A block, the chunks that it is read from and those that are written are all that is held."""
     command = [sys.executable, "-c", LARGE, kind, "9500"]

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.processes import ENVIRONMENT, TIMEOUT
+from helpers.soak import soaked
 
 from accumulator import FullBatch, publish
 from accumulator._stores.ranks.recorded import recorded_rows
@@ -187,6 +188,7 @@ def test_as_they_stand():
     check(23, 31)
 
 
+@pytest.mark.soak
 def test_a_store_with_a_name_that_shells_read():
     """It is the same for all, and a job that failed is not published."""
     store = "a b;c.zarr"
@@ -197,7 +199,7 @@ def test_a_store_with_a_name_that_shells_read():
     check(store=Path(store))
 
 
-@pytest.mark.parametrize("again", ["requeued", "submitted alone"])
+@pytest.mark.parametrize("again", ["requeued", *soaked("submitted alone")])
 def test_a_task_is_killed(again):
     """Started again it does what is left: by its number, or as an array of one, which takes all there is."""
     numbers = range(4)

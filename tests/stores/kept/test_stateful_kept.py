@@ -30,7 +30,7 @@ OPTIONS = {
     "fill_value": {1: 7},
     "compressors": {2: ZstdCodec()},
 }
-EXAMPLES = examples(12, "ACCUMULATOR_STATEFUL_EXAMPLES")
+EXAMPLES = examples(8, "ACCUMULATOR_STATEFUL_EXAMPLES")
 STEPS = {"n": 0}
 
 

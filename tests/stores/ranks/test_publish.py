@@ -26,6 +26,7 @@ from helpers.ranked import (
     run_and_die,
     values,
 )
+from helpers.soak import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -360,7 +361,9 @@ def test_declared_heads_and_no_rows(tmp_path, store):
 
 
 @given(data=st.data())
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    max_examples=examples(15), suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
 def test_any_history(tmp_path_factory, data):
     """Any ranks with any rows, some of which end and others are closed, published at any time."""
     folder = tmp_path_factory.mktemp("run")
