@@ -246,6 +246,8 @@ class FullBatchAccumulator(Collector[FullBatch, Canvas], Covered):
             budget = attrs.evolve(budget, n_sharing=who.n_on_node)
             index, together = join(path, who, full_output_locs, declared, options, on_duplicate, token)
         if n_least > len(index):
+            if together is not None:
+                together.part.release()
             raise OptionError(f"n_expected is {n_expected}, but full_output_locs has {len(index)} locations")
         if path is None and (mode != "w-" or token is not None or interval is not None):
             raise OptionError(
@@ -346,13 +348,15 @@ class FullBatchAccumulator(Collector[FullBatch, Canvas], Covered):
         >>> accumulator.close()
         """
         together = self._together
-        recorded = None if together is None else together.recorded()
+        if together is not None:
+            rows = together.share() if locs is None else self._index.find(locs)
+            is_left = ~together.recorded()[rows] & together.is_mine(rows)
+            with self._lock:
+                is_left &= ~self._canvas.written[rows]
+            return rows[is_left] if locs is None else np.flatnonzero(is_left)
         with self._lock:
-            rows = slice(None) if locs is None else self._index.find(locs)
-            missing = ~self._canvas.written[rows]
-        if together is not None and recorded is not None:
-            missing &= ~recorded[rows]
-            missing &= together.is_mine(np.arange(len(missing)) if locs is None else self._index.find(locs))
+            given = slice(None) if locs is None else self._index.find(locs)
+            missing = ~self._canvas.written[given]
         return np.flatnonzero(missing)
 
     @property

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from accumulator._core.full_batch import FullBatch
 from accumulator._core.memory import available_memory
 from accumulator._inputs.arguments import as_on_duplicate, as_processes
 from accumulator._inputs.validation import as_place
 from accumulator._stores.ranks.publish import Wish, publish_parts
 from accumulator._stores.reading.saved import open_mark
+from accumulator.exceptions import OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,7 +72,10 @@ def publish(
     StorageError
         The disk refused; an OSError. Nothing is lost: make room, and publish again.
     OptionError
-        An argument is not what it can be, or ``leave_out`` names no part; a ValueError.
+        An argument is not what it can be, or ``leave_out`` names no part, or one that is not damaged; a
+        ValueError.
+    ProcessError
+        One of several ``processes`` has ended; a RuntimeError.
 
     Warns
     -----
@@ -94,7 +100,12 @@ def publish(
     """
     root, count = as_place(path, "path"), as_processes(processes)
     policy = None if on_duplicate is None else as_on_duplicate(on_duplicate)
-    wish = Wish(bool(partial), count, policy, list(leave_out), available_memory())
+    names = (
+        [leave_out] if isinstance(leave_out, str) else list(leave_out) if np.iterable(leave_out) else [None]
+    )
+    if not all(isinstance(name, str) for name in names):
+        raise OptionError(f"leave_out is {leave_out!r}: it is a list of names of parts")
+    wish = Wish(bool(partial), count, policy, names, available_memory())
     if not publish_parts(root, wish):
         open_mark(root)  # which tells what is wrong with it
     return FullBatch.load(root, partial=bool(partial))

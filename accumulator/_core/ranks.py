@@ -20,7 +20,7 @@ from accumulator._stores.kept.fit import check_run
 from accumulator._stores.ranks.facts import living
 from accumulator._stores.ranks.part import PartRun
 from accumulator._stores.ranks.recorded import recorded_rows
-from accumulator._stores.ranks.share import block_rows, is_of
+from accumulator._stores.ranks.share import block_rows, is_of, share
 from accumulator._stores.ranks.shared import SharedRun, make_array, terms_of
 from accumulator._stores.reading.saved import is_map, open_mark, open_result
 from accumulator.exceptions import LockedError, ResultExistsError, ResumeError, StorageError, StorageWarning
@@ -50,6 +50,10 @@ class Together:
     def is_mine(self, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
         """Return which rows are this rank's."""
         return is_of(rows, self.block, self.who.rank, self.who.world_size)
+
+    def share(self) -> NDArray[np.intp]:
+        """Return this rank's rows, rising."""
+        return share(self.part.shared.terms.n_rows, self.block, self.who.rank, self.who.world_size)
 
     def recorded(self) -> NDArray[np.bool_]:
         """Return which rows anybody has recorded by now: ``(N,)``."""
@@ -124,6 +128,9 @@ def _compare_with_living(shared: SharedRun, who: Rank) -> None:
 
 def _heads_of_other_run(root: Path, locs: NDArray[Any], resume_token: str | None) -> Heads[HeadSpec] | None:
     """Return the heads of a run of one process that several go on with; refuse what else is there."""
+    if is_locked(root):
+        what = "a process that works alone is writing this store: wait until it has ended"
+        raise LockedError(errno.EAGAIN, what, str(root))
     names = [path.name for path in root.iterdir() if not is_partial(path.name)] if root.exists() else []
     if not names:
         return None
@@ -133,9 +140,6 @@ def _heads_of_other_run(root: Path, locs: NDArray[Any], resume_token: str | None
     if is_map(root):
         what = "maps are there, which are not resumed: give another path, or remove them"
         raise ResultExistsError(errno.EEXIST, what, str(root))
-    if is_locked(root):
-        what = "a process that works alone is writing this store: wait until it has ended"
-        raise LockedError(errno.EAGAIN, what, str(root))
     mark = open_mark(root)
     if mark.state == CREATING:
         what = "a run has begun there, and recorded nothing: remove it, or give another path"

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from accumulator.typing import Auto
 
 _AUTO: Final = "auto"
+_MOST: Final = 2**31
 _ON_NODE: Final = ("LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE", "SLURM_STEP_TASKS_PER_NODE")
 _ARRAY: Final = "SLURM_ARRAY_TASK_"
 _REMEDY: Final = "give rank= and world_size= as ints"
@@ -73,7 +74,7 @@ def _as_given(raw: Any, name: str, least: int) -> int | None:
     """Return a number; None where the environment tells."""
     if isinstance(raw, str) and raw == _AUTO:
         return None
-    if isinstance(raw, bool) or not isinstance(raw, (int, np.integer)) or raw < least:
+    if isinstance(raw, bool) or not isinstance(raw, (int, np.integer)) or not least <= raw < _MOST:
         raise OptionError(f'{name} is {raw!r}: it is a whole number of at least {least}, or "auto"')
     return int(raw)
 

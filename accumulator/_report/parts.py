@@ -16,7 +16,7 @@ from accumulator._core.memory import available_memory
 from accumulator._inputs.text import few, printable
 from accumulator._stores.files.ownership import is_locked
 from accumulator._stores.format.arrays import over
-from accumulator._stores.format.mark import COMPLETE, RUNNING, Mark, hash_locations
+from accumulator._stores.format.mark import COMPLETE, RUNNING, Mark
 from accumulator._stores.format.store import FolderStore
 from accumulator._stores.ranks.facts import name_of, part_folders
 from accumulator._stores.ranks.recorded import Looks, look_at_parts, open_published
@@ -165,9 +165,7 @@ class InParts:
         shared = SharedRun.find(root)
         if shared is None or not (shared.is_open or any(part_folders(shared.folder))):
             return None
-        locs = shared.locations()
-        if hash_locations(locs) != shared.terms.locations or len(locs) != shared.terms.n_rows:
-            raise ResultFormatError(f"{shared.folder} is damaged: its locations were changed")
+        locs = shared.true_locations()
         looks, published = _look(shared), open_published(shared, available_memory())
         return cls(shared, looks, locs, published)
 

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
 
 def make_mapped(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return an array of zeros in a new file, which has what is put there once it is synced."""
-    with system.opened(path, system.NEW) as file:
-        system.set_size(file, _nbytes(shape, dtype))
+    """Return an array of zeros in a new file, which has what is put there once it is synced.
+
+    An OSError where the disk has no room for it; nothing is left then.
+    """
+    system.allocate(path, _nbytes(shape, dtype))  # writing to a mapped hole on a full disk ends the process
     return _mapped(path, system.CHANGE, mmap.ACCESS_WRITE, shape, dtype)
 
 

@@ -71,6 +71,8 @@ def allocate(path: Path, nbytes: int) -> None:
     """Take so much room on the disk for a new file; nothing is left of it where there is not enough."""
     try:
         with opened(path, NEW) as descriptor:
+            if nbytes == 0:
+                return
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(descriptor, 0, nbytes)
             else:

@@ -6,9 +6,10 @@ killed, in the result's own place already. Every row is compared with its checks
 
 from __future__ import annotations
 
+import errno
 import itertools
 import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,6 +26,7 @@ from accumulator._stores.format.mark import RUNNING, Mark
 from accumulator._stores.format.store import FolderStore
 from accumulator._stores.reading.check import RowChecker, Unit
 from accumulator._stores.reading.saved import SavedResult
+from accumulator.exceptions import ProcessError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,10 +39,10 @@ Found = tuple[int, int, "NDArray[np.bool_]"]  # head, unit, and which rows nobod
 
 
 class Task(NamedTuple):
-    """Units of one head to put together: of each the rows, their checksums, and who may have them."""
+    """Units of one head to put together: of each the arguments of `put_together`."""
 
     head: int
-    units: list[tuple[int, NDArray[np.bool_], NDArray[np.uint64], list[int]]]
+    units: list[tuple[int, NDArray[np.bool_], NDArray[np.bool_], NDArray[np.uint64], list[int]]]
 
 
 class Assembler:
@@ -63,17 +65,26 @@ class Assembler:
 
     def do(self, task: Task) -> list[Found]:
         """Put all units of a task together."""
-        return [(task.head, unit[0], self.put_together(task.head, *unit)) for unit in task.units]
+        try:
+            return [(task.head, unit[0], self.put_together(task.head, *unit)) for unit in task.units]
+        except MemoryError as cause:
+            what = "there is not enough memory to put chunks together"
+            raise StorageError(errno.ENOMEM, what, str(self.arguments[0])) from cause
 
-    def put_together(
+    def put_together(  # noqa: PLR0913, PLR0917  those of `Task.units`
         self,
         head: int,
         number: int,
         needed: NDArray[np.bool_],
+        published: NDArray[np.bool_],
         checksums: NDArray[np.uint64],
         sources: Sequence[int],
     ) -> NDArray[np.bool_]:
-        """Write those rows of a unit that are needed, and no others; return which nobody has."""
+        """Write those rows of a unit that are needed, and no others; return which nobody has.
+
+        ``checksums`` are of all its rows. Rows that were ``published`` and are damaged stay as they are, so
+        that whoever reads them is told.
+        """
         array, made = self._arrays[head], self._layouts[head]
         unit = Unit(head, number, slice(number * made.unit_rows, number * made.unit_rows + len(needed)))
         values = np.full((len(needed), *array.shape[1:]), array.fill_value, array.dtype.newbyteorder("<"))
@@ -82,10 +93,11 @@ class Assembler:
             if not left.any():
                 break
             found = self._sources[source].look(unit, left, checksums)
-            right = left & ~found.damaged
             if found.values is not None:
+                right = left & (~found.damaged | (published & (source == 0)))
                 values[right] = found.values[right]
-                left &= ~right
+                left &= ~(right & ~found.damaged)
+        left &= ~published
         self._write(head, unit, values, needed & ~left)
         return left
 
@@ -132,7 +144,8 @@ def unit_rows_of(heads: Sequence[zarr.Array[Any]]) -> list[int]:
 
 def put_together(assembler: Assembler, tasks: Sequence[Task], processes: int) -> Iterator[Found]:
     """Put units together, in several processes if so many are wanted; all is synced at the end."""
-    if processes == 1 or len(tasks) <= 1:
+    is_daemon = multiprocessing.current_process().daemon  # which may have no processes of its own
+    if processes == 1 or len(tasks) <= 1 or is_daemon:
         for task in tasks:
             yield from assembler.do(task)
         assembler.unsynced.sync()
@@ -140,8 +153,14 @@ def put_together(assembler: Assembler, tasks: Sequence[Task], processes: int) ->
     spawn = multiprocessing.get_context("spawn")  # no thread of this process is there
     n = min(processes, len(tasks))
     with ProcessPoolExecutor(n, spawn, initializer=_begin, initargs=assembler.arguments) as pool:
-        for found in pool.map(_work, tasks):
-            yield from found
+        try:
+            for found in pool.map(_work, tasks):
+                yield from found
+        except BrokenExecutor as cause:
+            raise ProcessError(
+                "a process that put chunks together has ended: publish again, in fewer processes if memory "
+                'was short; a script that asks for several needs if __name__ == "__main__":'
+            ) from cause
 
 
 _ours: list[Assembler] = []  # of a process that does nothing else

@@ -22,8 +22,8 @@ from accumulator._inputs.text import few, listed
 from accumulator._inputs.warn import warn
 from accumulator._stores.files import system
 from accumulator._stores.files.errors import telling
-from accumulator._stores.files.ownership import names_in
-from accumulator._stores.format.mark import COMPLETE, hash_locations
+from accumulator._stores.files.ownership import is_locked, names_in
+from accumulator._stores.format.mark import COMPLETE
 from accumulator._stores.format.names import OUTPUTS, PARTS, REDO
 from accumulator._stores.ranks.assemble import Assembler, Task, put_together, unit_rows_of
 from accumulator._stores.ranks.facts import RETIRED, name_of, part_folders
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from accumulator._stores.ranks.facts import PartLook
+    from accumulator._stores.ranks.recorded import Looks
     from accumulator.typing import OnDuplicate
 
 _TASK_UNITS = 16  # that a process puts together at a time
@@ -72,11 +73,17 @@ def publish_parts(root: Path, wish: Wish) -> bool:
     shared = SharedRun.find(root)
     if shared is None:
         return False
-    locs = shared.locations()
-    if hash_locations(locs) != shared.terms.locations:
-        raise ResultFormatError(f"{shared.folder} is damaged: its locations were changed")
+    try:
+        locs = shared.true_locations()
+    except ResultFormatError:
+        if SharedRun.find(root) is None:  # another process has published all of it just now
+            return False
+        raise
     run = PublishedRun.claim(str(root), "a", locs, shared.terms.resume_token)
     try:
+        shared = SharedRun.find(root)  # again: until here another process may have published
+        if shared is None:
+            return False
         shared.wait_is_over(is_ours=True)
         parts = _usable(shared, wish)
         heads = shared.heads() or Heads()
@@ -103,14 +110,13 @@ def _usable(shared: SharedRun, wish: Wish) -> list[PartLook]:
     if unknown:
         there = listed(names) or "none"
         raise OptionError(f"leave_out names parts that are not there: {listed(unknown)}; there are {there}")
+    _remove_unborn(shared)
     looks = look_at_parts(shared)
-    damaged = {path: why for path, why in looks.damaged.items() if name_of(path) not in wish.leave_out}
-    if damaged:
-        path, why = next(iter(damaged.items()))
-        more = f", nor are {len(damaged) - 1} others" if len(damaged) > 1 else ""
-        raise ResultFormatError(
-            f"a part cannot be published{more}: {why}. Restore it from a copy; or publish without it, and "
-            f"its rows are missing, with leave_out=[{name_of(path)!r}]"
+    _refuse_damaged(looks, wish)
+    healthy = [name_of(look.path) for look in looks.parts if name_of(look.path) in wish.leave_out]
+    if healthy:
+        raise OptionError(
+            f"leave_out names parts that are not damaged: {listed(healthy)}; their rows would be missing"
         )
     alive = [look for look in looks.parts if look.is_alive]
     if alive and not wish.is_partial:
@@ -123,13 +129,33 @@ def _usable(shared: SharedRun, wish: Wish) -> list[PartLook]:
         )
     with telling(f"parts cannot be retired in {shared.folder}"):
         for look in looks.parts:
-            if not (look.is_alive or look.is_retired or name_of(look.path) in wish.leave_out):
+            if not (look.is_alive or look.is_retired):
                 system.rename(look.path, look.path.with_name(look.path.name + RETIRED))
     # Again: a process that was taken for ended may have recorded rows until its part was retired.
-    found = [look for look in look_at_parts(shared).parts if name_of(look.path) not in wish.leave_out]
-    for look in found:
+    again = look_at_parts(shared)
+    _refuse_damaged(again, wish)
+    for look in again.parts:
         check_tree(look.path)
-    return found
+    return again.parts
+
+
+def _remove_unborn(shared: SharedRun) -> None:
+    """Remove the folders of processes that were killed before they had told who they are."""
+    for path in part_folders(shared.folder):
+        if not is_locked(path) and all(system.is_partial(name) for name in names_in(path)):
+            with telling(f"{path} cannot be removed"):
+                system.clear(path)
+
+
+def _refuse_damaged(looks: Looks, wish: Wish) -> None:
+    damaged = {path: why for path, why in looks.damaged.items() if name_of(path) not in wish.leave_out}
+    if damaged:
+        path, why = next(iter(damaged.items()))
+        more = f", nor are {len(damaged) - 1} others" if len(damaged) > 1 else ""
+        raise ResultFormatError(
+            f"a part cannot be published{more}: {why}. Restore it from a copy; or publish without it, and "
+            f"its rows are missing, with leave_out=[{name_of(path)!r}]"
+        )
 
 
 def _tell_differing(run: PublishedRun, gathered: Gathered, policy: OnDuplicate) -> None:
@@ -179,8 +205,12 @@ class Publishing:
         self.run.record_rows((source > PUBLISHED) & ~self.lost, self.gathered.checksums)
         if self._is_dirty:
             self.run.tidy()
-        if self.lost.any():
-            rows = np.flatnonzero(self.lost)
+        of_living = np.zeros_like(self.lost)  # which may have replaced them since: the next publishing tells
+        for part in self.parts:
+            if not part.is_retired:
+                of_living[part.rows] = True
+        rows = np.flatnonzero(self.lost & ~of_living)
+        if len(rows):
             warn(
                 f"{len(rows)} rows that parts of {self.run.root} have recorded are damaged, and missing: "
                 f"{few(rows, 10)}",
@@ -197,6 +227,8 @@ class Publishing:
         moves: list[tuple[int, int, int]] = []
         redone = list(self.run.redo_folders()) if self._is_dirty else []
         for head, rows in enumerate(unit_rows_of(self.heads.values)):
+            if self.heads.values[head].size == 0:  # it has no files
+                continue
             plan = units_of(self.gathered, rows, self.run.recorded, self.lost, is_dirty=self._is_dirty)
             copied = set(plan.copied)
             if redone:
@@ -228,9 +260,11 @@ class Publishing:
             units = []
             for number in numbers[start : start + _TASK_UNITS]:
                 rows = slice(number * unit_rows, min(len(self.lost), (number + 1) * unit_rows))
-                needed = (self.gathered.source[rows] != NOBODY) & ~self.lost[rows]
+                source = self.gathered.source[rows]
+                needed = (source != NOBODY) & ~self.lost[rows]
                 checksums = self.gathered.checksums[rows, head].copy()
-                units.append((number, needed, checksums, [PUBLISHED, *self.gathered.of(rows)]))
+                sources = [PUBLISHED, *self.gathered.of(rows)]
+                units.append((number, needed, source == PUBLISHED, checksums, sources))
             yield Task(head, units)
 
     def _move(self, moves: list[tuple[int, int, int]]) -> None:

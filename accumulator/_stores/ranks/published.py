@@ -17,6 +17,7 @@ from accumulator._stores.format.names import OUTPUTS, PARTS, RECORD, REDO, SCRAT
 from accumulator._stores.kept.restore import remove_partial
 from accumulator._stores.kept.run import KeptRun
 from accumulator._stores.reading.saved import open_result
+from accumulator.exceptions import ResultFormatError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +27,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from accumulator._inputs.heads import Heads
+
+
+def _kinds(heads: Heads[zarr.Array[Any]]) -> dict[str, dict[str, Any]]:
+    """Return how each head is stored, by its name."""
+    kinds = {}
+    for name, array in heads.by_name().items():
+        kinds[name] = {key: value for key, value in array.metadata.to_dict().items() if key != "attributes"}
+    return kinds
 
 
 @attrs.define(eq=False)
@@ -47,6 +56,8 @@ class PublishedRun(KeptRun):
         saved = open_result(
             self.root, mark=self._mark, is_partial=True, is_written=True, most_nbytes=most_nbytes
         )
+        if _kinds(saved.heads) != _kinds(heads):
+            raise ResultFormatError(f"{self.root} is damaged: its parts have other heads than the result")
         with telling(f"{self.root} cannot be published to"):
             self._group = open_group(self._store)
             self._record.arrays = {name: over(self._group[name], self._store) for name in RECORD}

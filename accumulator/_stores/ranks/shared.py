@@ -94,9 +94,16 @@ class SharedRun:
 
         ResultFormatError tells that it is damaged, StorageError that the system does not let us look.
         """
-        with telling(f"{root} cannot be read"):
-            names = [name for name in (RUN, LEAVING) if (root / PARTS / name).exists()]
-        return cls(root, _read_terms(root / PARTS, names[0])) if names else None
+        while True:
+            with telling(f"{root} cannot be read"):
+                names = [name for name in (RUN, LEAVING) if (root / PARTS / name).exists()]
+            if not names:
+                return None
+            try:
+                return cls(root, _read_terms(root / PARTS, names[0]))
+            except ResultFormatError:
+                if (root / PARTS / names[0]).exists():
+                    raise  # else it has just got the other name, or was removed
 
     @contextlib.contextmanager
     @staticmethod
@@ -177,6 +184,13 @@ class SharedRun:
     def locations(self, name: str = LOCATIONS) -> NDArray[Any]:
         """Return the list, read-only: as it was given, or ``exact``, in int64."""
         return self._open(name if name in self.terms.arrays else LOCATIONS)
+
+    def true_locations(self) -> NDArray[Any]:
+        """Return the list as it was given, once it is known to be that."""
+        locs = self.locations()
+        if hash_locations(locs) != self.terms.locations:
+            raise ResultFormatError(f"{self.folder} is damaged: its locations were changed")
+        return locs
 
     def _open(self, name: str) -> NDArray[Any]:
         path, (shape, dtype) = self.folder / name, self.terms.arrays[name]

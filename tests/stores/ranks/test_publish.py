@@ -27,7 +27,7 @@ from helpers.ranked import (
     values,
 )
 from helpers.soak import examples
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from accumulator import FullBatch, FullBatchAccumulator, publish
@@ -334,6 +334,69 @@ def test_ranks_that_do_not_fit(store):
     assert 0 < publish(store).written.sum() < N
 
 
+def test_a_process_that_works_alone_keeps_ranks_out(store):
+    """Also before its first push, when there is nothing but its lock."""
+    with FullBatchAccumulator(LOCS, store=store, mode="a", chunks=7) as alone_here:
+        with pytest.raises(LockedError, match="works alone"):
+            open_rank(store, 0, 2)
+        push(alone_here, np.arange(N))
+    assert verify(store).verdict == "right"
+
+
+def test_parts_with_other_heads_than_the_result(tmp_path, store):
+    """They are not published into it, whoever brought them there."""
+    alone(store, np.arange(30), chunks=7)
+    other = tmp_path / "other.zarr"
+    run_ranks(other, 2, "share", chunks=9)
+    shutil.move(other / "parts", store / "parts")
+    before = ranked.files(store / "outputs")
+    with pytest.raises(ResultFormatError, match="its parts have other heads than the result"):
+        publish(store)
+    assert ranked.files(store / "outputs") == before
+
+
+def test_a_published_row_that_is_damaged_stays_so(store):
+    """It is not taken out of the other heads, nor blanked: whoever reads it is told."""
+    with open_rank(store, 0, 2, chunks=7) as first:
+        push(first, np.arange(0, N, 2))
+    publish(store, partial=True).close()
+    chunk = store / "outputs" / "0" / "c.0.0.0"
+    content = bytearray(chunk.read_bytes())
+    content[0] ^= 1  # of row 0
+    chunk.write_bytes(content)
+    with open_rank(store, 1, 2, chunks=7) as second:
+        push(second, np.arange(1, N, 2))
+    batch = publish(store)
+    assert batch.written.all()
+    np.testing.assert_array_equal(batch.outputs["score"][:], values(np.arange(N))["score"])
+    found = verify(store)
+    assert [rows.tolist() for rows in found.damaged] == [[0], []]
+
+
+def test_a_rank_that_was_killed_as_it_began_is_in_nobodys_way(store):
+    """Its folder, which tells nothing, is removed; and a healthy part cannot be left out."""
+    run_ranks(store, 2, "share", chunks=7)
+    (store / "parts" / ("ab" * 16)).mkdir()
+    healthy = min(path.name for path in (store / "parts").iterdir() if (path / "part.json").exists())
+    with pytest.raises(OptionError, match="not damaged"):
+        publish(store, leave_out=[healthy])
+    with pytest.raises(OptionError, match="leave_out is 5"):
+        publish(store, leave_out=5)
+    publish(store)
+    assert not (store / "parts").exists()
+
+
+def test_heads_without_elements(tmp_path, store):
+    """They have no files, as in one process."""
+    heads = [((0,), "f4"), ((2,), "f4")]
+    for name, options in (("run", {"rank": 0, "world_size": 1}), ("alone", {})):
+        path = tmp_path / f"{name}.zarr"
+        with FullBatchAccumulator(LOCS, store=path, mode="a", heads=heads, **options) as accumulator:
+            accumulator.push([np.empty((N, 0), "f4"), np.ones((N, 2), "f4")], LOCS)
+    publish(store)
+    check_same(store, tmp_path / "alone.zarr")
+
+
 def test_nothing_to_publish(tmp_path, store):
     """Each case has its own error."""
     with pytest.raises(ResultNotFoundError):
@@ -361,9 +424,7 @@ def test_declared_heads_and_no_rows(tmp_path, store):
 
 
 @given(data=st.data())
-@settings(
-    max_examples=examples(15), suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
-)
+@settings(max_examples=examples(15), deadline=None)
 def test_any_history(tmp_path_factory, data):
     """Any ranks with any rows, some of which end and others are closed, published at any time."""
     folder = tmp_path_factory.mktemp("run")
