@@ -58,7 +58,7 @@ LARGE = 2**24  # bytes: so much may be more than is left of the memory that the 
 
 
 def read(array, rows, nbytes):
-    """Return rows; None where they cannot be read, or where the reader's own array does not fit the memory."""
+    """Return rows; None where they cannot be read, or where they do not fit the memory that is left."""
     try:
         return array[rows]
     except (DamagedError, StorageError):  # the latter where a chunk is as large as the memory
@@ -80,7 +80,7 @@ def check_result(result, name, *, is_attacked):
     is_whole = True
     for head, array in zip(heads, outputs, strict=not is_attacked):
         for row in range(min(len(result.written), 2 * N)):
-            found = read(array, row, array.nbytes // len(array))
+            found = read(array, row, array.nbytes // array.shape[0])
             if found is None:
                 is_whole = False
                 continue
