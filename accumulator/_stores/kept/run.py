@@ -280,8 +280,7 @@ class KeptRun:
         """Return what is in the folder; a run of several ranks is theirs."""
         found = [name for name in names_in(self.root) if not system.is_partial(name)]
         if PARTS in found:
-            what = "is a run of several ranks: go on with what accumulator.publish makes, or as one"
-            raise ResumeError(f"{self.root} {what} of them, with rank= and world_size=")
+            raise ResumeError(f"{self.root} is a run of several ranks: publish it, or join it with rank=")
         return found
 
     def _empty(self) -> None:

@@ -18,6 +18,7 @@ import attrs
 import numpy as np
 import zarr
 
+from accumulator._inputs.options import HeadOptions
 from accumulator._stores.files import system
 from accumulator._stores.files.errors import telling
 from accumulator._stores.files.ownership import ClaimedFolder
@@ -32,12 +33,12 @@ from accumulator._stores.kept.run import KeptRun
 from accumulator._stores.memory.threads import to_its_end
 from accumulator._stores.ranks.facts import FACTS, SEGMENTS, Facts
 from accumulator._stores.writing.zarr_rows import ZarrRows
+from accumulator.exceptions import ResultFormatError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from accumulator._inputs.heads import Heads
-    from accumulator._inputs.options import HeadOptions
     from accumulator._inputs.ranks import Rank
     from accumulator._inputs.validation import HeadSpec
     from accumulator._stores.kept.record import Checksums
@@ -122,8 +123,9 @@ class PartRun(KeptRun):
         return self.shared.offer(specs)
 
     def create(self, specs: Heads[HeadSpec], buffer_nbytes: int) -> ZarrRows:
-        """Not how a part gets its arrays: `offer` and `resume` do."""
-        raise NotImplementedError
+        """Take the heads of all ranks, which are these if nobody has told any yet."""
+        self.offer(specs)
+        return self.resume(HeadOptions(), buffer_nbytes, 0)[0]
 
     def resume(
         self, options: HeadOptions, buffer_nbytes: int, most_nbytes: int
@@ -132,12 +134,12 @@ class PartRun(KeptRun):
         del most_nbytes
         stored = self.shared.specs()
         if stored is None:
-            raise FileNotFoundError(self.shared.folder)
+            raise ResultFormatError(f"{self.shared.folder} is damaged: what it said of heads is gone")
         specs = fit_options(self.shared.root, len(self._locs), options, stored)
         names = None if specs.names is None else list(specs.names)
         try:
             with telling(f"no part can be made in {self.root}"):
-                rows = to_its_end(partial(self._make, stored, specs, buffer_nbytes))
+                rows = to_its_end(partial(self._make, specs, buffer_nbytes))
                 self._mark = attrs.evolve(self._mark, names=names, n_heads=len(specs))
                 self._set_state(RUNNING)
         except BaseException:
@@ -145,12 +147,11 @@ class PartRun(KeptRun):
             raise
         return rows, specs.like(made.spec for made in rows.layouts)
 
-    def _make(self, stored: Heads[HeadSpec], specs: Heads[HeadSpec], buffer_nbytes: int) -> ZarrRows:
+    def _make(self, specs: Heads[HeadSpec], buffer_nbytes: int) -> ZarrRows:
         store = FolderStore(self.root, unsynced=self._unsynced)
         outputs = zarr.create_group(store, zarr_format=3).require_group(OUTPUTS)
         heads: Any = self.shared.heads()
         arrays = [layout_of(head).create(outputs, str(number)) for number, head in enumerate(heads)]
-        del stored
         self._rows = ZarrRows(
             store,
             len(self._locs),
