@@ -278,9 +278,8 @@ class Canvas:
         """Say in a run that is kept that it is complete, after `flush`."""
         if self.run is None or self.run.is_complete:
             return
-        if self._batches is None and not isinstance(
-            self.run, PartRun
-        ):  # there is no location, and so no push
+        # Without a location nothing is pushed; a rank without rows leaves the heads to others.
+        if self._batches is None and not isinstance(self.run, PartRun):
             self._batches = AllOrNothing(self.run.create(Heads(), 0), (), self.written)
         self.run.complete()
 

@@ -118,9 +118,9 @@ class PartRun(KeptRun):
             raise
         return run
 
-    def offer(self, specs: Heads[HeadSpec]) -> bool:
-        """Fix the heads of all ranks, unless another has; return whether it was us."""
-        return self.shared.offer(specs)
+    def offer(self, specs: Heads[HeadSpec]) -> None:
+        """Fix the heads of all ranks, unless another has."""
+        self.shared.offer(specs)
 
     def create(self, specs: Heads[HeadSpec], buffer_nbytes: int) -> ZarrRows:
         """Take the heads of all ranks, which are these if nobody has told any yet."""

@@ -239,24 +239,22 @@ class SharedRun:
         heads = self.heads()
         return None if heads is None else heads.like(layout_of(array).spec for array in heads)
 
-    def offer(self, specs: Heads[HeadSpec]) -> bool:
-        """Fix the heads of the run, unless another rank has; return whether it was us."""
+    def offer(self, specs: Heads[HeadSpec]) -> None:
+        """Fix the heads of the run, unless another rank has."""
         place = self.folder / f"{HEADS}.{system.unique_name()}.partial"
         with telling(f"no heads can be made in {self.folder}"):
             if (self.folder / HEADS).exists():
-                return False
+                return
             try:
                 _write_heads(place, self.terms.n_rows, specs)
                 system.rename(place, self.folder / HEADS)
             except OSError as cause:
-                if cause.errno in _THERE:
-                    return False
-                raise
+                if cause.errno not in _THERE:
+                    raise
             finally:
                 if place.exists():
                     system.clear(place)
             system.sync(self.folder)
-        return True
 
 
 def make_array(place: Path, arrays: dict[str, tuple[list[int], str]]) -> Any:
