@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import re
@@ -32,6 +33,9 @@ from hypothesis import strategies as st
 
 from accumulator import FullBatch, FullBatchAccumulator, publish
 from accumulator._report.facts import verify
+from accumulator._stores.ranks import publish as _publish
+from accumulator._stores.ranks.recorded import Looks, look_at_parts
+from accumulator._stores.ranks.shared import SharedRun
 from accumulator.exceptions import (
     DuplicateLocationError,
     LockedError,
@@ -395,6 +399,39 @@ def test_heads_without_elements(tmp_path, store):
             accumulator.push([np.empty((N, 0), "f4"), np.ones((N, 2), "f4")], LOCS)
     publish(store)
     check_same(store, tmp_path / "alone.zarr")
+
+
+def test_a_part_that_is_damaged_between_two_looks(store, monkeypatch):
+    """It is told as one that was damaged before, and nothing is published without it."""
+    run_ranks(store, 2, "share", chunks=7)
+    n_looks = itertools.count()
+
+    def look(shared):
+        found = look_at_parts(shared)
+        if next(n_looks) == 0:
+            return found
+        return Looks([], {part.path: ResultFormatError("somebody changed it") for part in found.parts})
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_publish, "look_at_parts", look)
+        with pytest.raises(ResultFormatError, match="somebody changed it"):
+            publish(store)
+    assert publish(store).written.all()
+
+
+def test_another_publishes_all_while_this_one_begins(store, monkeypatch):
+    """Then there is nothing left to do, and no error."""
+    run_ranks(store, 2, "share", chunks=7)
+    read = SharedRun.true_locations
+
+    def read_late(shared):
+        locs = read(shared)
+        monkeypatch.setattr(SharedRun, "true_locations", read)
+        publish(store).close()
+        return locs
+
+    monkeypatch.setattr(SharedRun, "true_locations", read_late)
+    assert publish(store).written.all()
 
 
 def test_nothing_to_publish(tmp_path, store):
