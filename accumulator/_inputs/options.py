@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import attrs
 import numpy as np
 
-from accumulator._inputs.arrays import is_foreign
+from accumulator._inputs.arrays import is_foreign, is_masked
 from accumulator._inputs.heads import plain_key
 from accumulator._inputs.text import listed
 from accumulator.exceptions import HeadDtypeError, HeadValueError, OptionError
@@ -102,7 +102,7 @@ def by_plain_key(name: str, value: Any) -> Any:
 
 def as_fill_value(raw: Any, dtype: np.dtype[Any], head: int | str, name: str = "fill_value") -> Any:
     """Return a value as the head's dtype has it."""
-    is_same = (dtype.kind == "c" or not np.iscomplexobj(raw)) and not isinstance(raw, np.ma.MaskedArray)
+    is_same = (dtype.kind == "c" or not np.iscomplexobj(raw)) and not is_masked(raw)
     try:
         with np.errstate(all="ignore"):
             given = np.asarray(raw)
