@@ -19,7 +19,7 @@ from accumulator._stores.memory.pages import padded
 from accumulator._stores.memory.row_numbers import spans
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -117,6 +117,20 @@ class ChunkFiles:
         if self._stamps is not None:
             self._stamps.check(path, stamp)
         return values
+
+    def read_rows(self, chunk: int, wanted: NDArray[np.bool_], values: NDArray[Any]) -> None:
+        """Read wanted rows of a chunk that has a file, each to its place in ``values``; no stamp is asked."""
+        with opened(self.path_of(chunk)) as file:
+            for start, stop in self.pieces(wanted):
+                is_wanted = wanted[start:stop]
+                if is_wanted.all():
+                    system.read_at(file, _bytes(values[start:stop]), start * self._row_nbytes)
+                else:
+                    values[start:stop][is_wanted] = self._read(file, start, stop)[is_wanted]
+
+    def pieces(self, rows: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
+        """Yield where some rows of a chunk lie; small ones together with what lies between them."""
+        return spans(np.flatnonzero(rows), _LARGE_NBYTES // max(1, self._row_nbytes))
 
     def remove(self, chunk: int) -> None:
         """Remove a chunk's file."""

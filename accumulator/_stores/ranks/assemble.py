@@ -6,12 +6,13 @@ killed, in the result's own place already. Every row is compared with its checks
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import multiprocessing
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import zarr
@@ -24,6 +25,8 @@ from accumulator._stores.format.chunk_files import ChunkFiles, Part
 from accumulator._stores.format.layout import CONFIG
 from accumulator._stores.format.mark import RUNNING, Mark
 from accumulator._stores.format.store import FolderStore
+from accumulator._stores.memory.pages import Pages
+from accumulator._stores.memory.threads import Pool
 from accumulator._stores.reading.check import RowChecker, Unit
 from accumulator._stores.reading.saved import SavedResult
 from accumulator.exceptions import ProcessError, StorageError
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+_THREADS: Final = 2  # of a process
 Found = tuple[int, int, "NDArray[np.bool_]"]  # head, unit, and which rows nobody has
 
 
@@ -54,6 +58,7 @@ class Assembler:
         self._sources = [_checker(folder, heads) for folder in (root, *parts)]
         self._arrays = self._sources[0].saved.arrays
         self._layouts = self._sources[0].layouts
+        self._pool, self._spare = Pool(_THREADS, "accumulator"), list[Pages]()
 
     def files(self, head: int, number: int, source: int = 0) -> Iterator[Path]:
         """Yield the files of a unit, in the result or in a part."""
@@ -64,12 +69,20 @@ class Assembler:
             yield array.store.root / array.path / array.metadata.encode_chunk_key(piece)
 
     def do(self, task: Task) -> list[Found]:
-        """Put all units of a task together."""
+        """Put all units of a task together; one is read while another is written."""
+        found: list[Found] = []
+
+        def work(unit: tuple[Any, ...]) -> None:
+            found.append((task.head, unit[0], self.put_together(task.head, *unit)))
+
         try:
-            return [(task.head, unit[0], self.put_together(task.head, *unit)) for unit in task.units]
+            self._pool.run(work, task.units)
         except MemoryError as cause:
             what = "there is not enough memory to put chunks together"
             raise StorageError(errno.ENOMEM, what, str(self.arguments[0])) from cause
+        finally:
+            self._pool.close()
+        return found
 
     def put_together(  # noqa: PLR0913, PLR0917  those of `Task.units`
         self,
@@ -87,22 +100,29 @@ class Assembler:
         """
         array, made = self._arrays[head], self._layouts[head]
         unit = Unit(head, number, slice(number * made.unit_rows, number * made.unit_rows + len(needed)))
-        values = np.full((len(needed), *array.shape[1:]), array.fill_value, array.dtype.newbyteorder("<"))
+        pages = self._memory(made.unit_rows * made.spec.row_nbytes)
+        values = pages.array((len(needed), *array.shape[1:]), array.dtype.newbyteorder("<"))
         left = needed.copy()
         for source in sources:
             if not left.any():
                 break
-            found = self._sources[source].look(unit, left, checksums)
-            if found.values is not None:
-                right = left & (~found.damaged | (published & (source == 0)))
-                values[right] = found.values[right]
-                left &= ~(right & ~found.damaged)
+            left &= ~self._sources[source].fill(unit, values, left, checksums)
         left &= ~published
-        self._write(head, unit, values, needed & ~left)
+        self._write(head, unit, Part(number, values, needed & ~left, pages.memory))
+        self._spare.append(pages)
         return left
 
-    def _write(self, head: int, unit: Unit, values: NDArray[Any], filled: NDArray[np.bool_]) -> None:
+    def _memory(self, nbytes: int) -> Pages:
+        """Return memory of another unit, or new: to touch that takes as long as to write it."""
+        with contextlib.suppress(IndexError):
+            pages = self._spare.pop()
+            if pages.nbytes >= nbytes:
+                return pages
+        return Pages(nbytes, is_huge=True)
+
+    def _write(self, head: int, unit: Unit, part: Part) -> None:
         array, made = self._arrays[head], self._layouts[head]
+        values, filled = part.values, part.filled
         if not filled.any():
             for path in self.files(head, unit.number):
                 system.clear(path)
@@ -115,8 +135,9 @@ class Assembler:
                 array.fill_value,
                 unsynced=self.unsynced,
             )
-            files.write(Part(unit.number, values, filled), is_there=False)
+            files.write(part, is_there=False)
         else:
+            values[~filled] = array.fill_value
             store, config = MemoryStore(), CONFIG
             place = StorePath(store, array.path)
             whole: Any = zarr.Array(zarr.AsyncArray(metadata=array.metadata, store_path=place, config=config))

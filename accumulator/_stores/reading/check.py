@@ -107,6 +107,30 @@ class RowChecker:
             written, checksums = self._recorded(unit)
         return self._compare(unit, values, waiting, written, checksums)
 
+    def fill(
+        self, unit: Unit, values: NDArray[Any], wanted: NDArray[np.bool_], checksums: NDArray[np.uint64]
+    ) -> NDArray[np.bool_]:
+        """Put wanted rows of a unit in their place in ``values``, and return which of them are right.
+
+        ``checksums`` are of all its rows. Those that are not right hold what was found, or anything.
+        """
+        files = self._files[unit.head]
+        if files is None or self._waiting(unit) is not None:
+            found = self.look(unit, wanted, checksums)
+            if found.values is not None:
+                values[wanted] = found.values[wanted]
+            return wanted & ~found.damaged
+        is_right = np.zeros_like(wanted)
+        with self._reading(unit):
+            if not self._is_there(unit, files):
+                is_right = np.logical_and(wanted, checksums == self._blanks[unit.head])
+                values[is_right] = self.saved.arrays[unit.head].fill_value
+                return is_right
+            files.read_rows(unit.number, wanted, values)
+            for start, stop in files.pieces(wanted):
+                is_right[start:stop] = row_checksums(values[start:stop]) == checksums[start:stop]
+        return wanted & is_right
+
     def look_at_all(self, use: Callable[[Unit, Findings], None] | None = None) -> list[NDArray[np.bool_]]:
         """Check every unit, on all cores, and return for each head which rows are damaged.
 
@@ -289,13 +313,18 @@ class RowChecker:
         array, files = self.saved.arrays[unit.head], self._files[unit.head]
         if files is None:
             return np.asarray(zarr.Array(self._readers[unit.head])[unit.rows])
-        path, n = files.path_of(unit.number), unit.rows.stop - unit.rows.start
-        stamp = stamp_at(path)
-        if stamp is None:
-            return np.full((n, *array.shape[1:]), array.fill_value, array.dtype)
-        if stamp[0] != files.file_nbytes:
+        n = unit.rows.stop - unit.rows.start
+        if self._is_there(unit, files):
+            return files.read(unit.number, 0, n)
+        return np.full((n, *array.shape[1:]), array.fill_value, array.dtype)
+
+    @staticmethod
+    def _is_there(unit: Unit, files: ChunkFiles) -> bool:
+        """Tell whether a unit has a file; SizeError says that it has another size than all have."""
+        stamp = stamp_at(files.path_of(unit.number))
+        if stamp is not None and stamp[0] != files.file_nbytes:
             raise SizeError(errno.EIO, f"it is no file of {files.file_nbytes} bytes")
-        return files.read(unit.number, 0, n)
+        return stamp is not None
 
 
 class LateChecker:
