@@ -194,6 +194,6 @@ def make_private_folder(path: Path) -> None:
     os.mkdir(path, 0o700)
 
 
-def rename(source: Path, target: Path) -> None:
+def rename(source: Path | str, target: Path | str) -> None:
     """Give a file or a folder another name on the same file system."""
     os.rename(source, target)

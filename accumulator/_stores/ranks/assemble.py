@@ -24,6 +24,7 @@ from accumulator._stores.format.arrays import chunk_path, layout_of, over
 from accumulator._stores.format.chunk_files import ChunkFiles, Part
 from accumulator._stores.format.layout import CONFIG
 from accumulator._stores.format.mark import RUNNING, Mark
+from accumulator._stores.format.names import OUTPUTS
 from accumulator._stores.format.store import FolderStore
 from accumulator._stores.memory.pages import Pages
 from accumulator._stores.memory.threads import Pool
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+_FIRST: Final = "c."  # of the name of a chunk's file
 _THREADS: Final = 2  # of a process
 Found = tuple[int, int, "NDArray[np.bool_]"]  # head, unit, and which rows nobody has
 
@@ -58,15 +60,17 @@ class Assembler:
         self._sources = [_checker(folder, heads) for folder in (root, *parts)]
         self._arrays = self._sources[0].saved.arrays
         self._layouts = self._sources[0].layouts
+        self._folders = [root, *parts]
+        self._tails = [_tails(array) for array in self._arrays]
         self._pool, self._spare = Pool(_THREADS, "accumulator"), list[Pages]()
 
-    def files(self, head: int, number: int, source: int = 0) -> Iterator[Path]:
-        """Yield the files of a unit, in the result or in a part."""
-        array: Any = self._sources[source].saved.arrays[head]
-        inner = array.shards or array.chunks
-        grid = [range(-(-n // size)) for n, size in zip(array.shape[1:], inner[1:], strict=True)]
-        for piece in itertools.product([number], *grid):
-            yield array.store.root / array.path / array.metadata.encode_chunk_key(piece)
+    def names(self, head: int, number: int) -> list[str]:
+        """Return the names of a unit's files."""
+        return [f"{_FIRST}{number}{tail}" for tail in self._tails[head]]
+
+    def folder(self, head: int, source: int = 0) -> Path:
+        """Return where the files of a head are, in the result or in a part."""
+        return self._folders[source] / OUTPUTS / str(head)
 
     def do(self, task: Task) -> list[Found]:
         """Put all units of a task together; one is read while another is written."""
@@ -124,9 +128,9 @@ class Assembler:
         array, made = self._arrays[head], self._layouts[head]
         values, filled = part.values, part.filled
         if not filled.any():
-            for path in self.files(head, unit.number):
-                system.clear(path)
-                self.unsynced.add_folder(path.parent)
+            for name in self.names(head, unit.number):
+                system.clear(self.folder(head) / name)
+            self.unsynced.add_folder(self.folder(head))
         elif made.is_raw:
             files = ChunkFiles(
                 partial(chunk_path, array),
@@ -142,10 +146,18 @@ class Assembler:
             place = StorePath(store, array.path)
             whole: Any = zarr.Array(zarr.AsyncArray(metadata=array.metadata, store_path=place, config=config))
             whole[unit.rows] = values
-            for path in self.files(head, unit.number):
-                content: Any = store._store_dict[f"{array.path}/{path.name}"]  # noqa: SLF001  where its bytes are
-                system.replace(path, memoryview(content.to_bytes()), is_synced=True)
-                self.unsynced.add_folder(path.parent)
+            for name in self.names(head, unit.number):
+                content: Any = store._store_dict[f"{array.path}/{name}"]  # noqa: SLF001  where its bytes are
+                system.replace(self.folder(head) / name, memoryview(content.to_bytes()), is_synced=True)
+            self.unsynced.add_folder(self.folder(head))
+
+
+def _tails(array: zarr.Array[Any]) -> list[str]:
+    """Return how the names of a unit's files go on behind its number."""
+    inner = array.shards or array.chunks
+    grid = [range(-(-n // size)) for n, size in zip(array.shape[1:], inner[1:], strict=True)]
+    keys = (array.metadata.encode_chunk_key((0, *piece)) for piece in itertools.product(*grid))
+    return [key.removeprefix(f"{_FIRST}0") for key in keys]
 
 
 def _checker(folder: Path, heads: Sequence[zarr.Array[Any]]) -> RowChecker:

@@ -12,6 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
+import os
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -24,7 +27,7 @@ from accumulator._stores.files import system
 from accumulator._stores.files.errors import telling
 from accumulator._stores.files.ownership import is_locked, names_in
 from accumulator._stores.format.mark import COMPLETE
-from accumulator._stores.format.names import OUTPUTS, PARTS, REDO
+from accumulator._stores.format.names import PARTS, REDO
 from accumulator._stores.ranks.assemble import Assembler, Task, put_together, unit_rows_of
 from accumulator._stores.ranks.facts import RETIRED, name_of, part_folders
 from accumulator._stores.ranks.gather import NOBODY, PUBLISHED, Gathered, gather, units_of
@@ -51,6 +54,7 @@ if TYPE_CHECKING:
     from accumulator._stores.ranks.recorded import Looks
     from accumulator.typing import OnDuplicate
 
+_FROM = itemgetter(0, 2)  # of a move: its head and part
 _TASK_UNITS = 16  # that a process puts together at a time
 
 
@@ -180,6 +184,7 @@ class Publishing:
     is_left_out: bool  # whether a part is: a killed publishing may have moved some of its chunks
     lost: NDArray[np.bool_] = attrs.field(init=False)  # rows that are recorded, and damaged
     _assembler: Assembler = attrs.field(init=False)
+    _there: dict[tuple[int, int], tuple[set[str], set[int]]] = attrs.field(factory=dict, init=False)
     _is_dirty: bool = attrs.field(init=False)  # whether more may be there than what is recorded
 
     @lost.default
@@ -250,10 +255,13 @@ class Publishing:
 
     def _is_movable(self, head: int, number: int, part: int) -> bool:
         """Whether a part's files of a unit are whole, and nobody's but the publishing's."""
-        look = self.parts[part - 1]
-        if not look.is_retired or (look.path / OUTPUTS / str(head) / REDO / str(number)).exists():
+        if not self.parts[part - 1].is_retired:
             return False
-        return all(path.is_file() for path in self._assembler.files(head, number, part))
+        if (head, part) not in self._there:
+            folder = self._assembler.folder(head, part)
+            self._there[head, part] = set(_files_in(folder)), _numbers(folder / REDO)
+        files, waiting = self._there[head, part]
+        return number not in waiting and files.issuperset(self._assembler.names(head, number))
 
     def _tasks(self, head: int, unit_rows: int, numbers: list[int]) -> Iterator[Task]:
         for start in range(0, len(numbers), _TASK_UNITS):
@@ -268,13 +276,22 @@ class Publishing:
             yield Task(head, units)
 
     def _move(self, moves: list[tuple[int, int, int]]) -> None:
-        for head, number, part in moves:
-            sources = self._assembler.files(head, number, part)
-            for source, target in zip(sources, self._assembler.files(head, number), strict=True):
-                system.rename(source, target)
+        moves.sort(key=_FROM)
+        for (head, part), group in itertools.groupby(moves, key=_FROM):
+            source = os.fspath(self._assembler.folder(head, part))
+            target = os.fspath(self._assembler.folder(head))
+            for _, number, _ in group:
+                for name in self._assembler.names(head, number):
+                    system.rename(f"{source}/{name}", f"{target}/{name}")
         for head in range(len(self.heads)):
-            self._assembler.unsynced.add_folder(self.run.root / OUTPUTS / str(head))
+            self._assembler.unsynced.add_folder(self._assembler.folder(head))
         self._assembler.unsynced.sync()
+
+
+def _files_in(folder: Path) -> Iterator[str]:
+    if folder.is_dir():
+        with os.scandir(folder) as entries:
+            yield from (entry.name for entry in entries if entry.is_file(follow_symlinks=False))
 
 
 def _numbers(folder: Path) -> set[int]:

@@ -123,7 +123,7 @@ class RowChecker:
         is_right = np.zeros_like(wanted)
         with self._reading(unit):
             if not self._is_there(unit, files):
-                is_right = np.logical_and(wanted, checksums == self._blanks[unit.head])
+                is_right |= wanted & (checksums == self._blanks[unit.head])
                 values[is_right] = self.saved.arrays[unit.head].fill_value
                 return is_right
             files.read_rows(unit.number, wanted, values)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import zarr
@@ -16,6 +15,7 @@ from accumulator.exceptions import ResultFormatError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 _SHARDS: Final = "sharding_indexed"
 _KEYS: Final = {"name": "default", "configuration": {"separator": "."}}
@@ -31,9 +31,9 @@ def check_tree(path: Path, *, is_written: bool = False) -> None:
 
     Where files are about to be written, also those that have another name, and would be changed there too.
     """
-    root = len(path.parts)
+    root = os.fspath(path).count(os.sep)
     for entry in walk(path, without=PARTS):  # nothing of a result is read from there
-        if len(Path(entry.path).parts) - root > _MOST_DEPTH:
+        if entry.path.count(os.sep) - root > _MOST_DEPTH:
             raise ResultFormatError(f"{path} is damaged: its folders are nested too deep")
         is_file = entry.is_file(follow_symlinks=False)
         if not (entry.is_dir(follow_symlinks=False) or is_file):
