@@ -43,6 +43,7 @@ class Delivery(Generic[_SomeBands]):
     locs: NDArray[Any]  # their numbers
     on_band: Callable[[slice, BandValues], object] | None
     make: Callable[..., _SomeBands]  # bands of a grid, like these
+    first: int = 0  # the row of the maps that the bands begin with
     passes: Passes | None = None  # where boxes are averaged before they are blended
     is_calling: bool = False  # on_band, which must not push
     _waiting: int | None = None  # a band that the disk refused
@@ -99,13 +100,17 @@ class Delivery(Generic[_SomeBands]):
             self.deliver([self._waiting])
 
     def _write(self, number: int) -> None:
-        rows, values = self.bands.finish(number)
+        rows, values = self._finished(number)
         self.canvas.place(self.group.maps.like(values), rows, rows.stop, self.locs)
+
+    def _finished(self, number: int) -> tuple[slice, list[NDArray[Any]]]:
+        rows, values = self.bands.finish(number)
+        return slice(self.first + rows.start, self.first + rows.stop), values
 
     def _call_back(self, number: int) -> None:
         if self.on_band is None:
             return
-        rows, values = self.bands.finish(number)
+        rows, values = self._finished(number)
         views = [value.view() for value in values]
         for view in views:
             view.flags.writeable = False

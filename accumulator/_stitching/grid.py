@@ -45,6 +45,27 @@ class Grid:
         """Return the boxes of some rows."""
         return attrs.evolve(self, start=self.start[rows], stop=self.stop[rows], skip=self.skip[rows])
 
+    def between(self, first: int, last: int) -> Grid:
+        """Return all boxes in those rows of the map alone, which are a map of their own."""
+        start, stop, skip = self.start.copy(), self.stop.copy(), self.skip.copy()
+        start[:, 0] = start[:, 0].clip(first, last)
+        stop[:, 0] = stop[:, 0].clip(first, last)
+        skip[:, 0] += start[:, 0] - self.start[:, 0]
+        start[:, 0] -= first
+        stop[:, 0] -= first
+        return attrs.evolve(self, shape=(last - first, *self.shape[1:]), start=start, stop=stop, skip=skip)
+
+    def cuts(self, rows: NDArray[np.intp], n_parts: int) -> NDArray[np.int64]:
+        """Return rows of the map, ``n_parts - 1`` of them, between which some boxes have as much to do."""
+        start, stop = self.start[rows, 0], self.stop[rows, 0]
+        edges, where = np.unique(np.concatenate([start, stop]), return_inverse=True)
+        depth = np.cumsum(np.bincount(where.ravel(), np.repeat([1.0, -1.0], len(rows))))
+        area = np.concatenate([[0], np.cumsum(depth[:-1] * np.diff(edges))])
+        between: NDArray[np.int64] = np.interp(
+            np.arange(1, n_parts) / n_parts * area[-1], area, edges
+        ).astype(np.int64)
+        return between
+
     def most_overlaps(self) -> int:
         """Return how many rows cover a pixel at most: never too few, up to a few times too many."""
         return int(np.unique(self._cells()[1], return_counts=True)[1].max(initial=0))

@@ -65,16 +65,24 @@ class Group:
         """Return what counts of a batch: patches of these heads, channels last."""
         return [lay.seen(heads[head]) for lay, head in zip(self.lays, self.heads, strict=True)]
 
+    @property
+    def map_rows(self) -> NDArray[np.intp]:
+        """What stands for the locations of the maps' rows: their numbers, ``(H, 1)``."""
+        return np.arange(self.grid.shape[0])[:, None]
+
+    @property
+    def blank(self) -> Heads[NDArray[Any]]:
+        """No row of each map."""
+        shape = self.grid.shape[1 : self.grid.n_spatial]
+        return self.maps.like(np.empty((0, *shape, *each.channels), each.dtype) for each in self.maps)
+
     def open(self, budget: Budget, store: str | None) -> Canvas:
         """Return the canvas for the maps, whose heads are fixed; nobody has it if this raises."""
         check_rows_fit(self.grid.shape[0])
-        map_rows = np.arange(self.grid.shape[0])[:, None]
         # A band whose writing was interrupted is written again; it has the dtype asked for already.
-        canvas = Canvas.open(map_rows, budget, "last", self.stored, store=store)
+        canvas = Canvas.open(self.map_rows, budget, "last", self.stored, store=store)
         try:
-            shape = self.grid.shape[1 : self.grid.n_spatial]
-            blank = [np.empty((0, *shape, *each.channels), each.dtype) for each in self.maps]
-            canvas.place(self.maps.like(blank), slice(0, 0), 0, map_rows)
+            canvas.place(self.blank, slice(0, 0), 0, self.map_rows)
         except BaseException:
             let_go([canvas])
             raise
@@ -93,8 +101,8 @@ class Group:
         home = canvas.views if is_small else None  # else no band is held in a map
         specs, limit = self.maps.values, request.budget.memory_limit
         make = partial(kind, window=self.window, specs=specs, home=home, memory_limit=limit)
-        map_rows = np.arange(self.grid.shape[0])[:, None]
-        return Delivery(self, make(self.grid, written=written), canvas, map_rows, request.on_band, make)
+        bands = make(self.grid, written=written)
+        return Delivery(self, bands, canvas, self.map_rows, request.on_band, make)
 
 
 def check_rows_fit(n_rows: int) -> None:

@@ -40,12 +40,7 @@ def cuts(grid: Grid, rows: NDArray[np.intp], patch_nbytes: int, n_threads: int) 
     is_shared = patch_nbytes >= now.shared_patch_nbytes and patch_nbytes * len(rows) >= now.shared_push_nbytes
     if n_threads == 1 or not is_shared or not len(rows):
         return [(0, grid.shape[0])]
-    start, stop = grid.start[rows, 0], grid.stop[rows, 0]
-    edges, where = np.unique(np.concatenate([start, stop]), return_inverse=True)
-    depth = np.cumsum(np.bincount(where.ravel(), np.repeat([1.0, -1.0], len(rows))))
-    area = np.concatenate([[0], np.cumsum(depth[:-1] * np.diff(edges))])
-    between = np.interp(np.arange(1, n_threads) / n_threads * area[-1], area, edges)
-    return list(itertools.pairwise([0, *between.astype(np.int64).tolist(), grid.shape[0]]))
+    return list(itertools.pairwise([0, *grid.cuts(rows, n_threads).tolist(), grid.shape[0]]))
 
 
 def share_of(  # noqa: PLR0913, PLR0917  what it depends on

@@ -5,42 +5,65 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeGuard, Unpack
+from typing import TYPE_CHECKING, Any, Final, Unpack, overload
 
 import numpy as np
 
 from accumulator._core.full_batch import FullBatch
-from accumulator._core.memory import fits_in_memory
-from accumulator._inputs import tuning
 from accumulator._inputs.heads import Heads, plain_key
 from accumulator._inputs.options import HeadOptions
+from accumulator._inputs.ranks import as_rank
 from accumulator._inputs.text import listed
 from accumulator._inputs.validation import HeadSpec
 from accumulator._stitching.frame import as_frame
 from accumulator._stitching.geometry import GEOMETRY, as_geometry
 from accumulator._stitching.grid import n_outside
 from accumulator._stitching.heads import check_shapes, lay_heads
+from accumulator._stitching.ranks import stitch_share
+from accumulator._stitching.source import in_batches, is_at_hand, read
 from accumulator._stitching.stitcher import Stitcher
 from accumulator._stores.reading.saved import is_map
 from accumulator.exceptions import NothingPushedError, OptionError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from numpy.typing import NDArray
-
     from accumulator._stitching.frame import Lay
-    from accumulator._stitching.grid import Grid
     from accumulator._stitching.map import StitchedMap
-    from accumulator.typing import RowArray, StitchOptions
+    from accumulator.typing import Auto, RowArray, StitchOptions
 
 
 _log: Final = logging.getLogger("accumulator")
 
 
+@overload
 def stitch(
-    batch: FullBatch, *, heads: Sequence[int | str] | None = None, **options: Unpack[StitchOptions]
-) -> StitchedMap:
+    batch: FullBatch,
+    *,
+    heads: Sequence[int | str] | None = None,
+    rank: None = None,
+    world_size: None = None,
+    **options: Unpack[StitchOptions],
+) -> StitchedMap: ...
+
+
+@overload
+def stitch(
+    batch: FullBatch,
+    *,
+    heads: Sequence[int | str] | None = None,
+    rank: int | Auto,
+    world_size: int | Auto,
+    **options: Unpack[StitchOptions],
+) -> None: ...
+
+
+def stitch(
+    batch: FullBatch,
+    *,
+    heads: Sequence[int | str] | None = None,
+    rank: int | Auto | None = None,
+    world_size: int | Auto | None = None,
+    **options: Unpack[StitchOptions],
+) -> StitchedMap | None:
     """Stitch the patches of a result into one map a head.
 
     Parameters
@@ -51,6 +74,10 @@ def stitch(
     heads : sequence of str or int, optional
         Names or numbers of the heads to stitch, which must have patches of the same height and width; by
         default all. Heads without names are numbered anew, in the options too.
+    rank, world_size : int or "auto", optional
+        Which of several processes this is, as in `FullBatchAccumulator`: each makes whole rows of the maps,
+        a part of ``store``, and leaves out those that somebody has made already. `publish` makes maps of all
+        parts, with the same bytes for any number of ranks, and `StitchedMap.load` opens them.
     **options
         Those of `Stitcher`. By default the maps end with the last of all locations, written or not; where
         there are none, give ``output_shape``.
@@ -58,7 +85,8 @@ def stitch(
     Returns
     -------
     StitchedMap
-        One map a head, with all locations of ``batch``; if none was written, of fill values.
+        One map a head, with all locations of ``batch``; if none was written, of fill values. None where
+        ``rank`` is given: no rank has the maps.
 
     Raises
     ------
@@ -75,7 +103,11 @@ def stitch(
     OptionError
         ``batch``, ``heads`` or an option is not what it can be; a ValueError.
     ResultExistsError
-        Something is at ``store`` already; a FileExistsError.
+        Something is at ``store`` already, which with ``rank`` is no part of these maps; a FileExistsError.
+    ResumeError
+        Other ranks make other maps there, of other patches or with other options; a ValueError.
+    LockedError
+        What is there is being published; a BlockingIOError.
     MemoryLimitError
         The bands that would be open do not fit in memory; a MemoryError.
     StorageError
@@ -87,7 +119,8 @@ def stitch(
 
     Notes
     -----
-    After an error nothing is left on disk but what ``store`` has; ``batch`` is as it was.
+    After an error nothing is left on disk but what ``store`` has; ``batch`` is as it was. With ``rank`` those
+    rows stay that are recorded, as after a kill, and whoever is started again makes the others.
 
     Examples
     --------
@@ -106,27 +139,32 @@ def stitch(
             "on_duplicate is for patches that come one by one: a result has each once. Give it to the "
             "FullBatchAccumulator or the Stitcher that they are pushed to"
         )
+    who = as_rank(rank, world_size)
     chosen = _chosen(Heads.of(batch.outputs), heads)
+    store = options.pop("store", None) if who is not None else None
     lays = _lay(batch, chosen, options)
     grids = [lay.grid for lay in lays]
     if n := n_outside(grids):
         _log.info("%d boxes lie wholly outside of the maps, and are left out", n)
     touching = np.any([grid.is_inside for grid in grids], axis=0)  # of a cut-out, no other row is read
     rows = np.flatnonzero(batch.written & touching)
+    if who is not None:
+        stitch_share(batch, chosen, rows, lays, who, store, options)
+        return None
     with Stitcher(batch.output_locs[rows], **options) as stitcher:
         stitcher._told = batch.output_locs, batch.written, n_outside(grids)  # noqa: SLF001
         dtypes = HeadOptions(dtype=options.get("dtype"))
         at_hand = [
             array
             for key, array, lay in zip(chosen.keys, chosen, lays, strict=True)
-            if _is_at_hand(array, lay, dtypes.for_head(key, array.dtype)[1])
+            if is_at_hand(array, lay, dtypes.for_head(key, array.dtype)[1])
         ]
         if len(rows) and len(at_hand) == len(chosen):
             stitcher._push_whole(chosen.like(at_hand).as_given(), rows)  # noqa: SLF001
         else:
             largest = max(grids, key=lambda grid: math.prod(grid.shape))
-            for some in _in_batches(largest, rows, chosen.values):
-                values = chosen.like(_read(array, some) for array in chosen)
+            for some in in_batches(largest, rows, chosen.values):
+                values = chosen.like(read(array, some) for array in chosen)
                 stitcher.push(values.as_given(), batch.output_locs[some])
     return stitcher.finalize()
 
@@ -169,52 +207,3 @@ def _chosen(outputs: Heads[RowArray], heads: Sequence[int | str] | None) -> Head
         raise OptionError(f"heads is {heads!r}: choose from [{listed(map(repr, known))}], each once")
     names = None if outputs.names is None else tuple(map(str, chosen))
     return Heads(tuple(known[head] for head in chosen), names)
-
-
-def _is_at_hand(array: RowArray, lay: Lay, asked: np.dtype[Any] | None) -> TypeGuard[NDArray[Any]]:
-    """Whether patches can be blended from where they are."""
-    if not isinstance(array, np.ndarray) or not array.dtype.isnative or asked not in {None, array.dtype}:
-        return False
-    return lay.seen(array).flags.c_contiguous
-
-
-def _in_batches(grid: Grid, rows: NDArray[np.intp], arrays: Sequence[RowArray]) -> Iterator[NDArray[np.intp]]:
-    """Yield rows as they lie, which is read fastest, or if that opens too many bands, from top to bottom."""
-    pixel_nbytes = sum(int(array.nbytes) for array in arrays) // max(
-        1, arrays[0].shape[0] * math.prod(grid.patch)
-    )
-    start, stop = grid.start[rows, 0], grid.stop[rows, 0]
-    if len(rows):
-        n_open = (np.maximum.accumulate(stop) - np.minimum.accumulate(start[::-1])[::-1]).max()
-        nbytes = int(n_open) * math.prod(grid.shape[1:]) * pixel_nbytes
-        if not fits_in_memory(nbytes, 0, tuning.now.small_percent):
-            rows = rows[np.argsort(start, kind="stable")]
-    row_nbytes = max(1, pixel_nbytes * math.prod(grid.patch))
-    step = max(1, tuning.now.read_nbytes // row_nbytes)
-    chunks = [array.chunks[0] for array in arrays if not isinstance(array, np.ndarray)]
-    if chunks:  # whole ones
-        step = -(-step // max(chunks)) * max(chunks)
-    yield rows[:0]  # which tells the heads, if there are no rows at all
-    first = 0
-    while first < len(rows):
-        last = min(first + step, len(rows))
-        if chunks:
-            part = rows[first:last] // step
-            is_other = np.append(part != part[0], [True])
-            gap = np.abs(np.diff(rows[first:last]))  # what lies between is not read, if that costs more
-            is_other[1:-1] |= (gap > max(chunks)) & (gap * row_nbytes > tuning.now.read_gap_nbytes)
-            last = first + int(np.argmax(is_other))
-        yield rows[first:last]
-        first = last
-
-
-def _read(array: RowArray, rows: NDArray[np.intp]) -> NDArray[Any]:
-    """Return some rows, of which a store on disk reads what lies between them, too."""
-    if isinstance(array, np.ndarray):
-        is_run = len(rows) and (np.diff(rows) == 1).all()
-        return array[rows[0] : rows[-1] + 1] if is_run else array[rows]
-    if not len(rows):
-        return np.empty((0, *array.shape[1:]), array.dtype)
-    first = int(rows.min())
-    values = np.asarray(array[first : int(rows.max()) + 1])
-    return values[rows - first]

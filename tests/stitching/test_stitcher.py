@@ -353,13 +353,13 @@ def test_cut_out_reads_the_rows_that_touch_it(monkeypatch, tuned, order, where):
         accumulator.push(values[~missing], locs[~missing])
     batch = accumulator.finalize()
     whole = stitch(batch)
-    reads, real = [], _result._read
+    reads, real = [], _result.read
 
     def read(array, rows):
         reads.append(int(np.ptp(rows)) + 1 if len(rows) else 0)
         return real(array, rows)
 
-    monkeypatch.setattr(_result, "_read", read)
+    monkeypatch.setattr(_result, "read", read)
     part = stitch(batch, origin=[120, 200], output_shape=(40, 40))
     assert sum(reads) <= 3 * len(locs) / 100
     assert (sum(reads) > 0) == (where == "disk")

@@ -265,9 +265,6 @@ class KeptRun:
         if mode == "w-":
             raise ResultExistsError(errno.EEXIST, "another run has just made it", str(self.root))
         mark = read_mark(self.root)
-        if is_map(self.root):
-            what = "maps are there, which are not resumed: give another path, or remove them"
-            raise ResultExistsError(errno.EEXIST, what, str(self.root))
         if mark.state == CREATING:
             check_tree(self.root)
             with telling(f"{self.root} cannot be made anew"):
@@ -281,6 +278,9 @@ class KeptRun:
         found = [name for name in names_in(self.root) if not system.is_partial(name)]
         if PARTS in found:
             raise ResumeError(f"{self.root} is a run of several ranks: publish it, or join it with rank=")
+        if "zarr.json" in found and is_map(self.root):
+            what = "maps are there, which are not resumed: give another path, or remove them"
+            raise ResultExistsError(errno.EEXIST, what, str(self.root))
         return found
 
     def _empty(self) -> None:

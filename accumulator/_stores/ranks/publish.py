@@ -27,7 +27,7 @@ from accumulator._stores.files import system
 from accumulator._stores.files.errors import telling
 from accumulator._stores.files.ownership import is_locked, names_in
 from accumulator._stores.format.mark import COMPLETE
-from accumulator._stores.format.names import PARTS, REDO
+from accumulator._stores.format.names import PARTS, PATCHES, REDO
 from accumulator._stores.ranks.assemble import Assembler, Task, put_together, unit_rows_of
 from accumulator._stores.ranks.facts import RETIRED, name_of, part_folders
 from accumulator._stores.ranks.gather import NOBODY, PUBLISHED, Gathered, gather, units_of
@@ -41,6 +41,7 @@ from accumulator.exceptions import (
     OptionError,
     ResultFormatError,
     StorageWarning,
+    UnfinishedError,
 )
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def publish_parts(root: Path, wish: Wish) -> bool:
         publishing = Publishing(run, shared, heads, parts, gathered, wish.processes, bool(wish.leave_out))
         publishing.place_all()
         if not wish.is_partial:
-            _complete(run, parts)
+            _complete(run, shared, parts)
         _remove_published(shared, parts, is_all=not (wish.is_partial or wish.leave_out))
     finally:
         run.release()
@@ -298,8 +299,14 @@ def _numbers(folder: Path) -> set[int]:
     return {int(name) for name in names_in(folder) if name.isdecimal()} if folder.is_dir() else set()
 
 
-def _complete(run: PublishedRun, parts: list[PartLook]) -> None:
-    n_missing = int(np.count_nonzero(~run.recorded))
+def _complete(run: PublishedRun, shared: SharedRun, parts: list[PartLook]) -> None:
+    """Say that the result is complete; of maps, rows that are missing would be taken for empty ones."""
+    n_missing, is_map = int(np.count_nonzero(~run.recorded)), (shared.folder / PATCHES).is_dir()
+    if n_missing and is_map:
+        raise UnfinishedError(
+            f"{n_missing} rows of the maps in {run.root} are missing: start ranks again that have not come "
+            "to their end, and then publish, or look at what there is with partial=True"
+        )
     killed = [str(look.facts) for look in parts if look.facts.state != COMPLETE]
     if n_missing and killed:
         warn(
@@ -309,6 +316,10 @@ def _complete(run: PublishedRun, parts: list[PartLook]) -> None:
         )
     if not run.is_complete:
         run.complete()
+    if is_map and not (run.root / PATCHES).exists():
+        with telling(f"what is said of the maps cannot be moved to {run.root}"):
+            system.rename(shared.folder / PATCHES, run.root / PATCHES)
+            system.sync(run.root)
 
 
 def _remove_published(shared: SharedRun, parts: list[PartLook], *, is_all: bool) -> None:

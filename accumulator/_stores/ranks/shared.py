@@ -26,14 +26,14 @@ from accumulator._stores.files.unsynced import Unsynced
 from accumulator._stores.format.arrays import layout_of, open_group, read_only
 from accumulator._stores.format.layout import BUFFER_NBYTES, layout
 from accumulator._stores.format.mark import digest, hash_locations, hash_of, read_json
-from accumulator._stores.format.names import OUTPUTS, PARTS
+from accumulator._stores.format.names import OUTPUTS, PARTS, PATCHES
 from accumulator._stores.format.store import FolderStore
 from accumulator._stores.reading.trust import check_output, check_tree
 from accumulator.exceptions import ResultFormatError, ResumeError
 from accumulator.typing import OnDuplicate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -241,13 +241,22 @@ class SharedRun:
 
     def offer(self, specs: Heads[HeadSpec]) -> None:
         """Fix the heads of the run, unless another rank has."""
-        place = self.folder / f"{HEADS}.{system.unique_name()}.partial"
-        with telling(f"no heads can be made in {self.folder}"):
-            if (self.folder / HEADS).exists():
+        self._offer(HEADS, lambda place: _write_heads(place / HEADS, self.terms.n_rows, specs))
+
+    def offer_patches(self, write: Callable[[Path], None]) -> None:
+        """Have a record of patches written into a folder, for maps that ranks make, unless another has."""
+        self._offer(PATCHES, write)
+
+    def _offer(self, name: str, make: Callable[[Path], None]) -> None:
+        """Have a folder made in a place, and let all ranks find it in one step; the first one counts."""
+        place = self.folder / f"{name}.{system.unique_name()}.partial"
+        with telling(f"no {name} can be made in {self.folder}"):
+            if (self.folder / name).exists():
                 return
             try:
-                _write_heads(place, self.terms.n_rows, specs)
-                system.rename(place, self.folder / HEADS)
+                system.make_folder(place)
+                make(place)
+                system.rename(place / name, self.folder / name)
             except OSError as cause:
                 if cause.errno not in _THERE:
                     raise

@@ -1,0 +1,219 @@
+"""Maps by several ranks: each makes whole rows of the maps, which `publish` puts together.
+
+Rows of the maps are what a run of several ranks has as locations. So parts, records, resuming and publishing
+are those of any such run. A rank's rows follow each other, and end where chunks do: a patch is read twice
+only where it lies across two shares.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+import numpy as np
+
+from accumulator._core.canvas import Canvas
+from accumulator._core.ranks import Together, join
+from accumulator._inputs.arguments import as_store
+from accumulator._inputs.validation import as_specs, as_stored_heads
+from accumulator._pictures.progress import Progress
+from accumulator._stitching.bands import Bands
+from accumulator._stitching.delivery import Delivery
+from accumulator._stitching.grid import n_outside
+from accumulator._stitching.groups import as_groups, check_rows_fit
+from accumulator._stitching.heads import warn_of_mean
+from accumulator._stitching.kept import facts_of, note
+from accumulator._stitching.source import in_batches, is_at_hand, read
+from accumulator._stitching.stitcher import Stitcher
+from accumulator._stitching.whole import WholeBands
+from accumulator._stores.format.mark import digest, hash_locations, hash_written
+from accumulator._stores.memory.row_numbers import spans
+from accumulator.exceptions import OptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from accumulator._core.full_batch import FullBatch
+    from accumulator._inputs.heads import Heads
+    from accumulator._inputs.ranks import Rank
+    from accumulator._inputs.validation import HeadSpec
+    from accumulator._stitching.frame import Lay
+    from accumulator._stitching.grid import Grid
+    from accumulator._stitching.groups import Group
+    from accumulator._stitching.request import Request
+    from accumulator.typing import RowArray, StitchOptions
+
+_FILLED_NBYTES: Final = 64 * 2**20  # of rows that nothing covers, at a time
+
+
+@attrs.frozen(eq=False)
+class Source:
+    """What is to be stitched: some rows of a result."""
+
+    batch: FullBatch
+    heads: Heads[RowArray]
+    rows: NDArray[np.intp]  # rising
+    lays: Heads[Lay]
+
+    @property
+    def specs(self) -> Heads[NDArray[Any]]:
+        """No row of each head."""
+        return self.heads.like(np.empty((0, *head.shape[1:]), head.dtype) for head in self.heads)
+
+
+def stitch_share(  # noqa: PLR0913, PLR0917  those of `stitch`, as it knows them by then
+    batch: FullBatch,
+    heads: Heads[RowArray],
+    rows: NDArray[np.intp],
+    lays: Heads[Lay],
+    who: Rank,
+    raw_store: Any,
+    options: StitchOptions,
+) -> None:
+    """Make a rank's rows of the maps that some rows of a result lie in; errors are those of `stitch`."""
+    source, store = Source(batch, heads, rows, lays), as_store(raw_store)
+    if store is None:
+        raise OptionError("rank= and world_size= are for maps that several make: give store= too")
+    with contextlib.closing(Stitcher(batch.output_locs[rows], **options)) as unused:
+        request = unused._canvas.request  # noqa: SLF001  what it was asked for is all that is wanted of it
+    specs = as_specs(source.specs, request.options)
+    groups = as_groups(request, specs)
+    if len(groups) > 1:
+        raise OptionError(
+            "heads whose maps are of different shape cannot be in one store that ranks write: stitch each "
+            "shape to its own, with heads="
+        )
+    group = groups[0]
+    if request.is_blend_unsaid:
+        warn_of_mean(specs, group.grid)
+    check_rows_fit(group.grid.shape[0])
+    outside = n_outside([lay.grid for lay in lays])
+    facts = facts_of(specs.names, request.frame, [(group.heads.values, group.lays[0])], outside)
+    token = _token(batch, specs, request, facts)
+    _, together = join(store, who, group.map_rows, group.blank, group.stored, "last", token)
+    part = together.part
+    budget = attrs.evolve(request.budget, n_sharing=who.n_on_node)
+    canvas = Canvas.open(
+        group.map_rows, budget, "last", group.stored, store=store, declared=group.blank, part=part
+    )
+    try:
+        part.shared.offer_patches(lambda root: note(root, facts, batch.output_locs, batch.written))
+        Share(source, request, group, specs, canvas).make(_needed(group.grid, together))
+        canvas.flush()
+        canvas.complete()
+    finally:
+        canvas.stop()
+
+
+def _token(batch: FullBatch, specs: Heads[HeadSpec], request: Request, facts: dict[str, Any]) -> str:
+    """Return what tells other maps from these: text that an error may show."""
+    weights = request.blend if isinstance(request.blend, str) else np.asarray(request.blend).tolist()
+    plain = {
+        "facts": facts,
+        "locations": hash_locations(batch.output_locs),
+        "written": hash_written(batch.written),
+        "heads": [
+            (str(key), str(spec.dtype), spec.patch_shape) for key, spec in zip(specs.keys, specs, strict=True)
+        ],
+        "weights": weights,
+        "nodata": repr(request.nodata),
+    }
+    blend = request.blend if isinstance(request.blend, str) else "weights"
+    n = int(np.count_nonzero(batch.written))
+    return f"maps of {n} patches, blend {blend}, nodata {request.nodata}, {digest(plain)[:16]}"
+
+
+def _needed(grid: Grid, together: Together) -> list[tuple[int, int]]:
+    """Return runs of the maps' rows that are this rank's, and that nobody has recorded."""
+    who, n_rows = together.who, grid.shape[0]
+    unit = together.part.shared.terms.unit_rows or 1
+    inside = np.flatnonzero(grid.is_inside)
+    inner = np.arange(1, who.world_size) * n_rows // who.world_size
+    if len(inside):
+        inner = grid.cuts(inside, who.world_size)
+    edges = [0, *((inner + unit // 2) // unit * unit).clip(None, n_rows).tolist(), n_rows]
+    first, last = edges[who.rank : who.rank + 2]
+    return list(spans(first + np.flatnonzero(~together.recorded()[first:last]), 0))
+
+
+@attrs.frozen(eq=False)
+class Share:
+    """Makes a rank's rows of the maps: bands of a cut-out of them, for each run of rows."""
+
+    source: Source
+    request: Request
+    group: Group
+    specs: Heads[HeadSpec]
+    canvas: Canvas
+
+    def make(self, runs: list[tuple[int, int]]) -> None:
+        """Make runs of the maps' rows, of which nothing is there."""
+        bar, n_rows = self.request.bar, sum(last - first for first, last in runs)
+        progress = None if bar is None else Progress(bar, n_rows, n_rows, self._shown)
+        for first, last in runs:
+            for _ in self._bands(first, last):
+                if progress is not None:
+                    progress.show()
+            self._fill(first, last)
+        if progress is not None:
+            progress.close()
+
+    def _bands(self, first: int, last: int) -> Iterator[None]:
+        """Deliver the bands that lie between two rows of the maps, some at a time."""
+        source, group, request = self.source, self.group, self.request
+        grid = group.grid.between(first, last)
+        written = np.zeros(len(source.rows), dtype=bool)
+        kind: type[Bands] = WholeBands if self._is_at_hand() else Bands
+        limit = request.budget.memory_limit
+        make = partial(kind, window=group.window, specs=group.maps.values, home=None, memory_limit=limit)
+        bands = make(grid, written=written)
+        delivery = Delivery(group, bands, self.canvas, group.map_rows, request.on_band, make, first)
+        try:
+            if isinstance(bands, WholeBands):
+                arrays: list[Any] = list(source.heads)  # all of them in memory
+                for number in bands.blend_all(group.seen(arrays), source.rows):
+                    delivery.deliver([number])
+                    yield
+                return
+            largest = max((lay.grid for lay in source.lays), key=lambda each: math.prod(each.shape))
+            touching = np.flatnonzero(grid.is_inside)
+            for some in in_batches(largest, source.rows[touching], source.heads.values):
+                heads = self.source.heads.like(read(head, some) for head in source.heads)
+                values = as_stored_heads(heads, self.specs)
+                rows = np.searchsorted(source.rows, some)
+                bands.open(rows)
+                bands.add(bands.prepare(rows, group.seen(values)))
+                delivery.deliver(bands.complete())
+                yield
+            delivery.deliver(bands.all_open())
+        finally:
+            delivery.close()
+
+    def _is_at_hand(self) -> bool:
+        """Whether all patches can be blended from where they are."""
+        lays = zip(self.source.heads.keys, self.source.heads, self.source.lays, strict=True)
+        asked = self.request.options.for_head
+        return all(is_at_hand(head, lay, asked(key, head.dtype)[1]) for key, head, lay in lays)
+
+    def _fill(self, first: int, last: int) -> None:
+        """Place rows that no patch touches: each row has somebody who has made it."""
+        blank = self.group.blank
+        fills = [spec.fill_value for spec in self.group.maps]
+        row_nbytes = sum(math.prod(head.shape[1:]) * head.itemsize for head in blank)
+        step = max(1, _FILLED_NBYTES // max(1, row_nbytes))
+        for start, stop in spans(first + np.flatnonzero(~self.canvas.written[first:last]), 0):
+            for at in range(start, stop, step):
+                n = min(step, stop - at)
+                heads = [
+                    np.full((n, *head.shape[1:]), fill, head.dtype)
+                    for head, fill in zip(blank, fills, strict=True)
+                ]
+                self.canvas.place(blank.like(heads), slice(at, at + n), at + n, self.group.map_rows)
+
+    def _shown(self) -> tuple[int, str]:
+        return int(np.count_nonzero(self.canvas.written)), "rows of the maps"

@@ -1,0 +1,69 @@
+"""The patches of a result: where they are, and how they are read best."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import numpy as np
+
+from accumulator._core.memory import fits_in_memory
+from accumulator._inputs import tuning
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from accumulator._stitching.frame import Lay
+    from accumulator._stitching.grid import Grid
+    from accumulator.typing import RowArray
+
+
+def is_at_hand(array: RowArray, lay: Lay, asked: np.dtype[Any] | None) -> TypeGuard[NDArray[Any]]:
+    """Whether patches can be blended from where they are."""
+    if not isinstance(array, np.ndarray) or not array.dtype.isnative or asked not in {None, array.dtype}:
+        return False
+    return lay.seen(array).flags.c_contiguous
+
+
+def in_batches(grid: Grid, rows: NDArray[np.intp], arrays: Sequence[RowArray]) -> Iterator[NDArray[np.intp]]:
+    """Yield rows as they lie, which is read fastest, or if that opens too many bands, from top to bottom."""
+    pixel_nbytes = sum(int(array.nbytes) for array in arrays) // max(
+        1, arrays[0].shape[0] * math.prod(grid.patch)
+    )
+    start, stop = grid.start[rows, 0], grid.stop[rows, 0]
+    if len(rows):
+        n_open = (np.maximum.accumulate(stop) - np.minimum.accumulate(start[::-1])[::-1]).max()
+        nbytes = int(n_open) * math.prod(grid.shape[1:]) * pixel_nbytes
+        if not fits_in_memory(nbytes, 0, tuning.now.small_percent):
+            rows = rows[np.argsort(start, kind="stable")]
+    row_nbytes = max(1, pixel_nbytes * math.prod(grid.patch))
+    step = max(1, tuning.now.read_nbytes // row_nbytes)
+    chunks = [array.chunks[0] for array in arrays if not isinstance(array, np.ndarray)]
+    if chunks:  # whole ones
+        step = -(-step // max(chunks)) * max(chunks)
+    yield rows[:0]  # which tells the heads, if there are no rows at all
+    first = 0
+    while first < len(rows):
+        last = min(first + step, len(rows))
+        if chunks:
+            part = rows[first:last] // step
+            is_other = np.append(part != part[0], [True])
+            gap = np.abs(np.diff(rows[first:last]))  # what lies between is not read, if that costs more
+            is_other[1:-1] |= (gap > max(chunks)) & (gap * row_nbytes > tuning.now.read_gap_nbytes)
+            last = first + int(np.argmax(is_other))
+        yield rows[first:last]
+        first = last
+
+
+def read(array: RowArray, rows: NDArray[np.intp]) -> NDArray[Any]:
+    """Return some rows, of which a store on disk reads what lies between them, too."""
+    if isinstance(array, np.ndarray):
+        is_run = len(rows) and (np.diff(rows) == 1).all()
+        return array[rows[0] : rows[-1] + 1] if is_run else array[rows]
+    if not len(rows):
+        return np.empty((0, *array.shape[1:]), array.dtype)
+    first = int(rows.min())
+    values = np.asarray(array[first : int(rows.max()) + 1])
+    return values[rows - first]
