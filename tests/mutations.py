@@ -36,8 +36,8 @@ STITCHING = "accumulator/_stitching"
 BANDS, BLEND, GRID = f"{STITCHING}/bands.py", f"{STITCHING}/blend.py", f"{STITCHING}/grid.py"
 FRAME, NODATA, PASSES = f"{STITCHING}/frame.py", f"{STITCHING}/nodata.py", f"{STITCHING}/passes.py"
 NUMBERS, WEIGHTS = f"{STITCHING}/numbers.py", f"{STITCHING}/weights.py"
-PARTS, STITCH = f"{STITCHING}/parts.py", f"{STITCHING}/result.py"
-WHOLE = f"{STITCHING}/whole.py"
+PARTS, SOURCE = f"{STITCHING}/parts.py", f"{STITCHING}/source.py"
+WHOLE, MAP_RANKS = f"{STITCHING}/whole.py", f"{STITCHING}/ranks.py"
 
 _CORE = ["core/test_accumulator.py", "core/test_leaving_ram.py", "core/test_plan.py"]
 _STORES = ["stores/test_row_stores.py", "stores/writing", "stores/format"]
@@ -53,7 +53,8 @@ TESTS = {  # the likely ones first
     FRAME: ["stitching/test_geometry.py", "stitching/test_any_geometry.py", "stitching/test_values.py"],
     NODATA: ["stitching/test_nodata.py"],
     PASSES: ["stitching/test_passes.py"],
-    GRID: ["stitching/test_grid.py", "stitching/test_values.py"],
+    GRID: ["stitching/test_grid.py", "stitching/test_values.py", "stitching/test_maps_by_ranks.py"],
+    MAP_RANKS: ["stitching/test_maps_by_ranks.py"],
     PARTS: ["stitching/test_grid.py", "stitching/test_values.py", "stitching/test_bands.py"],
     STITCHING: ["stitching/test_values.py", "stitching/test_bands.py", "stitching/test_stitcher.py"],
 }
@@ -201,7 +202,7 @@ MUTATIONS = [
     (BANDS, "return rows[self._written[rows]]", "return rows"),
     (BANDS, "self._written[order[self._next]]", "True"),
     (BANDS, "[1] <= edge]", "[0] <= edge]"),
-    (PARTS, "pairwise([0, *between", "pairwise([0, *between[:0]"),
+    (PARTS, "pairwise([0, *grid.cuts(rows, n_threads).tolist()", "pairwise([0"),
     (PARTS, "at[:, 1, 0] = np.minimum(stop[which], edges[strip + 1])", "at[:, 1, 0] = stop[which]"),
     (PARTS, "at[:, 0, 0] = np.maximum(start[which], edges[strip])", "at[:, 0, 0] = start[which]"),
     (PARTS, "(grid.skip[rows] - grid.start[rows])[which]", "(-grid.start[rows])[which]"),
@@ -216,8 +217,14 @@ MUTATIONS = [
     ),
     (WHOLE, "rows = np.sort(self._rows_between(start, stop))", "rows = self._rows_between(start, stop)"),
     (WHOLE, "np.add.at(edges, last + 1, -1)", "np.add.at(edges, last, -1)"),
-    (STITCH, 'rows = rows[np.argsort(start, kind="stable")]', "pass"),
-    (STITCH, "return values[rows - first]", "return values[: len(rows)]"),
+    (GRID, "skip[:, 0] += start[:, 0] - self.start[:, 0]", "pass"),
+    (GRID, "start[:, 0] -= first", "pass"),
+    (MAP_RANKS, "inner = grid.cuts(inside, who.world_size)", "pass"),
+    (MAP_RANKS, "~together.recorded()[first:last]", "np.ones(last - first, bool)"),
+    (MAP_RANKS, "self._fill(first, last)", "pass"),
+    (MAP_RANKS, '"written": hash_written(batch.written),', ""),
+    (SOURCE, 'rows = rows[np.argsort(start, kind="stable")]', "pass"),
+    (SOURCE, "return values[rows - first]", "return values[: len(rows)]"),
 ]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import numpy.ma  # np.unique imports it at its first call, when there may be no file to be opened
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -130,8 +131,9 @@ def _refuse_mask(raw: Any) -> None:
 
 
 def is_masked(raw: Any) -> bool:
-    """Tell whether this is a masked array of NumPy's or of torch's, without importing either (12 ms)."""
-    return any(base.__name__ in {"MaskedArray", "MaskedTensor"} for base in type(raw).__mro__)
+    """Tell whether this is a masked array of NumPy's, or of torch's, which is not imported for it."""
+    is_numpys = isinstance(raw, np.ma.MaskedArray)
+    return is_numpys or any(base.__name__ == "MaskedTensor" for base in type(raw).__mro__)
 
 
 def _widened(array: NDArray[Any]) -> NDArray[Any]:

@@ -353,14 +353,14 @@ class KeptRun:
 
     def _record_rows(self, rows: ZarrRows, written: NDArray[np.bool_], held: NDArray[np.bool_]) -> None:
         """Record what was written, but for rows that are ``held`` in memory, or do not count."""
-        new = written & ~self.recorded & ~held
+        new = (written > self.recorded) > held  # few arrays of all rows: a rank has a share
         again = [waiting[~held[waiting]] for waiting in (redo.rows_waiting() for redo in rows.redo)]
         self._unsynced.sync()
-        self._compare_doubtful(rows, written & ~held)
+        if self._unsynced.doubtful:
+            self._compare_doubtful(rows, written & ~held)
         changed = np.concatenate([np.flatnonzero(new), *again])
         if len(changed):
-            known = self.recorded | new
-            self._record.put(changed, new, known, rows.checksums, held & self.recorded)
+            self._record.put(changed, new, self.recorded | new, rows.checksums, held & self.recorded)
             self.recorded |= new
 
     def _compare_doubtful(self, rows: ZarrRows, written: NDArray[np.bool_]) -> None:

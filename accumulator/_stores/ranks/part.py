@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from accumulator._stores.kept.record import Checksums
     from accumulator._stores.ranks.shared import SharedRun
 
+_MOST_ROWS: Final = 2**18  # of a segment: it is in memory a few times over
 _MOST_SEGMENTS: Final = (
     64  # before all are written as one, once together they hold as much as the last such one
 )
@@ -66,10 +67,14 @@ class PartRecord(Record):
         checksums: Checksums,
         held: NDArray[np.bool_],
     ) -> None:
-        """Record rows that have ``changed``, in one step; it is on the disk when this returns."""
+        """Record rows that have ``changed``, many step by step; all is on the disk when this returns."""
         del new, known, held
-        rows = np.unique(changed)
-        sums = np.stack([column[rows] for column in checksums], axis=1)
+        rows = changed if (changed[1:] > changed[:-1]).all() else np.unique(changed)
+        for start in range(0, len(rows), _MOST_ROWS):
+            some = rows[start : start + _MOST_ROWS]
+            self._put(some, np.stack([column[some] for column in checksums], axis=1))
+
+    def _put(self, rows: NDArray[np.intp], sums: NDArray[np.uint64]) -> None:
         content, name = Segment(rows, sums, time.time()).encode(), str(self._n)
         is_all = len(self._names) > _MOST_SEGMENTS and self._nbytes >= self._nbytes_all
         if is_all:

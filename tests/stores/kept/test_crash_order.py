@@ -244,8 +244,8 @@ STEPS = {
     "rows are synced before their checksums": (
         RUN,
         "_record_rows",
-        "self._unsynced.sync()\n    self._compare",
-        "self._compare",
+        "self._unsynced.sync()\n    if self._unsynced",
+        "if self._unsynced",
     ),
     "checksums come before written": (
         RECORD,
