@@ -27,6 +27,7 @@ HEADS: Final[Mapping[str, tuple[tuple[tuple[int, ...], str], ...]]] = {
     "tiny": (((1,), "uint8"), ((8,), "float32")),
     "small": (((4, 4, 1), "float32"),) * 3,
     "kilobyte": (((256,), "float32"),),
+    "medium": (((64, 64, 8), "float32"),),
     "large": (((164, 164, 4), "float32"),) * 3,
     "wide": (((256, 256, 8), "float32"),),
 }

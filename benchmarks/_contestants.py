@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from benchmarks import _by_hand, _codecs, _libraries, _model, _own, _stitch_libraries, _stitching
+from benchmarks import _by_hand, _codecs, _libraries, _model, _own, _ranks, _stitch_libraries, _stitching
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,6 +35,9 @@ CONTESTANTS: Final[Mapping[str, Contestant]] = {
         _codecs.codec_alone,
         _model.model_amount,
         _model.model,
+        _ranks.publishing,
+        _ranks.ranks_at_work,
+        _ranks.rank_memory,
         _stitching.stitcher,
         _stitching.stitch_result,
         _stitching.numpy_canvas,

@@ -306,6 +306,56 @@ def sparse(*, is_smoke: bool = False) -> Workload:
     )
 
 
+def ranks(*, is_smoke: bool = False) -> Workload:
+    n_locs, n_small, n_many = (_SMALL, 1_000, 1_000) if is_smoke else (1_600, 1_000_000, 10_000_000)
+    n_medium, seconds = (_SMALL, 0.002) if is_smoke else (3_200, 0.04)
+    amount = 10 if is_smoke else int(_calibrated(seconds))
+    alone, rank = "one process, kept", "rank 0 of 1"
+    one, two = "one rank at work", "two ranks at work"
+    shares, strided = "publish shares", "publish every second row"
+    small, memory = "publish shares of small chunks", "memory of rank 0 of 8"
+    medium = CaseSpec(n_medium, "medium")
+    return Workload(
+        "ranks",
+        f"Several processes and one result. The loop of a rank against that of one process, {n_locs:,} rows "
+        f"of {_LARGE}, batches of 32 in order, synced. One and two ranks, each on a core of its own, with a "
+        f"model that takes {1000 * seconds:g} ms a batch, {n_medium:,} rows of (64, 64, 8) float32. What "
+        f"publishing costs: {n_locs:,} rows in large chunks, and {n_small:,} small rows in chunks of 64. And "
+        f"what a rank of 8 holds of N = {n_many:,}, right after it has recorded its share, beside mapped "
+        "files, the rows that were in buffers, and the list of them that the loop has.",
+        {
+            alone: _run("accumulator", n_locs, place="store"),
+            rank: _run("accumulator", n_locs, place="store", mode="a", rank=0, world_size=1),
+            one: Run("ranks_at_work", medium, {"amount": amount, "world_size": 1}, spare=1),
+            two: Run("ranks_at_work", medium, {"amount": amount, "world_size": 2}, spare=1),
+            shares: Run("publishing", CaseSpec(n_locs, "large"), {"order": "shares"}, spare=1),
+            strided: Run("publishing", CaseSpec(n_locs, "large"), {"order": "strided"}, spare=1),
+            small: Run(
+                "publishing",
+                CaseSpec(n_small, "tiny", batch_sizes=(65_536,)),
+                {"order": "shares", "chunks": 64},
+                spare=0,
+            ),
+            memory: Run(
+                "rank_memory", CaseSpec(n_many, "tiny", batch_sizes=(4_096,)), {"world_size": 8}, spare=0
+            ),
+        },
+        [
+            Question(f"time: {rank} / {alone}", (rank, "seconds"), (alone, "seconds"), at_most=1.05),
+            Question(f"time of the loop: {one} / {two}", (one, "loop_s"), (two, "loop_s"), at_least=1.8),
+            Question(shares, (shares, "seconds")),
+            Question(
+                f"{small} / (5 s a TB of chunks of 13.8 MB, 1 s for 1e6 rows)",
+                (small, "of_allowed"),
+                at_most=1,
+            ),
+            Question(strided, (strided, "published_gb_s"), at_least=0.3),
+            Question("record of a part, for a row and head", (small, "record_nbytes"), at_most=10),
+            Question(f"{memory}, for a row of its share", (memory, "row_nbytes"), at_most=70),
+        ],
+    )
+
+
 def _run(contestant: str, n_locs: int, order: str = "in order", **options: Any) -> Run:
     return Run(contestant, CaseSpec(n_locs, "large", order), options, is_synced=True, spare=1)
 

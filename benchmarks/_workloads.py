@@ -13,6 +13,7 @@ from benchmarks._disk_workloads import (
     leaving_ram,
     model,
     orders,
+    ranks,
     shuffled,
     sparse,
 )
@@ -172,6 +173,7 @@ WORKLOADS: Mapping[str, Callable[..., Workload]] = {
         disk,
         durable,
         orders,
+        ranks,
         shuffled,
         container,
         model,

@@ -321,8 +321,7 @@ class KeptRun:
 
     def _refuse_if_broken(self) -> None:
         if self._broken is not None:
-            what, rows = self._broken
-            raise StorageError(errno.EIO, what, str(self.root), rows=rows)
+            raise StorageError(errno.EIO, self._broken[0], str(self.root), rows=self._broken[1])
         if not self._folder.is_current():
             what = "the store was removed, moved or replaced while it was written: close(), and resume it"
             raise StorageError(errno.ENOENT, f"{what} where it is now", str(self.root))
@@ -353,7 +352,8 @@ class KeptRun:
 
     def _record_rows(self, rows: ZarrRows, written: NDArray[np.bool_], held: NDArray[np.bool_]) -> None:
         """Record what was written, but for rows that are ``held`` in memory, or do not count."""
-        new = (written > self.recorded) > held  # few arrays of all rows: a rank has a share
+        new = np.greater(written, self.recorded)  # few arrays of all rows: a rank has a share
+        np.greater(new, held, out=new)
         again = [waiting[~held[waiting]] for waiting in (redo.rows_waiting() for redo in rows.redo)]
         self._unsynced.sync()
         if self._unsynced.doubtful:
@@ -361,7 +361,7 @@ class KeptRun:
         changed = np.concatenate([np.flatnonzero(new), *again])
         if len(changed):
             self._record.put(changed, new, self.recorded | new, rows.checksums, held & self.recorded)
-            self.recorded |= new
+            self.recorded[new] = True
 
     def _compare_doubtful(self, rows: ZarrRows, written: NDArray[np.bool_]) -> None:
         """Find out whether files whose sync failed once still have their rows, now that one succeeded."""

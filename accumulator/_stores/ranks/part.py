@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from accumulator._stores.kept.record import Checksums
     from accumulator._stores.ranks.shared import SharedRun
 
-_MOST_ROWS: Final = 2**18  # of a segment: it is in memory a few times over
+_MOST_ROWS: Final = 2**16  # of a segment: it is in memory a few times over
 _MOST_SEGMENTS: Final = (
     64  # before all are written as one, once together they hold as much as the last such one
 )

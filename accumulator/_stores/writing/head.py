@@ -20,6 +20,7 @@ import numpy as np
 
 from accumulator._stores.format.checksums import row_checksums
 from accumulator._stores.memory.copying import Piece
+from accumulator._stores.memory.pages import Pages
 from accumulator._stores.memory.row_numbers import as_numbers, by_chunk, count
 from accumulator._stores.writing.block import Block, Finish
 from accumulator._stores.writing.loose import LooseRows
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from accumulator._stores.format.chunk_files import ChunkFiles
-    from accumulator._stores.memory.pages import Pages
     from accumulator._stores.writing.encoded import EncodedChunks
     from accumulator._stores.writing.redo import RedoChunks
     from accumulator._stores.writing.writer import Writer
@@ -75,7 +75,8 @@ class Head:
         self.row_nbytes = array.dtype.itemsize * int(np.prod(self._patch_shape, dtype=np.int64))
         self.checksums: NDArray[np.uint64] | None = None  # of each row as it was written last
         if has_checksums:
-            self.checksums = np.zeros(self._n_rows, dtype=np.uint64)
+            # Small pages: a rank of many has few rows of each huge one.
+            self.checksums = Pages(8 * self._n_rows).array((self._n_rows,), np.uint64)
             if blank := row_checksums(np.broadcast_to(self._fill, (1, *self._patch_shape)))[0]:
                 self.checksums[:] = blank
         self._writer, self._most_open = writer, open_chunks  # between two pushes
