@@ -39,6 +39,7 @@ _PHRASES: Final = {
     "heads is ": "--head is ",
     "give a dict by head": "stitch them one by one, with --head",
     "by now with partial=True": "by now with --partial",
+    "what there is with partial=True": "what there is with --partial",
     'publish with on_duplicate="first" or "last"': "publish with --on-duplicate first or --on-duplicate last",
     "in a dict by head where heads differ": "and stitch heads that differ one by one, with --head",
 }

@@ -26,6 +26,8 @@ from accumulator._stores.reading.saved import is_map, open_mark, open_result
 from accumulator.exceptions import LockedError, ResultExistsError, ResumeError, StorageError, StorageWarning
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -68,14 +70,18 @@ def join(  # noqa: PLR0913, PLR0917  what ranks agree on
     options: HeadOptions,
     on_duplicate: OnDuplicate,
     resume_token: str | None,
+    write_patches: Callable[[Path], None] | None = None,
 ) -> tuple[LocationIndex, Together]:
     """Begin a part of the run in a store, which is made where nobody has.
+
+    Rows of maps are the locations where ``write_patches`` writes the record of their patches into a folder.
 
     Errors are those of `LocationIndex`, of `KeptRun.claim`, and of options that do not fit heads that are
     declared. Nothing of the part is left then.
     """
     root, locs = Path(store), as_locations(full_output_locs, "full_output_locs")
     specs = None if declared is None else as_specs(declared, options)
+    is_of_maps = write_patches is not None
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while True:
         shared = SharedRun.find(root)
@@ -86,13 +92,21 @@ def join(  # noqa: PLR0913, PLR0917  what ranks agree on
             try:
                 with SharedRun.making(root) as place:
                     LocationIndex(locs, make_array(place, arrays))
-                    terms = terms_of(locs, resume_token, on_duplicate, known, arrays, is_joined=is_joined)
-                    shared = SharedRun.make(root, place, terms, known)
+                    terms = terms_of(
+                        locs,
+                        resume_token,
+                        on_duplicate,
+                        known,
+                        arrays,
+                        is_joined=is_joined,
+                        is_of_maps=is_of_maps,
+                    )
+                    shared = SharedRun.make(root, place, terms, known, write_patches)
             except StorageError as cause:
                 if cause.errno == errno.ENOENT and SharedRun.find(root) is not None:
                     continue  # another rank was faster, and what it has is being published already
                 raise
-        given = terms_of(locs, resume_token, on_duplicate, specs, {}, is_joined=False)
+        given = terms_of(locs, resume_token, on_duplicate, specs, {}, is_joined=False, is_of_maps=is_of_maps)
         shared.check(given)
         if shared.wait_is_over():
             found = shared.index_arrays(locs)

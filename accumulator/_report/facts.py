@@ -43,7 +43,7 @@ class Info:
     is_locked: bool | None  # whether somebody is writing it; None where the system does not tell
     n: int  # locations
     n_written: int  # how many have come
-    n_columns: int | None  # numbers of a location; None while the store is being created
+    n_columns: int | None  # numbers of a location; None while the store is created, or maps are in parts
     resume_token: str | None  # what the user gave
     disk_nbytes: int  # what it takes on disk
     heads: list[dict[str, Any]]  # name and storage of each
@@ -66,11 +66,12 @@ class Info:
         writing = {None: "unknown", True: "yes", False: "no"}[self.is_locked]
         token = "none" if self.resume_token is None else printable(self.resume_token)
         share = f" ({self.n_written / self.n:.1%})" if self.n else ""
+        what = " rows of maps" if self.is_in_parts else ""
         rows = {
             "store": printable(self.path),
             "state": self.state,
             "being written": writing,
-            "locations": f"{self.n}" + ("" if self.n_columns is None else f" of {self.n_columns} numbers"),
+            "locations": f"{self.n}" + (what if self.n_columns is None else f" of {self.n_columns} numbers"),
             "written": f"{self.n_written}{share}",
             **({"published": f"{self.n_published}"} if self.is_in_parts else {}),
             "missing": f"{self.n - self.n_written}",
@@ -222,7 +223,7 @@ def _info_of_parts(root: Path, run: InParts) -> Info:
         run.is_written,
         len(run.locs),
         int(np.count_nonzero(run.recorded())),
-        run.locs.shape[1],
+        None if run.shared.terms.is_of_maps else run.locs.shape[1],
         run.shared.terms.resume_token,
         disk_nbytes(root),
         [{"name": name, **head_details(array)} for name, array in heads.items()],

@@ -36,7 +36,7 @@ class Lay:
     first: tuple[int, ...]  # the map's first pixel, of those that the location 0 would have, x first
     cut: tuple[int, ...]  # pixels of a patch that are left out on each side, in the order of the array's axes
     is_start: bool  # whether any box may be the first part of its patch
-    _moves_channels: bool  # from the front to the end
+    moves_channels: bool  # from the front to the end
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -55,7 +55,7 @@ class Lay:
 
     def seen(self, patches: NDArray[Any]) -> NDArray[Any]:
         """Return the part of patches that counts, channels last: a view."""
-        if self._moves_channels:
+        if self.moves_channels:
             patches = np.moveaxis(patches, 1, -1)
         if any(self.cut):
             axes = zip(self.cut, patches.shape[1:], strict=False)

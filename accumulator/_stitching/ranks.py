@@ -8,6 +8,7 @@ only where it lies across two shares.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -29,59 +30,33 @@ from accumulator._stitching.kept import facts_of, note
 from accumulator._stitching.source import in_batches, is_at_hand, read
 from accumulator._stitching.stitcher import Stitcher
 from accumulator._stitching.whole import WholeBands
-from accumulator._stores.format.mark import digest, hash_locations, hash_written
+from accumulator._stores.format.mark import hash_locations, hash_written
 from accumulator._stores.memory.row_numbers import spans
 from accumulator.exceptions import OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from numpy.typing import NDArray
-
-    from accumulator._core.full_batch import FullBatch
     from accumulator._inputs.heads import Heads
     from accumulator._inputs.ranks import Rank
     from accumulator._inputs.validation import HeadSpec
-    from accumulator._stitching.frame import Lay
     from accumulator._stitching.grid import Grid
     from accumulator._stitching.groups import Group
     from accumulator._stitching.request import Request
-    from accumulator.typing import RowArray, StitchOptions
+    from accumulator._stitching.source import Source
+    from accumulator.typing import StitchOptions
 
 _FILLED_NBYTES: Final = 64 * 2**20  # of rows that nothing covers, at a time
 
 
-@attrs.frozen(eq=False)
-class Source:
-    """What is to be stitched: some rows of a result."""
-
-    batch: FullBatch
-    heads: Heads[RowArray]
-    rows: NDArray[np.intp]  # rising
-    lays: Heads[Lay]
-
-    @property
-    def specs(self) -> Heads[NDArray[Any]]:
-        """No row of each head."""
-        return self.heads.like(np.empty((0, *head.shape[1:]), head.dtype) for head in self.heads)
-
-
-def stitch_share(  # noqa: PLR0913, PLR0917  those of `stitch`, as it knows them by then
-    batch: FullBatch,
-    heads: Heads[RowArray],
-    rows: NDArray[np.intp],
-    lays: Heads[Lay],
-    who: Rank,
-    raw_store: Any,
-    options: StitchOptions,
-) -> None:
-    """Make a rank's rows of the maps that some rows of a result lie in; errors are those of `stitch`."""
-    source, store = Source(batch, heads, rows, lays), as_store(raw_store)
+def stitch_share(source: Source, who: Rank, raw_store: Any, options: StitchOptions) -> None:
+    """Make a rank's rows of the maps that some patches lie in; errors are those of `stitch`."""
+    batch, store = source.batch, as_store(raw_store)
     if store is None:
         raise OptionError("rank= and world_size= are for maps that several make: give store= too")
-    with contextlib.closing(Stitcher(batch.output_locs[rows], **options)) as unused:
+    with contextlib.closing(Stitcher(batch.output_locs[source.rows], **options)) as unused:
         request = unused._canvas.request  # noqa: SLF001  what it was asked for is all that is wanted of it
-    specs = as_specs(source.specs, request.options)
+    specs = as_specs(source.none, request.options)
     groups = as_groups(request, specs)
     if len(groups) > 1:
         raise OptionError(
@@ -92,17 +67,29 @@ def stitch_share(  # noqa: PLR0913, PLR0917  those of `stitch`, as it knows them
     if request.is_blend_unsaid:
         warn_of_mean(specs, group.grid)
     check_rows_fit(group.grid.shape[0])
-    outside = n_outside([lay.grid for lay in lays])
+    outside = n_outside([lay.grid for lay in source.lays])
     facts = facts_of(specs.names, request.frame, [(group.heads.values, group.lays[0])], outside)
-    token = _token(batch, specs, request, facts)
-    _, together = join(store, who, group.map_rows, group.blank, group.stored, "last", token)
-    part = together.part
+    _, together = join(
+        store,
+        who,
+        group.map_rows,
+        group.blank,
+        group.stored,
+        "last",
+        _token(source, request, group),
+        lambda root: note(root, facts, batch.output_locs, batch.written),
+    )
     budget = attrs.evolve(request.budget, n_sharing=who.n_on_node)
     canvas = Canvas.open(
-        group.map_rows, budget, "last", group.stored, store=store, declared=group.blank, part=part
+        group.map_rows,
+        budget,
+        "last",
+        group.stored,
+        store=store,
+        declared=group.blank,
+        part=together.part,
     )
     try:
-        part.shared.offer_patches(lambda root: note(root, facts, batch.output_locs, batch.written))
         Share(source, request, group, specs, canvas).make(_needed(group.grid, together))
         canvas.flush()
         canvas.complete()
@@ -110,22 +97,25 @@ def stitch_share(  # noqa: PLR0913, PLR0917  those of `stitch`, as it knows them
         canvas.stop()
 
 
-def _token(batch: FullBatch, specs: Heads[HeadSpec], request: Request, facts: dict[str, Any]) -> str:
-    """Return what tells other maps from these: text that an error may show."""
-    weights = request.blend if isinstance(request.blend, str) else np.asarray(request.blend).tolist()
-    plain = {
-        "facts": facts,
-        "locations": hash_locations(batch.output_locs),
-        "written": hash_written(batch.written),
-        "heads": [
-            (str(key), str(spec.dtype), spec.patch_shape) for key, spec in zip(specs.keys, specs, strict=True)
-        ],
-        "weights": weights,
-        "nodata": repr(request.nodata),
+def _token(source: Source, request: Request, group: Group) -> str:
+    """Return all that tells other maps from these, as text that an error may show."""
+    batch, blend = source.batch, str(request.blend)
+    if not isinstance(request.blend, str):
+        blend = f"weights {hashlib.sha256(request.blend.tobytes()).hexdigest()[:8]}"
+    lists = hash_locations(batch.output_locs)[:8], hash_written(batch.written)[:8], source.hash()[:16]
+    said = {
+        "heads": list(source.picked),
+        "blend": blend,
+        "nodata": [None if each.nodata is None else complex(each.nodata) for each in group.maps],
+        "origin": list(map(int, request.frame.origin)),
+        "shape": list(group.grid.shape[: group.grid.n_spatial]),
+        "scale": list(map(float, group.lays[0].scale)),
+        "crop": [lay.crop for lay in group.lays],
+        "channels_first": [lay.moves_channels for lay in group.lays],
+        "axes": list(request.frame.geometry.columns),
+        "patches": f"{len(source.rows)} ({'-'.join(lists)})",
     }
-    blend = request.blend if isinstance(request.blend, str) else "weights"
-    n = int(np.count_nonzero(batch.written))
-    return f"maps of {n} patches, blend {blend}, nodata {request.nodata}, {digest(plain)[:16]}"
+    return "; ".join(f"{name} {value}" for name, value in said.items())
 
 
 def _needed(grid: Grid, together: Together) -> list[tuple[int, int]]:
@@ -180,9 +170,8 @@ class Share:
                     delivery.deliver([number])
                     yield
                 return
-            largest = max((lay.grid for lay in source.lays), key=lambda each: math.prod(each.shape))
             touching = np.flatnonzero(grid.is_inside)
-            for some in in_batches(largest, source.rows[touching], source.heads.values):
+            for some in in_batches(source.largest, source.rows[touching], source.heads.values):
                 heads = self.source.heads.like(read(head, some) for head in source.heads)
                 values = as_stored_heads(heads, self.specs)
                 rows = np.searchsorted(source.rows, some)

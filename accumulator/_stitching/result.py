@@ -20,7 +20,7 @@ from accumulator._stitching.geometry import GEOMETRY, as_geometry
 from accumulator._stitching.grid import n_outside
 from accumulator._stitching.heads import check_shapes, lay_heads
 from accumulator._stitching.ranks import stitch_share
-from accumulator._stitching.source import in_batches, is_at_hand, read
+from accumulator._stitching.source import Source, in_batches, is_at_hand, read
 from accumulator._stitching.stitcher import Stitcher
 from accumulator._stores.reading.saved import is_map
 from accumulator.exceptions import NothingPushedError, OptionError
@@ -149,7 +149,8 @@ def stitch(
     touching = np.any([grid.is_inside for grid in grids], axis=0)  # of a cut-out, no other row is read
     rows = np.flatnonzero(batch.written & touching)
     if who is not None:
-        stitch_share(batch, chosen, rows, lays, who, store, options)
+        picked = [plain_key(head) for head in heads or Heads.of(batch.outputs).keys]
+        stitch_share(Source(batch, chosen, picked, rows, lays), who, store, options)
         return None
     with Stitcher(batch.output_locs[rows], **options) as stitcher:
         stitcher._told = batch.output_locs, batch.written, n_outside(grids)  # noqa: SLF001

@@ -2,22 +2,79 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import math
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+import attrs
 import numpy as np
 
 from accumulator._core.memory import fits_in_memory
 from accumulator._inputs import tuning
+from accumulator._stores.format.checksums import row_checksums
+from accumulator._stores.reading.saved import open_result
+from accumulator.exceptions import ResultFormatError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
+    from accumulator._core.full_batch import FullBatch
+    from accumulator._inputs.heads import Heads
     from accumulator._stitching.frame import Lay
     from accumulator._stitching.grid import Grid
     from accumulator.typing import RowArray
+
+
+@attrs.frozen(eq=False)
+class Source:
+    """What is to be stitched: some rows of some heads of a result."""
+
+    batch: FullBatch
+    heads: Heads[RowArray]
+    picked: Sequence[int | str]  # what the result calls each of them
+    rows: NDArray[np.intp]  # rising
+    lays: Heads[Lay]
+
+    @property
+    def none(self) -> Heads[NDArray[Any]]:
+        """No row of each head."""
+        return self.heads.like(np.empty((0, *head.shape[1:]), head.dtype) for head in self.heads)
+
+    @property
+    def largest(self) -> Grid:
+        """The boxes in the largest of the maps."""
+        return max((lay.grid for lay in self.lays), key=lambda grid: math.prod(grid.shape))
+
+    def hash(self) -> str:
+        """Return a hash of all patches, by their checksums: the recorded ones, where they are in a store."""
+        recorded = self._recorded()
+        found = hashlib.sha256()
+        for key, head in zip(self.picked, self.heads, strict=True):
+            sums = self._sums(head) if recorded is None else recorded[key][self.rows]
+            found.update(sums.astype("<u8").tobytes())
+        return found.hexdigest()
+
+    def _recorded(self) -> dict[int | str, NDArray[np.uint64]] | None:
+        """Return the checksums of all rows of each head; None where none are kept."""
+        files = self.batch._store  # noqa: SLF001  of the result that is looked at
+        if files is None or not (files.root / "checksums").is_dir():
+            return None
+        with contextlib.suppress(ResultFormatError):
+            saved = open_result(files.root, is_partial=True)
+            return dict(zip(saved.heads.keys, saved.checksums, strict=True))
+        return None
+
+    def _sums(self, head: RowArray) -> NDArray[np.uint64]:
+        sums = np.empty(len(self.rows), np.uint64)
+        row_nbytes = head.dtype.itemsize * math.prod(head.shape[1:])
+        step = max(1, tuning.now.read_nbytes // max(1, row_nbytes))
+        for start in range(0, len(self.rows), step):
+            values = read(head, self.rows[start : start + step])
+            sums[start : start + step] = row_checksums(values)
+        return sums
 
 
 def is_at_hand(array: RowArray, lay: Lay, asked: np.dtype[Any] | None) -> TypeGuard[NDArray[Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import tempfile
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 
 from accumulator import FullBatch, FullBatchAccumulator, StitchedMap, Stitcher, publish, stitch
 from accumulator._core.canvas import Canvas
-from accumulator._report.facts import verify
+from accumulator._report.facts import info, verify
 from accumulator._stitching import ranks as _ranks
 from accumulator._stores.ranks import publish as _publish
 from accumulator.exceptions import (
@@ -28,7 +29,10 @@ from accumulator.exceptions import (
     LocationError,
     OptionError,
     ResultExistsError,
+    ResultFormatError,
+    ResultNotFoundError,
     ResumeError,
+    StorageWarning,
     UnfinishedError,
 )
 
@@ -249,23 +253,99 @@ def test_killed_rank_goes_on(store, batch, tuned):
         {"fill_value": 3},
         {"dtype": "f8"},
         {"chunks": 5},
+        {"heads": [1]},
+        {"heads": [1, 0]},
+        {"channels_first": True},
+        {"values": 1},
     ],
     ids=str,
 )
-def test_ranks_that_make_other_maps_are_refused(store, batch, other):
-    """Before a row is written, with what differs."""
-    stitch(batch, store=store, rank=0, world_size=2, chunks=4)
+def test_ranks_that_make_other_maps_are_refused(store, other):
+    """Before a row is written, with what differs; also where maps would have the same shape and dtype."""
+    rng, everything = np.random.default_rng(0), np.arange(len(LOCS))
+    heads = [rng.random((len(LOCS), 8, 8, 8), dtype=np.float32) for _ in range(2)]
+    right = batch = collected(LOCS, heads, everything)
+    options = {"chunks": 4} | ({"heads": [0]} if other.get("heads") == [1] else {})
+    stitch(right, store=store, rank=0, world_size=2, **options)
     before = sorted(map(str, store.rglob("*")))
-    right = batch
+    other, what = dict(other), "maps of other patches, or made otherwise"
     if "rows" in other:
-        batch, other = collected(LOCS, [VALUES], other["rows"]), {}
+        batch = collected(LOCS, heads, other.pop("rows"))
+    if "values" in other:
+        heads[1][50, 0, 0, 0] += other.pop("values")
+        batch = collected(LOCS, heads, everything)
     if "crop" in other:
         other = {"crop": [1, 1], "scale": 0.75}
-    with pytest.raises((ResumeError, LocationError)):
-        stitch(batch, store=store, rank=1, world_size=2, **{"chunks": 4} | other)
+    if other.keys() & {"fill_value", "dtype", "chunks"} or "crop" in other:
+        what = None
+    with pytest.raises(ResumeError, match=what):
+        stitch(batch, store=store, rank=1, world_size=2, **options | other)
     assert sorted(map(str, store.rglob("*"))) == before
-    stitch(right, store=store, rank=1, world_size=2, chunks=4)
+    stitch(right, store=store, rank=1, world_size=2, **options)
     publish(store).close()
+
+
+def test_ranks_that_make_the_same_maps_are_not(store, tmp_path, batch):
+    """However it is said, and wherever their patches are."""
+    kept = tmp_path / "run.zarr"
+    with FullBatchAccumulator(LOCS, store=kept) as accumulator:
+        accumulator.push([VALUES], LOCS)
+    spilled = collected(LOCS, [VALUES], np.arange(len(LOCS)), "disk")
+    said = [
+        (batch, {"nodata": 0.5, "fill_value": 1, "crop": "center"}),
+        (FullBatch.load(kept), {"nodata": np.float32(0.5), "fill_value": 1.0, "crop": [0, 0]}),
+        (spilled, {"nodata": {0: 0.5}, "fill_value": {0: 1}, "origin": (0, 0), "blend": "average"}),
+    ]
+    for rank, (result, options) in enumerate(said):
+        stitch(result, store=store, rank=rank, world_size=3, chunks=4, **options)
+    publish(store).close()
+    check_same(StitchedMap.load(store), stitch(batch, nodata=0.5, fill_value=1))
+
+
+def test_rows_that_a_part_has_lost_are_made_again(store, batch):
+    """By any number of ranks, after the error that tells of them."""
+    for rank in range(2):
+        stitch(batch, store=store, rank=rank, world_size=2, chunks=4)
+    next(store.glob("parts/*/outputs/0/c.3.0.0")).unlink()
+    with pytest.warns(StorageWarning, match="4 rows .* are damaged"), pytest.raises(UnfinishedError):
+        publish(store)
+    made = []
+    stitch(batch, store=store, rank=0, world_size=1, chunks=4, on_band=lambda rows, _: made.append(rows))
+    assert [(rows.start, rows.stop) for rows in made] == [(12, 16)]
+    publish(store).close()
+    check_same(StitchedMap.load(store), stitch(batch))
+
+
+def test_maps_whose_ranks_made_nothing_are_not_published(store, batch, monkeypatch):
+    """A rank that was killed as soon as it began leaves no map that looks whole."""
+    with monkeypatch.context() as patched:
+        patched.setattr(_ranks.Share, "make", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            stitch(batch, store=store, rank=0, world_size=2)
+    with pytest.raises(UnfinishedError, match="58 rows of the maps"):
+        publish(store)
+    with pytest.raises(UnfinishedError):
+        StitchedMap.load(store)
+    assert "58 rows of maps" in "\n".join(info(store).lines())
+    check_same(by_ranks(batch, store, 2), stitch(batch))
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut"])
+def test_what_is_said_of_patches_is_looked_at_before_parts_go(store, batch, damage):
+    """Without it nobody would know what the maps are."""
+    for rank in range(2):
+        stitch(batch, store=store, rank=rank, world_size=2)
+    patches = store / "parts" / "patches"
+    patches.rename(store.with_name("saved"))
+    if damage == "cut":
+        shutil.copytree(store.with_name("saved"), patches)
+        (patches / "zarr.json").write_bytes(b"{")
+    with pytest.raises((ResultFormatError, ResultNotFoundError)):
+        publish(store)
+    shutil.rmtree(patches, ignore_errors=True)
+    store.with_name("saved").rename(patches)
+    publish(store).close()
+    check_same(StitchedMap.load(store), stitch(batch))
 
 
 def test_what_cannot_be_is_refused(store, batch, tmp_path):

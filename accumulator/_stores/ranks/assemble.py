@@ -28,6 +28,7 @@ from accumulator._stores.format.names import OUTPUTS
 from accumulator._stores.format.store import FolderStore
 from accumulator._stores.memory.pages import Pages
 from accumulator._stores.memory.threads import Pool
+from accumulator._stores.ranks.gather import PUBLISHED
 from accumulator._stores.reading.check import RowChecker, Unit
 from accumulator._stores.reading.saved import SavedResult
 from accumulator.exceptions import ProcessError, StorageError
@@ -110,7 +111,11 @@ class Assembler:
         for source in sources:
             if not left.any():
                 break
-            left &= ~self._sources[source].fill(unit, values, left, checksums)
+            was = values[left & published] if source != PUBLISHED else None  # few rows, as they are damaged
+            is_right = self._sources[source].fill(unit, values, left, checksums)
+            if was is not None:
+                values[left & published & ~is_right] = was[~is_right[left & published]]
+            left &= ~is_right
         left &= ~published
         self._write(head, unit, Part(number, values, needed & ~left, pages.memory))
         self._spare.append(pages)

@@ -34,6 +34,7 @@ from accumulator._stores.ranks.gather import NOBODY, PUBLISHED, Gathered, gather
 from accumulator._stores.ranks.published import PublishedRun
 from accumulator._stores.ranks.recorded import look_at_parts
 from accumulator._stores.ranks.shared import LEAVING, RUN, SharedRun
+from accumulator._stores.reading.patches import read_patches
 from accumulator._stores.reading.trust import check_tree
 from accumulator.exceptions import (
     LockedError,
@@ -99,10 +100,19 @@ def publish_parts(root: Path, wish: Wish) -> bool:
         gathered = gather(run.recorded, checksums, parts, policy, shared.locations("exact"))
         _tell_differing(run, gathered, policy)
         publishing = Publishing(run, shared, heads, parts, gathered, wish.processes, bool(wish.leave_out))
+        if shared.terms.is_of_maps and not (root / PATCHES).is_dir():
+            read_patches(shared.folder, wish.most_nbytes)  # or parts would go, and nobody knew what they are
         publishing.place_all()
-        if not wish.is_partial:
-            _complete(run, shared, parts)
-        _remove_published(shared, parts, is_all=not (wish.is_partial or wish.leave_out))
+        n_missing = int(np.count_nonzero(~run.recorded))
+        is_whole = not (wish.is_partial or (shared.terms.is_of_maps and n_missing))
+        if is_whole:
+            _complete(run, shared, parts, n_missing)
+        _remove_published(shared, parts, is_all=is_whole and not wish.leave_out)
+        if not (is_whole or wish.is_partial):
+            raise UnfinishedError(
+                f"{n_missing} rows of the maps in {root} are missing, and would look empty: stitch with rank="
+                " again, in any number of ranks, and then publish; or look at what there is with partial=True"
+            )
     finally:
         run.release()
     return True
@@ -299,14 +309,7 @@ def _numbers(folder: Path) -> set[int]:
     return {int(name) for name in names_in(folder) if name.isdecimal()} if folder.is_dir() else set()
 
 
-def _complete(run: PublishedRun, shared: SharedRun, parts: list[PartLook]) -> None:
-    """Say that the result is complete; of maps, rows that are missing would be taken for empty ones."""
-    n_missing, is_map = int(np.count_nonzero(~run.recorded)), (shared.folder / PATCHES).is_dir()
-    if n_missing and is_map:
-        raise UnfinishedError(
-            f"{n_missing} rows of the maps in {run.root} are missing: start ranks again that have not come "
-            "to their end, and then publish, or look at what there is with partial=True"
-        )
+def _complete(run: PublishedRun, shared: SharedRun, parts: list[PartLook], n_missing: int) -> None:
     killed = [str(look.facts) for look in parts if look.facts.state != COMPLETE]
     if n_missing and killed:
         warn(
@@ -314,12 +317,12 @@ def _complete(run: PublishedRun, shared: SharedRun, parts: list[PartLook]) -> No
             f"({listed(killed, most=3, separator='; ')}): missing_locs has them",
             StorageWarning,
         )
-    if not run.is_complete:
-        run.complete()
-    if is_map and not (run.root / PATCHES).exists():
+    if shared.terms.is_of_maps and not (run.root / PATCHES).exists():
         with telling(f"what is said of the maps cannot be moved to {run.root}"):
             system.rename(shared.folder / PATCHES, run.root / PATCHES)
             system.sync(run.root)
+    if not run.is_complete:
+        run.complete()
 
 
 def _remove_published(shared: SharedRun, parts: list[PartLook], *, is_all: bool) -> None:

@@ -26,7 +26,7 @@ from accumulator._stores.files.unsynced import Unsynced
 from accumulator._stores.format.arrays import layout_of, open_group, read_only
 from accumulator._stores.format.layout import BUFFER_NBYTES, layout
 from accumulator._stores.format.mark import digest, hash_locations, hash_of, read_json
-from accumulator._stores.format.names import OUTPUTS, PARTS, PATCHES
+from accumulator._stores.format.names import OUTPUTS, PARTS
 from accumulator._stores.format.store import FolderStore
 from accumulator._stores.reading.trust import check_output, check_tree
 from accumulator.exceptions import ResultFormatError, ResumeError
@@ -48,6 +48,7 @@ _ARRAYS: Final = (LOCATIONS, "exact", "keys", "order")
 _MARK: Final = "accumulator_heads"
 _VERSION: Final = 1
 _MOST_ROWS: Final = 2**62
+_OPTION: Final = "; "
 _MOST_COLUMNS: Final = 2**10  # of locations
 _THERE: Final = (errno.ENOTEMPTY, errno.EEXIST)
 
@@ -63,6 +64,7 @@ class Terms:
     unit_rows: int | None  # rows of a chunk, by which shares are cut; None where heads were not declared
     arrays: dict[str, tuple[list[int], str]]  # shape and dtype of each file of the index
     is_joined: bool  # whether a run of one process was there before
+    is_of_maps: bool = False  # whether rows are those of maps, whose patches are told of beside the heads
 
     def differences(self, given: Terms) -> Iterator[str]:
         """Yield in which a rank differs from the first."""
@@ -72,7 +74,9 @@ class Terms:
             yield "its locations are others, or in another order"
         for what in ("resume_token", "on_duplicate"):
             was, now = getattr(self, what), getattr(given, what)
-            if was != now:
+            if was != now and self.is_of_maps and given.is_of_maps and what == "resume_token":
+                yield f"it has maps of other patches, or made otherwise: {_others(was, now)}"
+            elif was != now:
                 yield f"its {what} is {was!r}, and {now!r} is given"
 
 
@@ -123,9 +127,21 @@ class SharedRun:
                     system.clear(place)
 
     @classmethod
-    def make(cls, root: Path, place: Path, terms: Terms, specs: Heads[HeadSpec] | None) -> Self:
-        """Let all be found that was made in a place; where another rank was faster, return what that made."""
+    def make(
+        cls,
+        root: Path,
+        place: Path,
+        terms: Terms,
+        specs: Heads[HeadSpec] | None,
+        write_patches: Callable[[Path], None] | None = None,
+    ) -> Self:
+        """Let all be found that was made in a place; where another rank was faster, return what that made.
+
+        For maps, ``write_patches`` writes the record of their patches into the place.
+        """
         with telling(f"the store {root} cannot be made"):
+            if write_patches is not None:
+                write_patches(place)
             if specs is not None:
                 _write_heads(place / HEADS, terms.n_rows, specs)
             plain = {"version": _VERSION, **attrs.asdict(terms)}
@@ -241,22 +257,13 @@ class SharedRun:
 
     def offer(self, specs: Heads[HeadSpec]) -> None:
         """Fix the heads of the run, unless another rank has."""
-        self._offer(HEADS, lambda place: _write_heads(place / HEADS, self.terms.n_rows, specs))
-
-    def offer_patches(self, write: Callable[[Path], None]) -> None:
-        """Have a record of patches written into a folder, for maps that ranks make, unless another has."""
-        self._offer(PATCHES, write)
-
-    def _offer(self, name: str, make: Callable[[Path], None]) -> None:
-        """Have a folder made in a place, and let all ranks find it in one step; the first one counts."""
-        place = self.folder / f"{name}.{system.unique_name()}.partial"
-        with telling(f"no {name} can be made in {self.folder}"):
-            if (self.folder / name).exists():
+        place = self.folder / f"{HEADS}.{system.unique_name()}.partial"
+        with telling(f"no heads can be made in {self.folder}"):
+            if (self.folder / HEADS).exists():
                 return
             try:
-                system.make_folder(place)
-                make(place)
-                system.rename(place / name, self.folder / name)
+                _write_heads(place, self.terms.n_rows, specs)
+                system.rename(place, self.folder / HEADS)
             except OSError as cause:
                 if cause.errno not in _THERE:
                     raise
@@ -285,13 +292,16 @@ def terms_of(  # noqa: PLR0913  what ranks agree on
     arrays: dict[str, tuple[list[int], str]],
     *,
     is_joined: bool,
+    is_of_maps: bool = False,
 ) -> Terms:
     """Return what a rank proposes."""
     unit_rows = None
     if specs is not None and len(specs):  # the head that has the most to copy decides how shares are cut
         layouts, _ = layout(len(locs), specs.values, BUFFER_NBYTES)
         unit_rows = max(layouts, key=lambda made: made.spec.row_nbytes).unit_rows
-    return Terms(len(locs), hash_locations(locs), resume_token, on_duplicate, unit_rows, arrays, is_joined)
+    return Terms(
+        len(locs), hash_locations(locs), resume_token, on_duplicate, unit_rows, arrays, is_joined, is_of_maps
+    )
 
 
 def _write_heads(folder: Path, n_rows: int, specs: Heads[HeadSpec]) -> None:
@@ -318,11 +328,20 @@ def _array_names(n_heads: int) -> list[str]:
     return [OUTPUTS, *(f"{OUTPUTS}/{head}" for head in range(n_heads))]
 
 
+def _others(was: str | None, now: str | None) -> str:
+    """Return in what two lists of options differ, with a semicolon between them."""
+    pairs = zip(str(was).split(_OPTION), str(now).split(_OPTION), strict=False)
+    return listed(
+        [f"{one!r}, and {other!r} is given" for one, other in pairs if one != other], separator="; "
+    )
+
+
 def _read_terms(folder: Path, name: str) -> Terms:
     told = read_json(folder / name, folder)
     plain = {key: value for key, value in told.items() if key != "digest"}
     if told.get("digest") != digest(plain) or plain.pop("version", None) != _VERSION:
         raise ResultFormatError(f"{folder / name} is damaged, or of another version of the library")
+    plain.setdefault("is_of_maps", False)
     if set(plain) != {field.name for field in attrs.fields(Terms)}:
         raise ResultFormatError(f"{folder / name} is damaged: it is not what ranks agree on")
     terms = Terms(**plain)
@@ -340,6 +359,7 @@ def _is_possible(terms: Terms) -> bool:
         and isinstance(terms.resume_token, str | None)
         and terms.on_duplicate in get_args(OnDuplicate)
         and isinstance(terms.is_joined, bool)
+        and isinstance(terms.is_of_maps, bool)
         and isinstance(terms.arrays, dict)
         and {LOCATIONS, "keys"} <= set(terms.arrays) <= set(_ARRAYS)
     ):

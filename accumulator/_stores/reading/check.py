@@ -112,23 +112,25 @@ class RowChecker:
     ) -> NDArray[np.bool_]:
         """Put wanted rows of a unit in their place in ``values``, and return which of them are right.
 
-        ``checksums`` are of all its rows. Those that are not right hold what was found, or anything.
+        ``checksums`` are of all its rows. Those that are not right hold what was found, or the fill value.
         """
-        files = self._files[unit.head]
+        files, is_right, is_read = self._files[unit.head], np.zeros_like(wanted), False
         if files is None or self._waiting(unit) is not None:
             found = self.look(unit, wanted, checksums)
             if found.values is not None:
-                values[wanted] = found.values[wanted]
-            return wanted & ~found.damaged
-        is_right = np.zeros_like(wanted)
-        with self._reading(unit):
-            if not self._is_there(unit, files):
-                is_right |= wanted & (checksums == self._blanks[unit.head])
-                values[is_right] = self.saved.arrays[unit.head].fill_value
-                return is_right
-            files.read_rows(unit.number, wanted, values)
-            for start, stop in files.pieces(wanted):
-                is_right[start:stop] = row_checksums(values[start:stop]) == checksums[start:stop]
+                values[wanted], is_read = found.values[wanted], True
+            is_right = wanted & ~found.damaged
+        else:
+            with self._reading(unit):
+                if self._is_there(unit, files):
+                    files.read_rows(unit.number, wanted, values)
+                    for start, stop in files.pieces(wanted):
+                        is_right[start:stop] = row_checksums(values[start:stop]) == checksums[start:stop]
+                    is_read = True
+                else:
+                    is_right |= checksums == self._blanks[unit.head]
+        if not is_read:
+            values[wanted] = self.saved.arrays[unit.head].fill_value
         return wanted & is_right
 
     def look_at_all(self, use: Callable[[Unit, Findings], None] | None = None) -> list[NDArray[np.bool_]]:

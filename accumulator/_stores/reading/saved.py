@@ -92,12 +92,13 @@ def open_mark(path: Path) -> Mark:
     if not path.is_dir():
         raise ResultFormatError(f"{path} is a file: a saved result is a folder")
     is_map = has_patches(path)
+    has_ranks = _has_ranks(path)
     if is_map and not (path / "zarr.json").exists():
         raise unfinished_map(path)
-    if _has_ranks(path) and not (path / "zarr.json").exists():
+    if has_ranks and not (path / "zarr.json").exists():
         raise _unpublished(path)
     mark = read_mark(path)
-    if is_map and not mark.is_complete:
+    if is_map and not (mark.is_complete or has_ranks):
         raise unfinished_map(path)
     return mark
 

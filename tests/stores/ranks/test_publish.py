@@ -13,6 +13,7 @@ from multiprocessing import resource_tracker
 
 import numpy as np
 import pytest
+import zarr
 from helpers import ranked
 from helpers.ranked import (
     LOCS,
@@ -37,6 +38,7 @@ from accumulator._stores.ranks import publish as _publish
 from accumulator._stores.ranks.recorded import Looks, look_at_parts
 from accumulator._stores.ranks.shared import SharedRun
 from accumulator.exceptions import (
+    DamagedError,
     DuplicateLocationError,
     LockedError,
     NothingPushedError,
@@ -375,6 +377,52 @@ def test_a_published_row_that_is_damaged_stays_so(store):
     np.testing.assert_array_equal(batch.outputs["score"][:], values(np.arange(N))["score"])
     found = verify(store)
     assert [rows.tolist() for rows in found.damaged] == [[0], []]
+
+
+@pytest.mark.parametrize("name", ["raw", "filled", "zstd"])
+@pytest.mark.parametrize("damage", ["gone", "cut"])
+def test_memory_of_another_chunk_is_never_written(store, name, damage):
+    """Published rows that cannot be read any more become fill values, and are told, not another chunk's."""
+    options, unit = OPTIONS[name], UNITS[name]
+    with open_rank(store, 0, 2, **options) as rank:
+        push(rank, np.flatnonzero(np.arange(N) % unit < unit // 2))
+    publish(store, partial=True).close()
+    with open_rank(store, 1, 2, **options) as rank:
+        push(rank, np.flatnonzero(np.arange(N) % unit >= unit // 2))
+    for path in [store / "outputs" / "0" / "c.6.0.0", *store.glob("parts/*/outputs/0/c.6.0.0")]:
+        if damage == "gone":
+            path.unlink()
+        else:
+            os.truncate(path, 5)
+    with pytest.warns(StorageWarning, match="are damaged, and missing"):
+        publish(store).close()
+    fill = options.get("fill_value", 0)
+    whole = zarr.open_group(store, mode="r")["outputs/0"][:]
+    assert (whole[6 * unit : 7 * unit] == fill).all()
+    batch = FullBatch.load(store)
+    with pytest.raises(DamagedError):
+        batch.outputs["map"][6 * unit : 7 * unit]
+    written = np.flatnonzero(batch.written)
+    others = written[written // unit != 6]
+    np.testing.assert_array_equal(whole[others], values(others)["map"])
+
+
+def test_a_damaged_published_row_keeps_its_bytes(store):
+    """What could still be saved of it is not lost when more rows come to its chunk."""
+    with open_rank(store, 0, 2, **OPTIONS["raw"]) as rank:
+        push(rank, np.arange(0, N, 2))
+    publish(store, partial=True).close()
+    chunk = store / "outputs" / "0" / "c.0.0.0"
+    content = bytearray(chunk.read_bytes())
+    content[3] ^= 1
+    chunk.write_bytes(content)
+    with open_rank(store, 1, 2, **OPTIONS["raw"]) as rank:
+        push(rank, np.arange(1, N, 2))
+    publish(store).close()
+    assert chunk.read_bytes()[:48] == bytes(content[:48])
+    batch = FullBatch.load(store)
+    with pytest.raises(DamagedError):
+        batch.outputs["map"][0]
 
 
 def test_a_rank_that_was_killed_as_it_began_is_in_nobodys_way(store):
