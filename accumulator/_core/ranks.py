@@ -86,7 +86,12 @@ def join(  # noqa: PLR0913, PLR0917  what ranks agree on
     while True:
         shared = SharedRun.find(root)
         if shared is None:
-            other = _heads_of_other_run(root, locs, resume_token)
+            try:
+                other = _heads_of_other_run(root, locs, resume_token)
+            except (ResultExistsError, LockedError):
+                if SharedRun.find(root) is not None:
+                    continue  # what is there another rank has made just now
+                raise
             arrays: dict[str, tuple[list[int], str]] = {}
             known, is_joined = specs if other is None else other, other is not None
             try:

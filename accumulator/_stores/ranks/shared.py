@@ -150,11 +150,7 @@ class SharedRun:
             for name in terms.arrays:
                 system.sync(place / name)
             system.sync(place)
-            try:
-                system.rename(place, root / PARTS)
-            except OSError as cause:
-                if cause.errno not in _THERE:
-                    raise
+            _name(place, root / PARTS)
             system.sync(root)
         found = cls.find(root)
         if found is None:
@@ -263,14 +259,20 @@ class SharedRun:
                 return
             try:
                 _write_heads(place, self.terms.n_rows, specs)
-                system.rename(place, self.folder / HEADS)
-            except OSError as cause:
-                if cause.errno not in _THERE:
-                    raise
+                _name(place, self.folder / HEADS)
             finally:
                 if place.exists():
                     system.clear(place)
             system.sync(self.folder)
+
+
+def _name(place: Path, target: Path) -> None:
+    """Give a folder its name, unless another rank was faster."""
+    try:
+        system.rename(place, target)
+    except OSError as cause:
+        if not (cause.errno in _THERE or target.exists()):  # some network file systems say no more than "no"
+            raise
 
 
 def make_array(place: Path, arrays: dict[str, tuple[list[int], str]]) -> Any:
