@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 
 _FROM = itemgetter(0, 2)  # of a move: its head and part
 _TASK_UNITS = 16  # that a process puts together at a time
+_HELD = (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY)
 
 
 @attrs.frozen
@@ -107,6 +108,8 @@ def publish_parts(root: Path, wish: Wish) -> bool:
         is_whole = not (wish.is_partial or (shared.terms.is_of_maps and n_missing))
         if is_whole:
             _complete(run, shared, parts, n_missing)
+        del locs
+        run.let_go_of_locations()
         _remove_published(shared, parts, is_all=is_whole and not wish.leave_out)
         if not (is_whole or wish.is_partial):
             raise UnfinishedError(
@@ -126,13 +129,28 @@ def _usable(shared: SharedRun, wish: Wish) -> list[PartLook]:
         there = listed(names) or "none"
         raise OptionError(f"leave_out names parts that are not there: {listed(unknown)}; there are {there}")
     _remove_unborn(shared)
-    looks = look_at_parts(shared)
-    _refuse_damaged(looks, wish)
+    looks = _look(shared, wish)
     healthy = [name_of(look.path) for look in looks.parts if name_of(look.path) in wish.leave_out]
     if healthy:
         raise OptionError(
             f"leave_out names parts that are not damaged: {listed(healthy)}; their rows would be missing"
         )
+    while ended := [look for look in looks.parts if not (look.is_alive or look.is_retired)]:
+        with telling(f"parts cannot be retired in {shared.folder}"):
+            for look in ended:
+                system.rename(look.path, look.path.with_name(look.path.name + RETIRED))
+        # Again: a process that was taken for ended may have recorded rows until its part was retired. And
+        # what network file systems have kept of the folder they forget by then: there may be more parts.
+        looks = _look(shared, wish)
+    for look in looks.parts:
+        check_tree(look.path)
+    return looks.parts
+
+
+def _look(shared: SharedRun, wish: Wish) -> Looks:
+    """Return what all parts have; refuse damaged ones, and living ones where not all may be published."""
+    looks = look_at_parts(shared)
+    _refuse_damaged(looks, wish)
     alive = [look for look in looks.parts if look.is_alive]
     if alive and not wish.is_partial:
         who = listed((str(look.facts) for look in alive), most=3, separator="; ")
@@ -142,24 +160,18 @@ def _usable(shared: SharedRun, wish: Wish) -> list[PartLook]:
             "what they have recorded by now with partial=True",
             str(shared.root),
         )
-    with telling(f"parts cannot be retired in {shared.folder}"):
-        for look in looks.parts:
-            if not (look.is_alive or look.is_retired):
-                system.rename(look.path, look.path.with_name(look.path.name + RETIRED))
-    # Again: a process that was taken for ended may have recorded rows until its part was retired.
-    again = look_at_parts(shared)
-    _refuse_damaged(again, wish)
-    for look in again.parts:
-        check_tree(look.path)
-    return again.parts
+    return looks
 
 
 def _remove_unborn(shared: SharedRun) -> None:
     """Remove the folders of processes that were killed before they had told who they are."""
     for path in part_folders(shared.folder):
-        if not is_locked(path) and all(system.is_partial(name) for name in names_in(path)):
+        names = names_in(path)
+        if not is_locked(path) and all(system.is_partial(name) for name in names):
             with telling(f"{path} cannot be removed"):
-                system.clear(path)
+                for name in names:
+                    system.clear(path / name)
+                system.remove_folder(path)  # not what has come since, from where locks do not reach
 
 
 def _refuse_damaged(looks: Looks, wish: Wish) -> None:
@@ -340,7 +352,7 @@ def _remove_published(shared: SharedRun, parts: list[PartLook], *, is_all: bool)
         if gone:
             system.sync(folder)
         for path in gone:
-            system.clear(path)
+            _clear(path)
         if not is_all:
             return
         with contextlib.suppress(FileNotFoundError):
@@ -351,4 +363,16 @@ def _remove_published(shared: SharedRun, parts: list[PartLook], *, is_all: bool)
         leaving = shared.root / f"{PARTS}.{system.unique_name()}.partial"
         system.rename(folder, leaving)
         system.sync(shared.root)
-        system.clear(leaving)
+        _clear(leaving)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what nobody finds any more; files that processes have open may stay until these close them.
+
+    Network file systems give them another name until then, in the folder, which stays with them.
+    """
+    try:
+        system.clear(folder)
+    except OSError as refusal:
+        if refusal.errno not in _HELD:
+            raise

@@ -69,6 +69,10 @@ class PublishedRun(KeptRun):
             checksums[self.recorded, number] = column[self.recorded]
         return checksums
 
+    def let_go_of_locations(self) -> None:
+        """Map the list no longer, before its file is removed: a network file system would keep that."""
+        self._locs = np.broadcast_to(np.zeros((), self._locs.dtype), self._locs.shape)
+
     def redo_folders(self) -> Iterator[Path]:
         """Yield, for each head, where rows wait that replace others: a killed run may have left some."""
         for head in range(self._mark.n_heads):

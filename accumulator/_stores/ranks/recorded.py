@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Final
 import attrs
 import numpy as np
 
+from accumulator._stores.files.errors import storage_error
 from accumulator._stores.format.mark import CREATING, read_mark
 from accumulator._stores.ranks.facts import PartLook, look_at, part_folders
 from accumulator._stores.reading.saved import SavedResult, open_result
-from accumulator.exceptions import ResultFormatError
+from accumulator.exceptions import AccumulatorError, ResultFormatError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,6 +54,10 @@ def _look_at(shared: SharedRun, paths: list[Path], n_heads: int) -> Looks:
             damaged[path] = cause
         except FileNotFoundError:  # it was published just now
             continue
+        except OSError as cause:
+            if isinstance(cause, AccumulatorError):
+                raise
+            raise storage_error(cause, f"{path} cannot be read") from cause
         else:
             found += [] if look is None else [look]
     found.sort(key=lambda look: (look.facts.began, look.path.name))
