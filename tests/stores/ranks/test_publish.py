@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import gc
 import itertools
 import multiprocessing
 import os
@@ -10,6 +12,7 @@ import re
 import shutil
 import warnings
 from multiprocessing import resource_tracker
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,7 +36,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from accumulator import FullBatch, FullBatchAccumulator, publish
+from accumulator._core import ranks as _ranks
 from accumulator._report.facts import verify
+from accumulator._stores.files import system
+from accumulator._stores.ranks import facts
 from accumulator._stores.ranks import publish as _publish
 from accumulator._stores.ranks.recorded import Looks, look_at_parts
 from accumulator._stores.ranks.shared import SharedRun
@@ -463,6 +469,102 @@ def test_a_part_that_is_damaged_between_two_looks(store, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(_publish, "look_at_parts", look)
         with pytest.raises(ResultFormatError, match="somebody changed it"):
+            publish(store)
+    assert publish(store).written.all()
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_another_rank_is_faster(store, monkeypatch, is_there):
+    """Between two looks, or when a name is given: some network file systems do not say why they refuse it."""
+    rename, find, n_looks = system.rename, SharedRun.find, itertools.count()
+
+    def refuse(source, target):
+        if Path(target).is_dir():
+            raise PermissionError(errno.EPERM, "Operation not permitted", str(source))
+        rename(source, target)
+
+    with open_rank(store, 0, 2, chunks=7) as first, monkeypatch.context() as patched:
+        push(first, first.missing_rows())
+        patched.setattr(system, "rename", refuse)
+        patched.setattr(SharedRun, "find", lambda root: find(root) if next(n_looks) else None)
+        if is_there:
+            patched.setattr(_ranks, "_heads_of_other_run", lambda *_: None)
+        with open_rank(store, 1, 2, chunks=7) as second:
+            push(second, second.missing_rows())
+    assert publish(store).written.all()
+
+
+def test_files_that_are_open_do_not_stop_publishing(store, monkeypatch):
+    """Network file systems keep them, and their folder; this process itself has none of them open by then."""
+    clear, mapped = system.clear, Path("/proc/self/maps")
+
+    def refuse(path):
+        if path.name.startswith("parts."):
+            gc.collect()
+            assert not (mapped.exists() and "/parts" in mapped.read_text())
+            raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
+        clear(path)
+
+    run_ranks(store, 2, "share", chunks=7)
+    with monkeypatch.context() as patched:
+        patched.setattr(system, "clear", refuse)
+        assert publish(store).written.all()
+    assert not (store / "parts").exists()
+    assert verify(store).verdict == "right"
+
+
+def test_a_refusal_to_remove_what_was_published(store, monkeypatch):
+    """It is told, and what is published stays so."""
+    clear = system.clear
+
+    def refuse(path):
+        if path.name.startswith("parts."):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        clear(path)
+
+    run_ranks(store, 2, "share", chunks=7)
+    with monkeypatch.context() as patched:
+        patched.setattr(system, "clear", refuse)
+        with pytest.raises(StorageError, match="cannot be removed"):
+            publish(store)
+    assert publish(store).written.all()
+
+
+def test_a_part_that_looks_unborn_is_not_lost(store, monkeypatch):
+    """What a network file system tells of a folder may be old: only what is empty now is removed."""
+    run_ranks(store, 2, "share", chunks=7)
+    with monkeypatch.context() as patched:
+        patched.setattr(_publish, "names_in", lambda _: [])
+        batch = publish(store)
+    assert batch.written.all()
+
+
+def test_a_part_that_is_seen_late(store, monkeypatch):
+    """It joins this publishing, and is removed with the others."""
+    run_ranks(store, 3, "share", chunks=7)
+    n_looks = itertools.count()
+
+    def look(shared):
+        found = look_at_parts(shared)
+        return found if next(n_looks) else Looks(found.parts[1:], {})
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_publish, "look_at_parts", look)
+        assert publish(store).written.all()
+    assert not (store / "parts").exists()
+    assert verify(store).verdict == "right"
+
+
+def test_a_part_that_cannot_be_read(store, monkeypatch):
+    """That the system refuses is an error of the disk, and says nothing of the part."""
+    run_ranks(store, 2, "share", chunks=7)
+
+    def refuse(*_):
+        raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(facts, "_read_segments", refuse)
+        with pytest.raises(StorageError, match="cannot be read"):
             publish(store)
     assert publish(store).written.all()
 
