@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import socket
 import time
@@ -16,7 +17,7 @@ from accumulator._stores.files.ownership import is_locked
 from accumulator._stores.files.system import is_partial
 from accumulator._stores.format.mark import COMPLETE, CREATING, RUNNING, digest, read_json
 from accumulator._stores.format.segments import ALL, Segment, decode, split
-from accumulator.exceptions import ResultFormatError
+from accumulator.exceptions import ResultFormatError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,6 +43,7 @@ class Facts:
     pid: int
     began: float  # seconds since 1970
     told: float  # when this was written
+    n_segments: int = 0  # checkpoints by then, which a look from another machine may not see at once
 
     def encode(self) -> bytes:
         """Return the file's bytes."""
@@ -130,11 +132,14 @@ def look_at(path: Path, n_rows: int, n_heads: int) -> PartLook | None:
     facts = _read_facts(path)
     for attempt in range(_ATTEMPTS):
         try:
-            segments = _read_segments(path / SEGMENTS, n_rows, n_heads)
+            segments, n_segments = _read_segments(path / SEGMENTS, n_rows, n_heads)
             break
         except FileNotFoundError:  # it was put into another
             if attempt == _ATTEMPTS - 1:
                 raise
+    if n_segments < facts.n_segments:
+        what = "its last checkpoints cannot be seen from this machine yet: look again in a minute"
+        raise StorageError(errno.ESTALE, what, str(path))
     rows, checksums, seconds = merged(segments, n_heads)
     return PartLook(path, facts, rows, checksums, seconds, locked)
 
@@ -155,10 +160,13 @@ def merged(
     return rows[is_last], checksums[order[is_last]], seconds[order[is_last]]
 
 
-def _read_segments(folder: Path, n_rows: int, n_heads: int) -> list[Segment]:
-    """Return all segments, the earliest first; FileNotFoundError tells to look again."""
+def _read_segments(folder: Path, n_rows: int, n_heads: int) -> tuple[list[Segment], int]:
+    """Return all segments, the earliest first, and of how many checkpoints they are.
+
+    FileNotFoundError tells to look again.
+    """
     if not folder.is_dir():
-        return []
+        return [], 0
     names = {path.name for path in folder.iterdir()}
     numbers = sorted(int(name.removesuffix(ALL)) for name in names if name.removesuffix(ALL).isdecimal())
     first = max((number for number in numbers if f"{number}{ALL}" in names), default=0)
@@ -176,7 +184,7 @@ def _read_segments(folder: Path, n_rows: int, n_heads: int) -> list[Segment]:
             found += [decode(part, n_rows, n_heads) for part in parts]
         except (ValueError, KeyError) as cause:
             raise ResultFormatError(f"{folder / name} is damaged: {cause}") from cause
-    return found
+    return found, numbers[-1] + 1 if numbers else 0
 
 
 def _is_newer(folder: Path, names: set[str]) -> bool:
@@ -191,7 +199,7 @@ def _read_facts(path: Path) -> Facts:
     is_possible = (
         isinstance(plain["host"], str)
         and plain["state"] in (CREATING, RUNNING, COMPLETE)
-        and all(type(plain[name]) is int for name in ("rank", "world_size", "pid"))
+        and all(type(plain[name]) is int for name in ("rank", "world_size", "pid", "n_segments"))
         and all(type(plain[name]) in (int, float) for name in ("began", "told"))
     )
     if not is_possible:

@@ -59,6 +59,11 @@ class PartRecord(Record):
     _nbytes: int = 0  # of those since
     _nbytes_all: int = 0
 
+    @property
+    def n_segments(self) -> int:
+        """How many checkpoints there are by now."""
+        return self._n
+
     def put(
         self,
         changed: NDArray[np.intp],
@@ -215,6 +220,7 @@ class PartRun(KeptRun):
             os.getpid(),
             self._began,
             time.time(),
+            self._record.n_segments if isinstance(self._record, PartRecord) else 0,
         )
         system.replace(self.root / FACTS, memoryview(facts.encode()), is_synced=True)
         self._unsynced.add_folder(self.root)

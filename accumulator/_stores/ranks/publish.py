@@ -27,7 +27,7 @@ from accumulator._stores.files import system
 from accumulator._stores.files.errors import telling
 from accumulator._stores.files.ownership import is_locked, names_in
 from accumulator._stores.format.mark import COMPLETE
-from accumulator._stores.format.names import PARTS, PATCHES, REDO
+from accumulator._stores.format.names import PATCHES, REDO
 from accumulator._stores.ranks.assemble import Assembler, Task, put_together, unit_rows_of
 from accumulator._stores.ranks.facts import RETIRED, name_of, part_folders
 from accumulator._stores.ranks.gather import NOBODY, PUBLISHED, Gathered, gather, units_of
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 
 _FROM = itemgetter(0, 2)  # of a move: its head and part
 _TASK_UNITS = 16  # that a process puts together at a time
+_LEFT = "left"  # how names of folders begin that nobody needs any more
 _HELD = (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY)
 
 
@@ -77,6 +78,7 @@ def publish_parts(root: Path, wish: Wish) -> bool:
 
     Errors are those of `accumulator.publish`.
     """
+    _clear_left(root)
     shared = SharedRun.find(root)
     if shared is None:
         return False
@@ -360,16 +362,25 @@ def _remove_published(shared: SharedRun, parts: list[PartLook], *, is_all: bool)
         if any(part_folders(folder)):  # but one has just now, and goes on
             system.rename(folder / LEAVING, folder / RUN)
             return
-        leaving = shared.root / f"{PARTS}.{system.unique_name()}.partial"
+        leaving = shared.root / f"{_LEFT}.{system.unique_name()}.partial"
         system.rename(folder, leaving)
         system.sync(shared.root)
         _clear(leaving)
 
 
+def _clear_left(root: Path) -> None:
+    """Remove what an earlier publishing had to leave."""
+    for name in names_in(root) if root.is_dir() else []:
+        if name.startswith(f"{_LEFT}.") and system.is_partial(name):
+            with contextlib.suppress(OSError):
+                _clear(root / name)
+
+
 def _clear(folder: Path) -> None:
     """Remove what nobody finds any more; files that processes have open may stay until these close them.
 
-    Network file systems give them another name until then, in the folder, which stays with them.
+    Network file systems give them another name until then, in the folder, which stays with them. The next
+    publishing tries again.
     """
     try:
         system.clear(folder)
