@@ -157,7 +157,7 @@ def _heads_of_other_run(root: Path, locs: NDArray[Any], resume_token: str | None
         what = "the folder holds other things: give another path"
         raise ResultExistsError(errno.EEXIST, what, str(root))
     if is_map(root):
-        what = "maps are there, which are not resumed: give another path, or remove them"
+        what = "published maps are there: StitchedMap.load opens them; give another path, or remove them"
         raise ResultExistsError(errno.EEXIST, what, str(root))
     mark = open_mark(root)
     if mark.state == CREATING:

@@ -13,12 +13,7 @@ _FULL = 50  # examples of the profile that is the default
 
 def soaked(*cases: Any) -> list[Any]:
     """Return cases of a parameter that only `pytest -m soak` tries, as every run tries others like them."""
-    return [
-        pytest.param(
-            *(case if isinstance(case, tuple) else (case,)), marks=[pytest.mark.slow, pytest.mark.soak]
-        )
-        for case in cases
-    ]
+    return [pytest.param(case, marks=[pytest.mark.slow, pytest.mark.soak]) for case in cases]
 
 
 def examples(n: int, variable: str = "") -> int:

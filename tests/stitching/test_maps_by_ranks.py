@@ -361,7 +361,7 @@ def test_what_cannot_be_is_refused(store, batch, tmp_path):
         stitch(half, store=store, rank=0, world_size=2, scale={"b": 0.5})
     assert not store.exists()
     stitch(batch, store=store).close()
-    with pytest.raises(ResultExistsError, match="maps are there"):
+    with pytest.raises(ResultExistsError, match="published maps are there"):
         stitch(batch, store=store, rank=0, world_size=2)
     other = tmp_path / "other.zarr"
     stitch(batch, store=other, rank=0, world_size=2)

@@ -1,7 +1,7 @@
 """Ranks on two machines: one folder through two mounts of a network file system, which share no locks.
 
 There a rank may be taken for alive when it is dead, and for dead when it is alive. No row may be lost by
-either. Where a mount keeps for a while what it saw, a call made meanwhile may be refused; later it is not.
+either. Where a mount keeps for a while what it saw, a call made meanwhile may be refused, later not.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import signal
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,7 +18,6 @@ from helpers.mounts import CACHED_SECONDS, CACHES, mounted, why_not
 from helpers.processes import Process
 from helpers.ranked import check_same, files
 from helpers.ranks_at_work import OPTIONS, locs_of, values
-from helpers.soak import soaked
 
 from accumulator import FullBatch, FullBatchAccumulator, publish
 from accumulator._report.facts import verify
@@ -26,6 +26,8 @@ from accumulator.exceptions import AccumulatorError, LockedError, StorageWarning
 
 N = 16_384
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=why_not())]
+
+more = partial(pytest.param, marks=pytest.mark.soak)
 
 
 class Nodes:
@@ -98,7 +100,7 @@ class Nodes:
         return rows
 
     def check(self):
-        """See that the disk has the result, whole, and each machine has it as the disk does."""
+        """Check that the disk has the result, whole, and each machine has it as the disk does."""
         check_rows(self.store("disk"), np.ones(N, bool))
         assert verify(self.store("disk")).verdict == "right"
         options = {name: value for name, value in OPTIONS.items() if name != "checkpoint_interval"}
@@ -137,7 +139,7 @@ def here(monkeypatch):
 
 
 def check_rows(store, wanted):
-    """See by zarr alone that these rows are there, and all that are there are right; return which are."""
+    """Check by zarr alone that these rows are there, and all that are there right; return which are."""
     group = zarr.open_group(store, mode="r")
     written = group["written"][:].astype(bool)
     assert written[wanted].all(), f"{np.count_nonzero(wanted & ~written)} rows are lost"
@@ -154,7 +156,7 @@ def times_are_over(monkeypatch):
 
 @pytest.mark.parametrize(
     ("nodes", "publisher"),
-    [("no cache", "a"), ("cached", "b"), *soaked(("no cache", "b"), ("cached", "a"))],
+    [("no cache", "a"), more("no cache", "b"), more("cached", "a"), more("cached", "b")],
     indirect=["nodes"],
 )
 def test_a_killed_rank_goes_on_on_the_other_machine(nodes, here, publisher, monkeypatch):
@@ -199,17 +201,17 @@ def test_publishing_while_a_rank_of_the_other_machine_lives(nodes, here):
 
 
 @pytest.mark.parametrize(
-    ("nodes", "is_partial"),
-    [("no cache", False), ("no cache", True), *soaked(("cached", False), ("cached", True))],
+    ("nodes", "what"),
+    [("no cache", "all"), ("no cache", "partial"), more("cached", "all"), more("cached", "partial")],
     indirect=["nodes"],
 )
-def test_a_living_rank_that_is_taken_for_dead_is_told(nodes, here, is_partial, monkeypatch):
+def test_a_living_rank_that_is_taken_for_dead_is_told(nodes, here, what, monkeypatch):
     """What it recorded is in the result, its next checkpoint is a StorageError, and the rest can be done."""
     living = nodes.stopped_on_b()
     here("a")
     times_are_over(monkeypatch)
     acknowledged = nodes.acknowledged()
-    if is_partial:
+    if what == "partial":
         publish(nodes.store("a"), partial=True).close()
     else:
         with pytest.warns(StorageWarning, match="missing, and not every rank has come to its end"):
