@@ -499,7 +499,7 @@ def test_files_that_are_open_do_not_stop_publishing(store, monkeypatch):
     clear, mapped = system.clear, Path("/proc/self/maps")
 
     def refuse(path):
-        if path.name.startswith("parts."):
+        if path.name.startswith("left."):
             gc.collect()
             assert not (mapped.exists() and "/parts" in mapped.read_text())
             raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
@@ -518,7 +518,7 @@ def test_a_refusal_to_remove_what_was_published(store, monkeypatch):
     clear = system.clear
 
     def refuse(path):
-        if path.name.startswith("parts."):
+        if path.name.startswith("left."):
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
         clear(path)
 
