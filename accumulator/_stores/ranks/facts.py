@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import socket
 import time
@@ -17,7 +16,7 @@ from accumulator._stores.files.ownership import is_locked
 from accumulator._stores.files.system import is_partial
 from accumulator._stores.format.mark import COMPLETE, CREATING, RUNNING, digest, read_json
 from accumulator._stores.format.segments import ALL, Segment, decode, split
-from accumulator.exceptions import ResultFormatError, StorageError
+from accumulator.exceptions import ResultFormatError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -138,8 +137,10 @@ def look_at(path: Path, n_rows: int, n_heads: int) -> PartLook | None:
             if attempt == _ATTEMPTS - 1:
                 raise
     if n_segments < facts.n_segments:
-        what = "its last checkpoints cannot be seen from this machine yet: look again in a minute"
-        raise StorageError(errno.ESTALE, what, str(path))
+        raise ResultFormatError(
+            f"{path} is damaged: {facts.n_segments - n_segments} of its last checkpoints are gone; or they "
+            "cannot be seen from this machine yet, and in a minute they can"
+        )
     rows, checksums, seconds = merged(segments, n_heads)
     return PartLook(path, facts, rows, checksums, seconds, locked)
 
@@ -194,7 +195,9 @@ def _is_newer(folder: Path, names: set[str]) -> bool:
 def _read_facts(path: Path) -> Facts:
     told = read_json(path / FACTS, path)
     plain = {key: value for key, value in told.items() if key != "digest"}
-    if told.get("digest") != digest(plain) or set(plain) != {field.name for field in attrs.fields(Facts)}:
+    is_told = told.get("digest") == digest(plain)
+    plain.setdefault("n_segments", 0)
+    if not is_told or set(plain) != {field.name for field in attrs.fields(Facts)}:
         raise ResultFormatError(f"{path / FACTS} is damaged: it was changed")
     is_possible = (
         isinstance(plain["host"], str)

@@ -530,6 +530,23 @@ def test_a_refusal_to_remove_what_was_published(store, monkeypatch):
     assert publish(store).written.all()
 
 
+def test_last_checkpoints_that_cannot_be_seen(store):
+    """A part that has ended says how many there are: without them its last rows would go unmissed."""
+    with open_rank(store, 0, 2, chunks=7) as rank:
+        for rows in np.array_split(np.arange(0, N, 2), 3):
+            push(rank, rows)
+            rank.flush()
+    run_and_die(store, 1, 2, np.arange(1, N, 2), {"chunks": 7})
+    (last,) = store.glob("parts/*/record/2")
+    last.rename(store.with_name("away"))
+    with pytest.raises(ResultFormatError, match="1 of its last checkpoints are gone; or they cannot be seen"):
+        publish(store)
+    store.with_name("away").rename(last)
+    with pytest.warns(StorageWarning, match="not every rank has come to its end"):
+        batch = publish(store)
+    assert batch.written[::2].all()
+
+
 def test_a_part_that_looks_unborn_is_not_lost(store, monkeypatch):
     """What a network file system tells of a folder may be old: only what is empty now is removed."""
     run_ranks(store, 2, "share", chunks=7)
