@@ -108,7 +108,7 @@ assert_type(stitcher.finalize().coverage(), npt.NDArray[np.uint32])
 stitch(batch, fill_value={"a": np.nan}, chunks=(512, 512, 3), output_shape=(8, 8), save_path=Path("spill"))
 stitch(batch, channels_first=True, crop={"a": "center", "b": 2}, origin="min")
 stitch(batch, scale={"a": [0.5, 0.25], "b": 2}, axes="yx", output_shape={"a": (8, 8)})
-stitch(batch, blnd="hann")  # type: ignore[call-arg]
+stitch(batch, blnd="hann")  # type: ignore[call-overload]
 
 
 def collect(**storage: Unpack[StorageOptions]) -> FullBatchAccumulator:
