@@ -6,6 +6,7 @@ either. Where a mount keeps for a while what it saw, a call made meanwhile may b
 
 from __future__ import annotations
 
+import gc
 import random
 import signal
 import time
@@ -87,6 +88,7 @@ class Nodes:
         for _ in range(10):  # what it could not remove goes with a later one
             if not list(self.store("disk").glob("left.*")):
                 break
+            gc.collect()  # a call that was refused may have the list mapped until then
             self.wait_for_caches()
             publish(self.store(node)).close()
 
