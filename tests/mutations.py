@@ -222,7 +222,7 @@ MUTATIONS = [
     (MAP_RANKS, "inner = grid.cuts(inside, who.world_size)", "pass"),
     (MAP_RANKS, "~together.recorded()[first:last]", "np.ones(last - first, bool)"),
     (MAP_RANKS, "self._fill(first, last)", "pass"),
-    (MAP_RANKS, '"heads": list(source.picked),', ""),
+    (MAP_RANKS, '"channels_first": [lay.moves_channels for lay in group.lays],', ""),
     (SOURCE, 'rows = rows[np.argsort(start, kind="stable")]', "pass"),
     (SOURCE, "return values[rows - first]", "return values[: len(rows)]"),
 ]
