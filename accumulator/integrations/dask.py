@@ -14,7 +14,7 @@ import numpy as np
 from accumulator import FullBatch, FullBatchAccumulator, publish
 from accumulator._inputs.extras import need
 from accumulator._inputs.ranks import Rank
-from accumulator._inputs.validation import as_path
+from accumulator._inputs.validation import as_locations, as_path
 from accumulator._pictures.progress import as_progress
 from accumulator._stores.memory.threads import n_cores
 from accumulator._stores.ranks.recorded import recorded_rows
@@ -44,6 +44,7 @@ def accumulate(  # noqa: PLR0913  each is told by its name
     *,
     batch_size: int,
     heads: DeclaredHeads | None = None,
+    mask: ArrayLike | None = None,
     progress: bool = False,
     **options: Any,
 ) -> FullBatch:
@@ -61,6 +62,8 @@ def accumulate(  # noqa: PLR0913  each is told by its name
         takes. Unpickled once a worker process, for all its threads: load a model at the first call.
     locs, store, heads
         As for `FullBatchAccumulator`. A call ends an earlier one of the same cluster for a store.
+    mask : (N,) array_like of bool, optional
+        Which locations to predict; the others are left out. Default: all.
     progress : bool, default False
         Show a bar of the rows that are recorded. Needs tqdm, the extra ``progress``.
     **options
@@ -77,7 +80,7 @@ def accumulate(  # noqa: PLR0913  each is told by its name
     MissingExtraError
         distributed is not installed, the extra ``dask``; an ImportError.
     OptionError
-        ``batch_size`` is not a whole number of at least 1; a ValueError.
+        ``batch_size`` is not a whole number of at least 1, or ``mask`` not a bool a location; a ValueError.
     ResultNotFoundError
         A worker does not see ``store``; a FileNotFoundError.
     LockedError
@@ -93,18 +96,23 @@ def accumulate(  # noqa: PLR0913  each is told by its name
     distributed, bar = need("distributed", "dask"), as_progress(progress)
     if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
         raise OptionError(f"batch_size is {batch_size!r}: it is a number of locations, at least 1")
+    locs = as_locations(locs, "locs")
+    wanted = np.ones(len(locs), bool) if mask is None else np.asarray(mask)
+    if wanted.dtype != np.bool_ or wanted.shape != (len(locs),):
+        raise OptionError(f"mask is {wanted.dtype} {wanted.shape}: it is bool ({len(locs)},), one a location")
     place, name = Path(as_path(store, "store")).absolute(), f"accumulate-{uuid.uuid4().hex}"
     with FullBatchAccumulator(locs, store=place, heads=heads, **_RANK, **options):  # nobody publishes
         client.run(_end, place)  # what is left of a client that was killed
         shared = _shared(place)
         done = recorded_rows(shared)
+        n_done, done = int((done & wanted).sum()), done | ~wanted
         size = block_rows(len(done), shared.terms.unit_rows, max(1, sum(client.nthreads().values())))
         blocks = {f"{name}-{row}": (row, done[row : row + size]) for row in range(0, len(done), size)}
         blocks = {key: block for key, block in blocks.items() if not block[1].all()}
         # Bytes, as a worker may get them from another, whose `predict` has loaded its model. From a task, not
         # scattered: it is done again where all workers that had them are lost.
         code = client.submit(bytes, need("cloudpickle", "dask").dumps(predict), pure=False)
-        shown = bar and bar(total=len(done), initial=int(done.sum()), desc="recorded", unit=" rows")
+        shown = bar and bar(total=int(wanted.sum()), initial=n_done, desc="recorded", unit=" rows")
         about = {"name": name, "store": place, "most": int(batch_size), "options": options, "code": code}
         tasks = client.map(_work, list(blocks.values()), key=list(blocks), **about)
         left = {future.key: future for future in tasks}
@@ -162,7 +170,7 @@ def _shared(store: Path) -> SharedRun:
 
 
 def _work(block: Any, *, name: str, store: Path, most: int, options: Any, code: bytes) -> int:  # noqa: PLR0913
-    """Record what is not done of a block; return how many rows that is."""
+    """Record what is to be done of a block; return how many rows that is."""
     first, done = block
     n = int(np.count_nonzero(~done))
     with _LOCK:
@@ -176,7 +184,7 @@ def _work(block: Any, *, name: str, store: Path, most: int, options: Any, code: 
     shared, accumulator, predict = part
     began = need("distributed", "dask").Event(f"{name}-{first}")
     if began.is_set():  # by a worker that was lost. To look each time would take longer with every task
-        done = (recorded_rows(shared) | accumulator.written)[first : first + len(done)]
+        done = done | (recorded_rows(shared) | accumulator.written)[first : first + len(done)]
     began.set()
     missing = first + np.flatnonzero(~done)
     for start in range(0, len(missing), most):

@@ -19,7 +19,13 @@ from helpers.oracle import grid
 from accumulator import FullBatch, FullBatchAccumulator
 from accumulator._stores.ranks.recorded import recorded_rows
 from accumulator._stores.ranks.shared import SharedRun
-from accumulator.exceptions import ClosedError, MissingExtraError, OptionError, ResultNotFoundError
+from accumulator.exceptions import (
+    ClosedError,
+    MissingExtraError,
+    OptionError,
+    ResultNotFoundError,
+    StorageWarning,
+)
 from accumulator.integrations import dask as engine
 from accumulator.integrations.dask import accumulate, to_dask
 
@@ -183,6 +189,22 @@ def test_heads_that_nobody_declared_and_a_result_on_the_cluster(cluster, tmp_pat
 
 
 @pytest.mark.slow
+def test_only_what_a_mask_has_is_predicted(cluster, tmp_path, capsys):
+    """Once, though a worker was killed; another mask adds to what is there."""
+    client, store, mask = cluster(), tmp_path / "run.zarr", np.arange(N) % 3 == 1
+    then = {"mask": mask.tolist(), **OPTIONS}
+    with pytest.warns(StorageWarning, match="come to its end"):
+        batch = accumulate(client, partial(predict, tmp_path, die), LOCS, store, progress=True, **then)
+    assert (tmp_path / "once").exists()
+    np.testing.assert_array_equal(batch.written, mask)
+    np.testing.assert_array_equal(batch.outputs["score"][:], values(LOCS)["score"] * mask[:, None])
+    assert f"{N // 3}/{N // 3}" in capsys.readouterr().err
+    assert not asked(tmp_path)[~mask].any()
+    check(accumulate(client, partial(predict, tmp_path, None), LOCS, store, **OPTIONS))
+    assert asked(tmp_path)[~mask].max() == 1
+
+
+@pytest.mark.slow
 def test_a_slide_without_tissue(cluster, tmp_path):
     """No location, and so no task."""
     batch = accumulate(cluster(1), fail, LOCS[:0], tmp_path / "run.zarr", **OPTIONS)
@@ -234,6 +256,15 @@ def test_a_batch_has_a_location_at_least(tmp_path, batch_size):
     pytest.importorskip("distributed", reason="needs the extra dask")
     with pytest.raises(OptionError, match="batch_size"):
         accumulate(None, values, LOCS, tmp_path / "run.zarr", batch_size=batch_size)
+    assert not (tmp_path / "run.zarr").exists()
+
+
+@pytest.mark.parametrize("mask", [[0, 1, 2], np.ones(N), np.ones(N + 1, bool), np.ones((N, 1), bool)])
+def test_a_mask_is_one_bool_a_location(tmp_path, mask):
+    """What else is given is refused before anything is made."""
+    pytest.importorskip("distributed", reason="needs the extra dask")
+    with pytest.raises(OptionError, match=r"mask is .*: it is bool \(90,\)"):
+        accumulate(None, values, LOCS, tmp_path / "run.zarr", mask=mask, **OPTIONS)
     assert not (tmp_path / "run.zarr").exists()
 
 

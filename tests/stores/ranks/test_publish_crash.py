@@ -5,6 +5,7 @@ There is a crash at every 61st change of files; with ACCUMULATOR_CRASHES=1 at ev
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -13,15 +14,16 @@ import warnings
 import numpy as np
 import pytest
 from helpers import crashes
-from helpers.ranked import OPTIONS, UNITS, alone, check_same, open_rank, orders, push, run_and_die, values
+from helpers.maps import raster
+from helpers.ranked import OPTIONS, UNITS, alone, check_same, open_rank, orders, push, run_and_die
 
-from accumulator import FullBatch, publish
+from accumulator import FullBatch, FullBatchAccumulator, StitchedMap, publish, stitch
 from accumulator._report.facts import verify
 from accumulator._stores.files import system as _system
 from accumulator._stores.files import unsynced as _unsynced
 from accumulator._stores.kept import record as _record
 from accumulator._stores.ranks import publish as _publish
-from accumulator.exceptions import ResultFormatError, ResultNotFoundError, StorageWarning
+from accumulator.exceptions import ResultFormatError, ResultNotFoundError, StorageWarning, UnfinishedError
 
 CRASHES = int(os.environ.get("ACCUMULATOR_CRASHES", "61"))
 CASES = {
@@ -30,10 +32,15 @@ CASES = {
     "mixed, encoded": ("zstd", "strided", False),
     "a second time": ("shards", "blocks", True),
 }
+BOXES = raster((24, 16), (8, 8), (4, 4))
+PATCHES = np.arange(1, 1 + len(BOXES) * 8 * 8, dtype="f4").reshape(len(BOXES), 8, 8)
 
 
 def prepare(folder, case):
     """Make parts that have ended, one of them by a kill; return which rows are recorded."""
+    if case == "maps":
+        make_maps(folder / "run.zarr", 3)
+        return range(24)
     name, order, is_second = CASES[case]
     store, options = folder / "run.zarr", OPTIONS[name]
     rows = orders(order, 3, unit=UNITS[name])
@@ -46,6 +53,23 @@ def prepare(folder, case):
             push(rank, rows[number])
         recorded |= set(rows[number].tolist())
     return sorted(recorded)
+
+
+def make_maps(store, world_size):
+    """Stitch by ranks, the last one first."""
+    with FullBatchAccumulator(BOXES) as accumulator:
+        accumulator.push(PATCHES, BOXES)
+    for rank in reversed(range(world_size)):
+        stitch(accumulator.finalize(), store=store, rank=rank, world_size=world_size, chunks=5)
+
+
+def make_wanted(store, case, recorded):
+    """Make what publishing is to end with, by one process."""
+    if case == "maps":
+        make_maps(store, 1)
+        publish(store).close()
+    else:
+        alone(store, recorded, **OPTIONS[CASES[case][0]])
 
 
 def log_publishing(folder, monkeypatch):
@@ -72,8 +96,13 @@ def check(tree, folder, recorded, wanted):
     else:
         written = np.flatnonzero(batch.written)
         assert set(written.tolist()) <= set(recorded)
-        for head, right in values(written).items():
-            assert (batch.outputs[head][:][written] == right).all()
+        with FullBatch.load(wanted, partial=True) as right:
+            for head in right.outputs if isinstance(right.outputs, dict) else [0]:
+                assert (batch.outputs[head][:][written] == right.outputs[head][:][written]).all()
+    with contextlib.suppress(ResultNotFoundError, UnfinishedError):
+        assert FullBatch.load(store).written.any()  # it says that it is complete
+        if (wanted / "patches").exists():
+            assert StitchedMap.load(store).written.all()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", message=".*not every rank has come to its end")
@@ -117,13 +146,13 @@ def case(quick_path, monkeypatch):
             path.mkdir()
         recorded = prepare(run, name)
         start, entries = log_publishing(run, monkeypatch)
-        alone(folder / "alone.zarr", recorded, **OPTIONS[CASES[name][0]])
+        make_wanted(folder / "alone.zarr", name, recorded)
         return entries, start, folder, recorded, folder / "alone.zarr"
 
     return make
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*CASES, "maps"])
 def test_log_has_every_change(name, quick_path, monkeypatch):
     """Nothing changes files but by what the log sees: all that it has is all that is there."""
     folder = quick_path / "log"
@@ -138,7 +167,7 @@ def test_log_has_every_change(name, quick_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*CASES, "maps"])
 def test_any_crash_loses_nothing(name, case, monkeypatch):
     """Whatever a power cut leaves of a publishing, the next one has every row that was recorded."""
     made = case(name)
@@ -173,6 +202,15 @@ STEPS = {  # and the case that shows it
     "the folder of parts is renamed before it is removed": (
         "whole chunks",
         (_publish, "_remove_published", "system.rename(folder, leaving)", "leaving = folder"),
+    ),
+    "what is said of maps is there before they are complete": (
+        "maps",
+        (
+            _publish,
+            "_complete",
+            "    if shared.terms.is_of_maps",
+            "    if not run.is_complete:\n        run.complete()\n    if shared.terms.is_of_maps",
+        ),
     ),
 }  # the model of crashes knows folders by their names: it cannot show why their renamings are synced
 TURNS = [0, 16, 8, 24, 4, 12, 20, 28, 2, 6, 10, 14, 18, 22, 26, 30]  # of 32 entries, the coarsest first
