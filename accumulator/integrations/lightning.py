@@ -12,9 +12,7 @@ from accumulator.exceptions import LocationError
 from accumulator.integrations._begin import OneRun
 
 need("lightning.pytorch", "lightning")
-import torch  # noqa: E402  behind an error that names the extra
-from lightning.pytorch.callbacks import BasePredictionWriter  # noqa: E402
-from lightning.pytorch.utilities import move_data_to_device  # noqa: E402
+from lightning.pytorch.callbacks import BasePredictionWriter  # noqa: E402  behind an error that names the extra
 
 if TYPE_CHECKING:
     from accumulator import FullBatchAccumulator
@@ -103,8 +101,7 @@ class AccumulatorWriter(OneRun, BasePredictionWriter):
         """Push the predictions of a batch: all or none of them."""
         del trainer, pl_module, batch_indices, batch_idx, dataloader_idx
         if self._accumulator is not None:
-            output, locs = self._output_and_locs(prediction, batch)
-            self._accumulator.push(*move_data_to_device((output, locs), torch.device("cpu")))
+            self._accumulator.push(*self._output_and_locs(prediction, batch))
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Finalize the part; when all processes have, rank 0 publishes.

@@ -6,6 +6,8 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from accumulator import publish
 from accumulator._inputs.extras import need
 from accumulator._inputs.ranks import Rank
@@ -122,6 +124,8 @@ class AccumulatorDatasink(OneRun, Datasink):
         # An object for each row is what lists become: they are numbers, unless push tells otherwise.
         told = {name: list(data) if data.dtype == object else data for name, data in columns.items()}
         locs = told.pop(self._loc)
+        if isinstance(locs, list):  # of rows, which arrays in a list might not be
+            locs = [row.tolist() if isinstance(row, np.ndarray) else row for row in locs]
         heads = list(told) if self._heads is None else self._heads
         missing = [name for name in heads if name not in told]
         if missing:
