@@ -65,7 +65,7 @@ class _NamesRows(AccumulatorError):  # noqa: N818  part of those below
 
 
 class LocationError(AccumulatorError, ValueError):
-    """Locations that are not a 2-d array of whole numbers, or have the wrong number of columns."""
+    """Locations that are not whole numbers, one location a row, or have the wrong number of columns."""
 
 
 class UnknownLocationError(_NamesLocations, KeyError):

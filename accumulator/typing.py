@@ -39,14 +39,14 @@ __all__ = [
 
 
 class SupportsDLPack(Protocol):
-    """An array of another library that hands over its CPU memory by DLPack."""
+    """An array of another library that hands over its values by DLPack, from whatever device."""
 
     def __dlpack__(self) -> Any: ...
     def __dlpack_device__(self) -> tuple[int, int]: ...
 
 
 ArrayLike: TypeAlias = npt.ArrayLike | SupportsDLPack
-"""NumPy arrays, CPU tensors, nested lists, and anything with ``__array__`` or DLPack."""
+"""NumPy arrays, tensors on any device, nested lists, and anything with ``__array__`` or DLPack."""
 
 Auto: TypeAlias = Literal["auto"]
 """For ``rank`` and ``world_size``: as torchrun or SLURM say it in the environment."""

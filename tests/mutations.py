@@ -71,6 +71,8 @@ MUTATIONS = [
         "if int(rows[-1]) != start + n - 1:",
     ),
     (LOCATIONS, "weights += part * size", "weights += part"),
+    (LOCATIONS, "if are_rows and self._are_columns is None:", "if False:"),
+    (LOCATIONS, "return given.T if self._are_columns else given, None", "return given, None"),
     (LOCATIONS, "key * len(values) + ranks", "key + ranks"),
     (LOCATIONS, "np.diff(rows[ranked]) == 0", "np.diff(rows[ranked]) == 1"),
     (FULL_BATCH, "else int(rows.max())", "else int(rows[-1])"),

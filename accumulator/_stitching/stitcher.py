@@ -250,7 +250,7 @@ class Stitcher(Collector[StitchedMap, Deliveries]):
         batch_output : tuple, list or dict of ``(n, h, w, C)`` or ``(n, h, w)`` array-like, or one such array
             Patches of each head, as `FullBatchAccumulator.push` takes them.
         batch_locs : (n, K) array-like of whole numbers
-            The box of each patch.
+            The box of each patch: rows or columns, as `FullBatchAccumulator.push` takes locations.
 
         Raises
         ------
@@ -260,8 +260,8 @@ class Stitcher(Collector[StitchedMap, Deliveries]):
             A box comes twice, in this batch or after an earlier one, and ``on_duplicate`` is "error"; a
             ValueError.
         LocationError
-            ``batch_locs`` is not 2-d whole numbers, or has the wrong number of columns. At the first push
-            also: boxes are not as large as the patches, and no option says why. A ValueError.
+            ``batch_locs`` is not whole numbers, has other columns than the list, or may be rows or columns.
+            At the first push also: boxes are not as large as patches, and no option says why. A ValueError.
         HeadError
             The number of rows or heads, the names or a patch shape are wrong; a ValueError.
         HeadDtypeError

@@ -34,9 +34,9 @@ class AccumulatorWriter(OneRun, BasePredictionWriter):
     store : path
         Where the result will be: all machines have it at this path. Nothing is there yet, or the same run.
     batch_locs : str or callable, optional
-        Where the ``(n, K)`` locations of a batch are: a key of the prediction, whose other keys are heads,
-        or of the batch; or a function of both. By default ``predict_step`` returns a pair: the output, as
-        `FullBatchAccumulator.push` takes it, and the locations. Tensors may be on any device.
+        Where the locations of a batch are: a key of the prediction, whose other keys are heads, or of the
+        batch; or a function of both. By default ``predict_step`` returns a pair: the output and the
+        locations, as `FullBatchAccumulator.push` takes them. Tensors may be on any device.
     **options
         Others of `FullBatchAccumulator`: ``dtype``, ``fill_value``, ``chunks``, ``shards``, ``compressors``,
         ``heads``, ``resume_token``, ``checkpoint_interval``, ``memory_limit`` (of a process).

@@ -44,7 +44,7 @@ class AccumulatorDatasink(OneRun, Datasink):
     store : path
         Where the result will be: all machines have it at this path. Nothing is there yet, or the same run.
     loc : str, default "loc"
-        The column of locations: ``(n, K)`` whole numbers in a block of n rows.
+        The column of locations: ``(n, K)`` whole numbers in a block of n rows, ``(n,)`` where K is 1.
     heads : sequence of str, optional
         The columns that are heads, ``(n, *patch_shape)``; all but ``loc`` by default. They keep their names.
     **options
