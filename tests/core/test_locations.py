@@ -264,6 +264,11 @@ def test_looks_and_refused_batches_tell_nothing_of_later_ones():
     assert index.match([[0, 1], [2, 3]]) == slice(0, 2)  # and so are lists of numbers
     index.match([*points.T[:, 2:]])
     assert index.match(both) == slice(2, 4)
+    index = LocationIndex(points)
+    np.testing.assert_array_equal(
+        index.match([np.array([5, 0]), np.array([6, 1])]), [4, 0]
+    )  # columns alone are
+    assert index.match(both) == slice(2, 4)
     np.testing.assert_array_equal(index.match([np.array([5, 6]), np.array([0, 1])]), [4, 0])  # rows alone are
 
 

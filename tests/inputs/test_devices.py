@@ -78,10 +78,11 @@ class DLPackOnly(OnDevice):
 
 
 class Host(OnDevice):
-    """Another's array in memory of the CPU."""
+    """Another's array in memory of the CPU, which it copies if it is asked for on another device."""
 
-    def __dlpack__(self, **asked):
-        return self.values.__dlpack__(**asked)
+    def __dlpack__(self, *, dl_device=None, **asked):
+        values = self.values if dl_device in {None, (self.kind, 0)} else self.over()
+        return values.__dlpack__(**asked)
 
 
 class Torch:
