@@ -460,3 +460,22 @@ def test_stitch_takes_weights_from_a_head():
     assert list(stitch(batch, heads=["p", "w"], weights="w").outputs) == ["p", "w"]
     with pytest.raises(OptionError, match="weights is"):
         stitch(batch, weights="v")
+
+
+@pytest.mark.parametrize("blend", ["average", "min", "nearest", "vote", ("vote", "hann")], ids=str)
+def test_passes_that_are_averaged_first(blend):
+    """Their means are patches like others, spread or not; of integers they are rounded at the end."""
+    values = np.array([[[0] * 4], [[4] * 4], [[2] * 4], [[4] * 4]])
+    rows = [0, 1, 0, 1]
+    with Stitcher(MEETING, blend=blend, on_duplicate="average", spread=True) as stitcher:
+        if blend != "average":
+            with pytest.warns(BlendWarning, match="passes"):
+                stitcher.push([values, values[:, 0, :2].astype("i2")], MEETING[rows])
+        else:
+            stitcher.push([values, values[:, 0, :2].astype("i2")], MEETING[rows])
+    maps = stitcher.finalize().outputs
+    meet = {"average": 2, "nearest": [1, 4], ("vote", "hann"): [1, 4]}.get(blend, 1)
+    expected = np.array([1, 1, 0, 0, 4, 4])
+    expected[2:4] = meet
+    assert maps[0].tolist() == [expected.tolist()]
+    assert maps[1].tolist() == [[[number] * 2 for number in expected]]
