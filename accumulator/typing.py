@@ -19,6 +19,7 @@ __all__ = [
     "Bands",
     "BatchOutput",
     "Blend",
+    "Border",
     "Chunks",
     "Compressors",
     "Crop",
@@ -81,6 +82,9 @@ Mode: TypeAlias = Literal["w-", "a"]
 Blend: TypeAlias = Literal["average", "gaussian", "hann", "max", "last"]
 """What a pixel gets that several patches cover: their mean, all counting the same or most in their middle,
 the largest value, or that of the location that comes last in the list."""
+
+Border: TypeAlias = Literal["shift", "over"]
+"""Where the last box of an axis lies: moved in to end with the image, or on the grid, over its end."""
 
 StrPath: TypeAlias = str | os.PathLike[str]
 """A path of the local file system."""
