@@ -55,12 +55,12 @@ def run_demo(  # noqa: PLR0913  the options of the command
     files = fetch(cache or default_cache())
     rgb = read_slide(files["cmu_small_region.svs"])
     tissue = tissue_mask(rgb)
-    locs = tile_locations(*tissue.shape)
+    height, width = tissue.shape
+    locs = tile_locations(height, width)
     stains = pad_to_grid(separate_stains(rgb, tissue), locs)
     network = load_network(files["model_v1.onnx"])
-    tissue_locs = tile_locations(*tissue.shape, tissue, MIN_TISSUE)
+    tissue_locs = tile_locations(height, width, tissue, MIN_TISSUE)
     batches = [tissue_locs[first : first + batch_size] for first in range(0, len(tissue_locs), batch_size)]
-    height, width = tissue.shape
     print(f"{len(locs)} tiles of a slide of {width} x {height} px; {len(tissue_locs)} have tissue")
 
     def model(batch_locs: NDArray[np.int64]) -> BatchOutput:

@@ -118,6 +118,19 @@ def test_shares_are_exact_where_they_need_more_than_64_bits(height, width, data)
     assert grid_locations(shape, patch, mask=mask, min_mask_ratio=least).tolist() == as_rows(expected)
 
 
+def test_shares_are_rounded_once_between_53_and_64_bits():
+    """A box that has just the share that was asked for is kept: only the quotient is rounded."""
+    shape = (1_590_964_098, 1_590_964_095)
+    patch = (shape[0] // 2 + 1, shape[1] // 3 + 1)
+    mask = np.zeros((3, 2), dtype=bool)
+    mask[2, 1] = True
+    boxes = grid_of(shape, patch, patch)
+    shares = [float(share_of(box, shape, mask)) for box in boxes]
+    for least in filter(None, shares):
+        expected = [box for box, share in zip(boxes, shares, strict=True) if share >= least]
+        assert grid_locations(shape, patch, mask=mask, min_mask_ratio=least).tolist() == as_rows(expected)
+
+
 def test_sums_over_a_mask_may_need_more_than_64_bits():
     """A box's share is right, although what the mask has before it is more than an int64 holds."""
     length, size = 2**33 + 1, 2**27
