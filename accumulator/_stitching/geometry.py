@@ -6,6 +6,7 @@ Locations name x before y before z, unless ``axes`` says otherwise; arrays have 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from accumulator.typing import Crop, StorageOption
 
 _LETTERS: Final = "xyz"
-GEOMETRY: Final = ("output_shape", "origin", "channels_first", "crop", "scale", "axes")
+GEOMETRY: Final = ("output_shape", "origin", "channels_first", "crop", "scale", "axes", "spread")
 
 
 @attrs.frozen(eq=False)
@@ -65,6 +66,7 @@ def as_geometry(  # noqa: PLR0913  what may be said
     crop: StorageOption[Crop] = None,
     scale: StorageOption[float | Sequence[float] | None] = None,
     axes: str | None = None,
+    spread: StorageOption[bool] = False,
 ) -> Geometry:
     """Return what was said of locations with so many numbers, which messages call ``name``."""
     n = _count_axes(n_columns, name)
@@ -79,7 +81,8 @@ def as_geometry(  # noqa: PLR0913  what may be said
         "min" if is_min else first,
         {
             "output_shape": shape,
-            "channels_first": _each("channels_first", channels_first, _as_flag),
+            "channels_first": _each("channels_first", channels_first, partial(_as_flag, "channels_first")),
+            "spread": _each("spread", spread, partial(_as_flag, "spread")),
             "crop": _each("crop", crop, lambda raw: _as_crop(raw, n)),
             "scale": _each("scale", scale, lambda raw: _as_scale(raw, n)),
         },
@@ -108,9 +111,9 @@ def _as_columns(axes: Any, n_spatial: int) -> list[int]:
     return [axes.index(letter) for letter in known[::-1]]
 
 
-def _as_flag(raw: Any) -> bool:
+def _as_flag(name: str, raw: Any) -> bool:
     if not isinstance(raw, (bool, np.bool_)):
-        raise OptionError(f"channels_first is {raw!r}: it is True, False, or a dict of them by head")
+        raise OptionError(f"{name} is {raw!r}: it is True, False, or a dict of them by head")
     return bool(raw)
 
 
