@@ -20,6 +20,7 @@ __all__ = [
     "BatchOutput",
     "Blend",
     "BlendName",
+    "Border",
     "Chunks",
     "Compressors",
     "Crop",
@@ -94,6 +95,9 @@ Blend: TypeAlias = BlendName | tuple[Literal["vote"], WindowName | ArrayLike] | 
 
 Reduce: TypeAlias = "Literal['argmax'] | Callable[[npt.NDArray[Any]], npt.NDArray[Any]]"
 """What is made of a finished band before it is stored."""
+
+Border: TypeAlias = Literal["shift", "over"]
+"""Where the last box of an axis lies: moved in to end with the image, or on the grid, over its end."""
 
 StrPath: TypeAlias = str | os.PathLike[str]
 """A path of the local file system."""

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 OPTIONS = ["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "--hypothesis-profile=mutations"]
 TIMEOUT = 300  # seconds; tests that a mutation made hang have noticed it
 LOCATIONS, FULL_BATCH = "accumulator/_core/locations.py", "accumulator/_core/align.py"
+BOXES = "accumulator/_core/grid_locations.py"
 CANVAS, STORES = "accumulator/_core/canvas.py", "accumulator/_stores"
 PUTS, PLACE = "accumulator/_core/all_or_nothing.py", "accumulator/_core/ram_or_disk.py"
 BLOCK, HEAD, FILES, ENCODED = (
@@ -46,6 +47,7 @@ _STORES = ["stores/test_row_stores.py", "stores/writing", "stores/format"]
 TESTS = {  # the likely ones first
     LOCATIONS: ["core/test_locations.py", "core/test_align.py", "core/test_accumulator.py"],
     FULL_BATCH: ["core/test_align.py", "core/test_accumulator.py"],
+    BOXES: ["core/test_grid_locations.py"],
     "accumulator/_core": [*_CORE, "inputs/test_options.py", *_STORES],
     f"{STORES}/memory": ["stores/memory", *_STORES, *_CORE],
     STORES: [*_STORES, *_CORE],
@@ -79,6 +81,16 @@ MUTATIONS = [
     (LOCATIONS, "weights += part * size", "weights += part"),
     (LOCATIONS, "key * len(values) + ranks", "key + ranks"),
     (LOCATIONS, "np.diff(rows[ranked]) == 0", "np.diff(rows[ranked]) == 1"),
+    (BOXES, "-(-rest // step)", "rest // step"),
+    (BOXES, "np.minimum(each, n - size)", "np.minimum(each, n)"),
+    (BOXES, "size * float(overlap) - _ROUNDING", "size * float(overlap) + _ROUNDING"),
+    (BOXES, "np.minimum(begin + sizes[axis], lengths[axis])", "begin + sizes[axis]"),
+    (BOXES, "max(largest, furthest) < _INT64_LIMIT", "True"),
+    (BOXES, "object if largest > _FLOAT64_LIMIT else kind", "kind"),
+    (BOXES, "(counts > 0) & (share >= ratio)", "(counts > 0) & (share > ratio)"),
+    (BOXES, "part[:, np.minimum(whole, n - 1)] * rest", "rest * 0"),
+    (BOXES, "(n // common, length // common)", "(n, length // common)"),
+    (BOXES, "sums[first : first + n_rows] = above", "sums[:n_rows] = above"),
     (FULL_BATCH, "else int(rows.max())", "else int(rows[-1])"),
     (FULL_BATCH, "len(index) if is_last else _last(rows) + 1", "_last(rows) + 1"),
     (FULL_BATCH, "index.locs[consumed:].copy(), done", "index.locs[consumed + 1 :].copy(), done"),

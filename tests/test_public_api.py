@@ -27,7 +27,9 @@ NEW = {  # since then
     "  scale",
     "class accumulator.exceptions.UnsavedError(ProcessError, AccumulatorError, RuntimeError, Exception, BaseException)",  # noqa: E501
     "def accumulator.publish(path, partial=False, processes=1, *, on_duplicate=None, leave_out=())",
+    "def accumulator.grid_locations(shape, patch, *, overlap=None, stride=None, border='shift', origin=None, mask=None, min_mask_ratio=0)",  # noqa: E501
     "accumulator.typing.Auto = ('auto',)",
+    "accumulator.typing.Border = ('shift', 'over')",
     "accumulator.typing.Chunks",
     "accumulator.typing.Compressors",
     "accumulator.typing.Crop",
@@ -144,7 +146,7 @@ def test_signatures_that_would_break_a_call_are_told(now):
 
 
 FACE = ["FullBatch", "FullBatchAccumulator", "Plan", "StitchedMap", "Stitcher"]
-FUNCTIONS = ["prepare_multitask_full_batch", "publish", "stitch"]
+FUNCTIONS = ["grid_locations", "prepare_multitask_full_batch", "publish", "stitch"]
 
 
 def docstrings():

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 import numpy as np
 
+from accumulator._inputs.arguments import FAR
 from accumulator._inputs.text import named
 from accumulator._stitching.explain import Misfit
-from accumulator._stitching.geometry import FAR, in_order
+from accumulator._stitching.geometry import in_order
 from accumulator._stitching.grid import Grid
 from accumulator.exceptions import HeadError, LocationError, OptionError
 

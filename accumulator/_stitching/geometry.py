@@ -5,7 +5,6 @@ Locations name x before y before z, unless ``axes`` says otherwise; arrays have 
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import attrs
 import numpy as np
 
-from accumulator._inputs.arguments import per_axis
+from accumulator._inputs.arguments import as_ints, each_axis, per_axis
 from accumulator._inputs.options import by_plain_key
 from accumulator.exceptions import LocationError, OptionError
 
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
     from accumulator.typing import Crop, StorageOption
 
-FAR: Final = 2**61  # beyond it sums of coordinates could overflow
 _LETTERS: Final = "xyz"
 GEOMETRY: Final = ("output_shape", "origin", "channels_first", "crop", "scale", "axes", "spread")
 
@@ -91,19 +89,6 @@ def as_geometry(  # noqa: PLR0913  what may be said
     )
 
 
-def as_ints(raw: Any, n_spatial: int, name: str, example: str) -> list[int]:
-    """Return one whole number a spatial axis."""
-    try:
-        numbers = [operator.index(number) for number in raw if not isinstance(number, bool)]
-    except TypeError:
-        numbers = []
-    if len(numbers) != n_spatial or any(abs(number) > FAR for number in numbers):
-        raise OptionError(
-            f"{name} is {raw!r}: give {n_spatial} whole numbers, one a spatial axis, such as {example}"
-        )
-    return numbers
-
-
 def _count_axes(n_columns: int, name: str) -> int:
     if n_columns % 2:
         raise LocationError(
@@ -136,10 +121,7 @@ def _as_crop(raw: Any, n_spatial: int) -> str | list[int]:
     if isinstance(raw, str) and raw in {"center", "start"}:
         return raw
     try:
-        numbers = (
-            raw if isinstance(raw, (Sequence, np.ndarray)) and not isinstance(raw, str) else [raw] * n_spatial
-        )
-        pixels = as_ints(numbers, n_spatial, "crop", "")
+        pixels = as_ints(each_axis(raw, n_spatial), n_spatial, "crop", "")
     except OptionError:
         pixels = [-1]
     if min(pixels) < 0:
