@@ -113,7 +113,7 @@ class ClosedError(AccumulatorError, ValueError):
 
 
 class MemoryLimitError(AccumulatorError, MemoryError):
-    """A stitched map whose open part does not fit in memory."""
+    """A stitched map whose open part does not fit in memory, or a list of boxes that does not."""
 
 
 class ProcessError(AccumulatorError, RuntimeError):

@@ -189,7 +189,7 @@ class FullBatchAccumulator(Collector[FullBatch, Canvas], Covered):
 
     Examples
     --------
-    >>> full_output_locs = np.array([[x, 0, x + 4, 4] for x in range(0, 20, 4)])
+    >>> full_output_locs = grid_locations((4, 20), 4)
     >>> with FullBatchAccumulator(full_output_locs) as accumulator:
     ...     for rows in ([0, 1], [4, 3]):
     ...         model_output = np.full((2, 4, 4, 1), 0.5, dtype=np.float32)

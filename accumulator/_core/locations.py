@@ -43,7 +43,7 @@ def _in_memory(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArr
 class LocationIndex:
     """The canonical locations, copied, with their lookup, built once and used for every batch.
 
-    A LocationError if they are not 2-d whole numbers, a DuplicateLocationError if one is there twice. Who
+    A LocationError if they are not whole numbers, a DuplicateLocationError if one is there twice. Who
     wants its arrays elsewhere gives what will ``make`` them, each by its name.
 
     Examples

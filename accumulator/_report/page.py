@@ -33,21 +33,25 @@ if TYPE_CHECKING:
 _COVERAGE_PX: Final = 380
 
 
-def write_report(store: Path, target: Path) -> int:
-    """Write the report of a store to a file that is not there yet, and return its bytes."""
+def write_report(store: Path, target: Path, *, refresh: int | None = None, replaces: bool = False) -> int:
+    """Write the report of a store to a file that is not there yet, and return its bytes.
+
+    With ``refresh`` a browser loads it anew every so many seconds; with ``replaces`` the file may be there.
+    """
     need("jinja2", "report")  # before much is read
-    check_free(target)
+    if not replaces:
+        check_free(target)
     if is_inside(target, store):
         raise OptionError(f"{target} is in the store: write the report elsewhere")
     if not target.parent.is_dir():
         raise StorageError(errno.ENOENT, "there is no such folder to write the report to", str(target.parent))
-    page = render(gather(store)).encode("utf-8")
-    write_file(target, page)
+    page = render(gather(store), refresh).encode("utf-8")
+    write_file(target, page, replaces=replaces)
     return len(page)
 
 
-def render(report: Report) -> str:
-    """Return the page."""
+def render(report: Report, refresh: int | None = None) -> str:
+    """Return the page, which a browser loads anew every so many seconds, or not."""
     jinja2 = need("jinja2", "report")
     here = files("accumulator._report")
     page, style, script = (here.joinpath(f"page.{end}").read_text("utf-8") for end in ("html", "css", "js"))
@@ -77,6 +81,7 @@ def render(report: Report) -> str:
         digest=digest,
         masks=MASKS,
         ramp=RAMP,
+        refresh=refresh,
     )
     return text.lstrip()  # the macros leave empty lines
 

@@ -47,7 +47,7 @@ class AccumulatorWriter(OneRun, BasePredictionWriter):
     MissingExtraError
         At import: Lightning is not installed, the extra ``lightning``; an ImportError.
     LocationError
-        ``locs`` are not 2-d whole numbers; in ``trainer.predict`` also: a batch has none. A ValueError.
+        ``locs`` are not whole numbers; in ``trainer.predict`` also: a batch has none. A ValueError.
     OptionError
         An option cannot be given here, or ``store`` is not a local path; a ValueError.
 

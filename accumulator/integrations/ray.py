@@ -57,7 +57,7 @@ class AccumulatorDatasink(OneRun, Datasink):
     MissingExtraError
         At import: Ray Data is not installed, the extra ``ray``; an ImportError.
     LocationError
-        ``locs`` are not 2-d whole numbers; in a task also: blocks have no column ``loc``. A ValueError.
+        ``locs`` are not whole numbers; in a task also: blocks have no column ``loc``. A ValueError.
     OptionError
         An option cannot be given here, or ``store`` is not a local path; a ValueError.
 

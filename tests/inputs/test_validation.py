@@ -133,6 +133,8 @@ def test_locations_may_be_columns_everywhere(where, wrap, kind):
                 rows = order[start : start + 4]
                 one.push(patches[rows], as_columns(locs[rows], wrap, kind))
                 other.push(patches[rows], locs[rows])
+            if collector is Stitcher:
+                one.will_not_come(as_columns(locs, wrap, kind))  # those that came stay
             if collector is FullBatchAccumulator:
                 assert one.missing_rows(as_columns(locs, wrap, kind)).tolist() == []
             np.testing.assert_array_equal(one.written, other.written)
