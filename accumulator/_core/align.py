@@ -119,11 +119,14 @@ def prepare_multitask_full_batch(  # noqa: PLR0913, PLR0917  the documented sign
     >>> consumed.tolist()
     [[0, 0], [4, 0], [8, 0]]
     """
+    is_index = isinstance(full_output_locs, LocationIndex)
     index = (
         full_output_locs if isinstance(full_output_locs, LocationIndex) else LocationIndex(full_output_locs)
     )
     heads = as_heads(batch_output)
-    rows, has_repeats = index.match_any(batch_locs, may_repeat=out is not None and out.takes_repeats)
+    may_repeat = out is not None and out.takes_repeats
+    # Arrays in a list have always been rows to who calls this by itself.
+    rows, has_repeats = index.match_any(batch_locs, may_repeat=may_repeat, prefers_rows=not is_index)
     if heads.values:
         check_rows(heads, count(rows))
     consumed = len(index) if is_last else _last(rows) + 1

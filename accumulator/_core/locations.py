@@ -119,9 +119,14 @@ class LocationIndex:
         rows, _ = self.match_any(batch_locs)
         return rows
 
-    def match_any(self, batch_locs: ArrayLike, *, may_repeat: bool = False) -> tuple[Rows, bool]:
-        """Return what `match` does, and whether a row comes twice, if it may."""
-        given, are_columns = self._read(batch_locs, "batch_locs")
+    def match_any(
+        self, batch_locs: ArrayLike, *, may_repeat: bool = False, prefers_rows: bool = False
+    ) -> tuple[Rows, bool]:
+        """Return what `match` does, and whether a row comes twice, if it may.
+
+        K arrays of K numbers that may be rows or columns are refused, unless the caller ``prefers_rows``.
+        """
+        given, are_columns = self._read(batch_locs, "batch_locs", prefers_rows=prefers_rows)
         rows = self._match(given, may_repeat=may_repeat)
         if are_columns is not None:
             self._are_columns = are_columns
@@ -152,7 +157,9 @@ class LocationIndex:
             raise _repeated(repeats, given, "one look", "locs", "give each location once")
         return rows
 
-    def _read(self, raw: ArrayLike, name: str) -> tuple[NDArray[Any], bool | None]:
+    def _read(
+        self, raw: ArrayLike, name: str, *, prefers_rows: bool = False
+    ) -> tuple[NDArray[Any], bool | None]:
         """Return locations as rows, and whether they are a list of columns; None where that is not told.
 
         K arrays of K numbers are rows or columns, whichever are in the canonical list. Where both are, they
@@ -169,7 +176,7 @@ class LocationIndex:
         are_rows, are_columns = (self._places(each.astype(np.int64))[1].all() for each in (given, given.T))
         if are_rows != are_columns:
             return (given.T, True) if are_columns else (given, False)
-        if are_rows and self._are_columns is None:
+        if are_rows and self._are_columns is None and not prefers_rows:
             raise LocationError(
                 f"{name} is a list of {n_columns} arrays of {n_columns} numbers, and full_output_locs has "
                 f"both their rows and their columns: pass np.stack({name}) if each array is a location, or "
