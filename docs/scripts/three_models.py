@@ -1,7 +1,8 @@
+#!/usr/bin/env python3
 """One slide, three models: a segmentation with a halo, a classifier of patches, and embeddings.
 
-``python three_models.py FOLDER`` writes FOLDER/slide.zarr, with what the models said; FOLDER/classes.zarr, the map of
-classes; and FOLDER/grade.ome.tif, if the extra ``ome`` is there. Started again after a kill it goes on.
+``python three_models.py FOLDER`` writes what the models said to FOLDER/slide.zarr, the map of classes to
+FOLDER/classes.zarr, and a heat map to FOLDER/grade.ome.tif. Started again after a kill it goes on.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 class Patches(Dataset):
-    """What the models see of the image, and the box that they tell of: four numbers, as loaders collate them."""
+    """What the models see of the image, and the box that they tell of, as four numbers."""
 
     def __init__(self, image: np.ndarray, locs: np.ndarray) -> None:
         self.padded, self.locs = np.pad(image, [(HALO, HALO)] * 2 + [(0, 0)], "reflect"), locs
@@ -53,9 +54,9 @@ def main(folder: Path) -> None:
     segment, classify, embed = models()
 
     with FullBatchAccumulator(locs, store=folder / "slide.zarr", mode="a") as accumulator:
-        loader = DataLoader(Patches(image, locs), batch_size=16, sampler=accumulator.missing_rows())
-        for images, boxes in loader:
-            images = images.to(DEVICE)
+        loader = DataLoader(Patches(image, locs), batch_size=16, sampler=accumulator.missing_rows(locs))
+        for seen, boxes in loader:
+            images = seen.to(DEVICE)
             outputs = {
                 "tissue": segment(images),  # (n, 4, 64, 64), with its gradients and on its device
                 "grade": classify(images),  # (n, 2)
@@ -77,7 +78,7 @@ def main(folder: Path) -> None:
     )
     heat = stitch(batch, heads=["grade"], spread=True, scale=1 / (PATCH - 2 * HALO))
     heat.save_ome_tiff(folder / "grade.ome.tif", channel_names=["benign", "malignant"])
-    print(batch["features"].shape, heat["grade"].shape)
+    sys.stdout.write(f"{batch['features'].shape} {heat['grade'].shape}\n")
 
 
 if __name__ == "__main__":
