@@ -61,6 +61,11 @@ class HeadOptions:
         given: dict[str, Any] = {name: of_some(each, keys, numbers) for name, each in self._given.items()}
         return HeadOptions(**given)
 
+    def replaced(self, **given: Unpack[StorageOptions]) -> HeadOptions:
+        """Return the options with others for some of them."""
+        every: dict[str, Any] = {**self._given, **given}
+        return HeadOptions(**every)
+
     def check_heads(self, heads: Sequence[int | str]) -> None:
         """Refuse options for heads that there are not."""
         check_heads(self._given, heads)

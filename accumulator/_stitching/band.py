@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
+from accumulator._core import memory
+from accumulator._inputs.text import as_text
 from accumulator._stitching.numbers import blank
 from accumulator._stitching.votes import Votes
 from accumulator._stores.memory.pages import Pages
@@ -35,6 +37,11 @@ class Band:
     known: list[NDArray[Any] | Votes | None]  # what is known of each number, where that is needed
     is_used: bool = False  # before, for another band
     values: list[NDArray[Any]] | None = None  # of the map, once it is finished
+
+    @property
+    def more_nbytes(self) -> int:
+        """Bytes of slots for votes beyond those that bands are thought to need."""
+        return sum(known.more_nbytes for known in self.known if isinstance(known, Votes))
 
     def forget(self) -> None:
         """Let nothing be known of any number."""
@@ -86,4 +93,10 @@ def _fresh_known(shape: tuple[int, ...], spec: MapSpec) -> NDArray[Any] | Votes 
 def _fresh_slot(
     shape: tuple[int, ...], classes: np.dtype[Any], votes: np.dtype[Any]
 ) -> tuple[NDArray[Any], NDArray[Any]]:
+    nbytes = math.prod(shape) * (classes.itemsize + votes.itemsize)
+    if not memory.fits_in_memory(nbytes, 0, 100):
+        raise MemoryLimitError(
+            f"so many classes meet in a pixel that a band of {shape[0]} rows needs {as_text(nbytes)} more, "
+            "which do not fit in memory: give memory_limit for lower bands"
+        )
     return fresh(shape, classes), fresh(shape, votes)

@@ -93,7 +93,8 @@ class Bands:
     @property
     def nbytes(self) -> int:
         """Bytes of all open bands."""
-        return len(self._open) * self.height * self._row_nbytes
+        slots = sum(band.more_nbytes for band in self._open.values())
+        return len(self._open) * self.height * self._row_nbytes + slots
 
     @property
     def least_nbytes(self) -> int:

@@ -47,7 +47,8 @@ class Layer(NamedTuple):
     is_known_by_pixel: bool = False
     rows: NDArray[np.intp] | None = None  # of the list, of each patch; None where patches are in its order
     box: tuple[int, ...] | None = None  # the spatial shape that a patch fills with its one value
-    given: NDArray[Any] | None = None  # (n, h, ..., w): what the user says that pixels count
+    # (n, h, ..., w) or (n, 1, ..., 1): what the user says that pixels count
+    given: NDArray[Any] | None = None
     distances: NDArray[np.int64] | None = None  # (h, ..., w): of pixels from the patch's centre
     n_rows: int = 0  # of the list
 
@@ -58,6 +59,11 @@ class Layer(NamedTuple):
             return values
         line: NDArray[Any] = np.tile(values, self.box[-1])
         return np.broadcast_to(line, (*self.box[:-1], len(line)))
+
+    def given_at(self, number: int, of: tuple[slice, ...]) -> NDArray[Any] | None:
+        """Return what a part of a patch counts, pixel by pixel, or one number for all of it."""
+        own: NDArray[Any] | None = None if self.given is None else self.given[number]
+        return own if own is None or own.size == 1 else own[of]
 
     def counting(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return values with nothing for what does not count."""

@@ -93,7 +93,7 @@ def blend_counting(  # noqa: PLR0913, PLR0917  what it depends on
     The part is told in an array whose last axis has all channels of a pixel, and in one of pixels.
     """
     counts = None if layer.nodata is None else ~is_nodata(patch, layer.nodata)
-    given = None if layer.given is None else layer.given[number][of_pixels]
+    given = layer.given_at(number, of_pixels)
     row = number if layer.rows is None else int(layer.rows[number])
     if isinstance(known, Votes):
         votes = None if layer.weights is None else layer.weights[of]
@@ -101,22 +101,22 @@ def blend_counting(  # noqa: PLR0913, PLR0917  what it depends on
     elif layer.distances is not None:  # "nearest"
         # Of patches that are as near the first of the list counts; those without rows come in its order.
         key = layer.distances[of_pixels] * layer.n_rows + (1 if layer.rows is None else row + 1)
-        if known.shape == target.shape:
+        if not layer.is_known_by_pixel:
             key = _repeated(key, layer.n_channels)
         is_nearer = (known == 0) | (key < known)
         if given is not None:
-            is_nearer &= (given > 0) if known.shape == given.shape else _repeated(given > 0, layer.n_channels)
+            is_nearer &= (given > 0) if layer.is_known_by_pixel else _repeated(given > 0, layer.n_channels)
         if counts is not None:
             is_nearer &= counts
         np.copyto(known, key, where=is_nearer)
-        if is_nearer.shape != target.shape:
+        if layer.is_known_by_pixel:
             is_nearer = _repeated(is_nearer, layer.n_channels)
         np.copyto(target, patch, where=is_nearer)
     elif layer.blend in {"last", "max", "min"}:
+        chosen = np.ones(patch.shape, dtype=bool) if counts is None else counts
         if given is not None:
-            is_given = np.broadcast_to(_repeated(given > 0, layer.n_channels), patch.shape)
-            counts = is_given if counts is None else counts & is_given
-        _choose(layer.blend, target, known, patch, np.array(counts), row)
+            chosen &= _repeated(given > 0, layer.n_channels)
+        _choose(layer.blend, target, known, patch, chosen, row)
     else:
         own = _times(_repeated(given, layer.n_channels), None if layer.weights is None else layer.weights[of])
         _add(target, known, patch, counts, own)
@@ -166,8 +166,12 @@ def _times(one: NDArray[Any] | None, other: NDArray[Any] | None) -> NDArray[Any]
 
 
 def _repeated(values: Any, n_channels: int) -> Any:
-    """Return what pixels have for each of their channels, which lie one after the other."""
-    return values if values is None or n_channels == 1 else np.repeat(values, n_channels, axis=-1)
+    """Return what pixels have for each of their channels, which lie one after the other.
+
+    What has one number on the last axis is the same for all of it, and stays so.
+    """
+    is_one = values is None or n_channels == 1 or values.shape[-1] == 1
+    return values if is_one else np.repeat(values, n_channels, axis=-1)
 
 
 def finish_counting(

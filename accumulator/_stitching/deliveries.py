@@ -13,12 +13,12 @@ from accumulator._core.memory import available_memory, fits_in_memory
 from accumulator._inputs import tuning
 from accumulator._inputs.heads import Heads
 from accumulator._inputs.text import as_text, named
-from accumulator._inputs.validation import as_specs, as_stored_heads, check_specs
+from accumulator._inputs.validation import as_stored_heads, check_specs
 from accumulator._pictures.progress import memory_state
 from accumulator._stitching.given import as_weights
 from accumulator._stitching.grid import n_outside
 from accumulator._stitching.groups import as_groups, let_go, open_all
-from accumulator._stitching.heads import warn_of_mean, warn_of_passes
+from accumulator._stitching.heads import lay_heads, warn_of_mean, warn_of_passes
 from accumulator._stitching.kept import Kept, facts_of, note
 from accumulator._stitching.passes import Passes
 from accumulator._stores.memory.row_numbers import without_repeats
@@ -61,7 +61,7 @@ class Deliveries:
     ) -> list[Delivery[_SomeBands]]:
         """Fix the heads, and return what takes bands of such a kind; nothing has changed if this raises."""
         request = self.request
-        specs = as_specs(heads, request.options)
+        specs = request.specs_of(heads)
         groups = as_groups(request, specs, has_weights=has_weights)
         blendings = request.blendings(specs.keys)
         if request.is_averaged:
@@ -70,8 +70,8 @@ class Deliveries:
             warn_of_mean(specs, blendings, group.heads.values, group.grid)
         if request.on_band is not None and len(groups) > 1 and specs.names is None:
             raise OptionError(
-                "heads whose boxes differ in pixels come to on_band in calls of their own: push named "
-                "heads, a dict"
+                "heads whose boxes differ in pixels, or of which some are spread, come to on_band in calls "
+                "of their own: push named heads, a dict"
             )
         deliveries = self._open(groups, kind)
         self.specs, self.each, self.has_weights = specs, deliveries, has_weights
@@ -103,32 +103,32 @@ class Deliveries:
         left_out, is_small = self.left_out, self.is_small
         return group.deliver(kind, canvas, self.written, left_out, self.request, is_small=is_small)
 
-    def take_weights(self, raw: Any, n: int, kind: type[Bands]) -> list[Any]:
-        """Return what pixels of a batch count, for each head, from what the user says of it.
+    def weigh(self, raw: Any, n: int, heads: Heads[NDArray[Any]]) -> list[Any]:
+        """Return what pixels of a batch count, for each head, from what the user says, or refuse that."""
+        if self.request.is_averaged:
+            raise OptionError(
+                'weights cannot be given with on_duplicate="average", where boxes count as the mean of passes'
+            )
+        if self.each and not self.has_weights and self.written.any():
+            raise OptionError(
+                "weights come with this batch, and did not with those before: push them from the first "
+                "batch on; a batch without weights counts as one with ones"
+            )
+        specs = self.specs or self.request.specs_of(heads)
+        return as_weights(raw, None, n, lay_heads(self.request.frame, specs))
 
-        The first batch tells whether any say so; nothing has changed if this raises.
-        """
-        lays = {
-            self.specs.keys[head]: lay
-            for each in self.each
-            for head, lay in zip(each.group.heads, each.group.lays, strict=True)
-        }
-        weights = as_weights(raw, n, lays, self.specs)
-        if not self.has_weights:
-            if self.written.any():
-                raise OptionError(
-                    "weights come with this batch, and did not with those before: push them from the first "
-                    "batch on; a batch without weights counts as one with ones"
-                )
-            groups = as_groups(self.request, self.specs, has_weights=True)
-            canvases = [each.canvas for each in self.each]
-            for each in self.each:
-                each.close()
-            self.each = [
-                self._deliver(group, kind, canvas) for group, canvas in zip(groups, canvases, strict=True)
-            ]
-            self.has_weights = True
-        return weights
+    def take_weights(self, kind: type[Bands]) -> None:
+        """Make bands that know of weights, where heads were declared and nothing has come."""
+        if self.has_weights:
+            return
+        groups = as_groups(self.request, self.specs, has_weights=True)
+        canvases = [each.canvas for each in self.each]
+        for each in self.each:
+            each.close()
+        self.each = [
+            self._deliver(group, kind, canvas) for group, canvas in zip(groups, canvases, strict=True)
+        ]
+        self.has_weights = True
 
     @property
     def nbytes(self) -> int:
@@ -162,7 +162,7 @@ class Deliveries:
 
     def fit(self, heads: Heads[NDArray[Any]]) -> Heads[NDArray[Any]]:
         """Return heads in the order of the first batch, in the dtype of the maps, or refuse them."""
-        specs = self.specs or as_specs(heads, self.request.options)
+        specs = self.specs or self.request.specs_of(heads)
         return specs.like(as_stored_heads(check_specs(heads, specs, self.told_by), specs))
 
     def refuse_left_out(self, rows: NDArray[np.intp]) -> None:

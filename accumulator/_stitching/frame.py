@@ -14,7 +14,7 @@ import numpy as np
 from accumulator._inputs.arguments import FAR
 from accumulator._inputs.text import named
 from accumulator._stitching.explain import Misfit
-from accumulator._stitching.geometry import in_order
+from accumulator._stitching.geometry import Filled, in_order
 from accumulator._stitching.grid import Grid
 from accumulator.exceptions import HeadError, LocationError, OptionError
 
@@ -44,6 +44,12 @@ class Lay:
     def shape(self) -> tuple[int, ...]:
         """The map's spatial shape."""
         return self.grid.shape[: self.grid.n_spatial]
+
+    def weights(self, given: NDArray[Any]) -> NDArray[Any]:
+        """Return what pixels count, of the part of patches that does, or of all one number."""
+        if given.size != len(given):
+            return self.cropped(given).reshape(len(given), *self.grid.patch)
+        return given.reshape(len(given), *(1 for _ in self.grid.patch))
 
     @property
     def whole(self) -> tuple[int, ...]:
@@ -168,11 +174,15 @@ class Frame:
         scale = None if factors is None else in_order(factors, np.float64)
         boxes = _Boxes.of(self, scale, self.geometry.of("output_shape", key), label)
         stop = np.maximum(boxes.first + 1, boxes.last)
-        shape = stop.max(axis=0, initial=0) if boxes.shape is None else boxes.shape
+        shape = _shape_of(stop, boxes.shape, label)
+        n, asked = self.geometry.n_spatial, self.geometry.of("spread", key)
         patch = (stop - boxes.first).max(axis=0, initial=1)
-        n = self.geometry.n_spatial
+        if isinstance(asked, Filled):
+            patch = np.maximum(patch, asked.largest)
+        # Others are the middle of the largest, where windows have theirs.
+        before = (patch - (stop - boxes.first)) // 2
         return Lay(
-            _as_grid(boxes.first, stop, tuple(shape.tolist()), tuple(patch.tolist())),
+            _as_grid(boxes.first, stop, shape, tuple(patch.tolist()), before),
             channels,
             tuple(float(each) for each in factors or (1,) * n),
             tuple(pixels(self.first, scale)[::-1].tolist()),
@@ -274,12 +284,7 @@ class _Boxes:
             np.maximum(self.first + 1, np.minimum(self.last, self.first + patch)),
             self.first + patch,
         )
-        shape = stop.max(axis=0, initial=0) if self.shape is None else self.shape
-        if shape.min() < 1:
-            raise OptionError(
-                f"the map of {misfit.label} would have the spatial shape {tuple(shape.tolist())} in its "
-                'scale: nothing lies behind origin; give origin="min", another origin, or output_shape'
-            )
+        shape = np.array(_shape_of(stop, self.shape, misfit.label))
         if is_shorter.any() and not may_be_shorter:
             is_inside = np.all((stop > 0) & (self.first < shape), axis=1, keepdims=True)
             ends, begins = np.abs(self.last - shape) <= self.slack, self.first <= 0
@@ -384,13 +389,28 @@ def _refuse_empty(frame: Frame) -> None:
         )
 
 
+def _shape_of(stop: NDArray[np.int64], asked: NDArray[np.int64] | None, label: str) -> tuple[int, ...]:
+    """Return the shape of a map, which ends with the last box if nobody asked for another."""
+    shape: tuple[int, ...] = tuple((stop.max(axis=0, initial=0) if asked is None else asked).tolist())
+    if min(shape) < 1:
+        raise OptionError(
+            f"the map of {label} would have the spatial shape {shape} in its scale: nothing lies behind "
+            'origin; give origin="min", another origin, or output_shape'
+        )
+    return shape
+
+
 def _as_grid(
-    start: NDArray[np.int64], stop: NDArray[np.int64], shape: tuple[int, ...], patch: tuple[int, ...]
+    start: NDArray[np.int64],
+    stop: NDArray[np.int64],
+    shape: tuple[int, ...],
+    patch: tuple[int, ...],
+    before: NDArray[np.int64] | int = 0,
 ) -> Grid:
-    """Return boxes cropped to the map."""
+    """Return boxes cropped to the map; so many pixels of their patches lie before them."""
     n = len(shape)
     low, high = np.clip(start, 0, shape), np.clip(stop, 0, shape)
-    skip = low - start
+    skip = low - start + before
     if n == 1:
         zeros = np.zeros_like(low)
         low, high, skip = (np.hstack(pair) for pair in ((low, zeros), (high, zeros + 1), (skip, zeros)))

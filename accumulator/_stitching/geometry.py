@@ -28,6 +28,13 @@ GEOMETRY: Final = ("output_shape", "origin", "channels_first", "crop", "scale", 
 
 
 @attrs.frozen(eq=False)
+class Filled:
+    """That boxes are filled by one value; the largest of all, come or not, has such a shape in the map."""
+
+    largest: tuple[int, ...]
+
+
+@attrs.frozen(eq=False)
 class Geometry:
     """What was said; options of single heads are looked up by `of`."""
 
@@ -82,7 +89,9 @@ def as_geometry(  # noqa: PLR0913  what may be said
         {
             "output_shape": shape,
             "channels_first": _each("channels_first", channels_first, partial(_as_flag, "channels_first")),
-            "spread": _each("spread", spread, partial(_as_flag, "spread")),
+            "spread": _each(
+                "spread", spread, lambda raw: raw if isinstance(raw, Filled) else _as_flag("spread", raw)
+            ),
             "crop": _each("crop", crop, lambda raw: _as_crop(raw, n)),
             "scale": _each("scale", scale, lambda raw: _as_scale(raw, n)),
         },

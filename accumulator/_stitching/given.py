@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from accumulator._inputs import tuning
 from accumulator._inputs.arrays import as_array
 from accumulator._inputs.options import by_plain_key, check_heads
 from accumulator.exceptions import HeadError, HeadValueError, OptionError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping as MappingType
-
     from numpy.typing import NDArray
 
     from accumulator._inputs.heads import Heads
@@ -23,42 +22,48 @@ _LEAST: Final = 1e-100  # of weights that are not 0: products with values keep a
 _MOST: Final = 1e100
 
 
-def as_weights(raw: Any, n: int, lays: MappingType[int | str, Lay], heads: Heads[Any]) -> list[Any]:
-    """Return for each head ``(n, h, ...)`` weights of the patches as they were pushed; None where all count.
+def as_weights(raw: Any, rows: NDArray[np.intp] | None, n: int, heads: Heads[Lay]) -> list[Any]:
+    """Return for each head what pixels of n patches count, as they were pushed; None where all are alike.
 
-    The heads are told by their keys, and how their patches lie.
+    It is ``(n, h, ...)``, or ``(n, 1, ...)`` for one number a patch. Of each head it is told how its patches
+    lie. Where not all ``rows`` count, the others are not looked at.
     """
     given = by_plain_key("weights", raw)
-    if isinstance(given, Mapping):
-        check_heads({"weights": given}, heads.keys)
-        return [
-            None if given.get(key) is None else _laid(_as_numbers(given[key]), n, lays[key], heads.label(i))
-            for i, key in enumerate(heads.keys)
-        ]
-    numbers = _as_numbers(given)
-    return [_laid(numbers, n, lays[key], heads.label(i)) for i, key in enumerate(heads.keys)]
+    if not isinstance(given, Mapping):
+        given = dict.fromkeys(heads.keys, given)
+    check_heads({"weights": given}, heads.keys)
+    return [
+        None if given.get(key) is None else _laid(_as_numbers(given[key], rows), n, lay, heads.label(i))
+        for i, (key, lay) in enumerate(zip(heads.keys, heads, strict=True))
+    ]
 
 
-def _as_numbers(raw: Any) -> NDArray[Any]:
+def _as_numbers(raw: Any, rows: NDArray[np.intp] | None) -> NDArray[Any]:
     weights = as_array(raw, "weights", OptionError)
     if weights.dtype.kind not in "biuf":
         raise OptionError(f"weights are {weights.dtype}: they are numbers of at least 0, or bools")
-    weights = weights.astype(np.result_type(weights.dtype, np.float32), copy=False)
-    with np.errstate(all="ignore"):
-        is_right = (weights == 0) | ((weights >= _LEAST) & (weights <= _MOST))
-    if not is_right.all():
-        at = tuple(int(each[0]) for each in np.nonzero(~is_right))
-        raise HeadValueError(
-            f"weights have the value {weights[at]} at {list(at)}: a weight is 0, or from {_LEAST} to {_MOST}"
-        )
+    if rows is None:
+        _check(weights)
+        return weights
+    step = max(1, tuning.now.read_nbytes // max(1, weights[:1].nbytes))
+    for start in range(0, len(rows), step):
+        _check(weights[rows[start : start + step]])
     return weights
 
 
+def _check(weights: NDArray[Any]) -> None:
+    with np.errstate(all="ignore"):
+        is_right = (weights == 0) | ((weights >= _LEAST) & (weights <= _MOST))
+    if not is_right.all():
+        wrong = weights[~is_right].flat[0]
+        raise HeadValueError(f"weights have the value {wrong}: a weight is 0, or from {_LEAST} to {_MOST}")
+
+
 def _laid(weights: NDArray[Any], n: int, lay: Lay, label: str) -> NDArray[Any]:
-    """Return weights with one number for each pixel of the patches of a head."""
+    """Return weights with an axis for each of the patches of a head."""
     patch = lay.whole
     if weights.shape == (n,):
-        return np.broadcast_to(weights.reshape(n, *(1 for _ in patch)), (n, *patch))
+        return weights.reshape(n, *(1 for _ in patch))
     if weights.shape != (n, *patch) or lay.is_spread:
         wanted = f"({n},)" if lay.is_spread else f"({n},) or {(n, *patch)}"
         raise HeadError(

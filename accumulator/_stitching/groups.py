@@ -13,7 +13,7 @@ import numpy as np
 
 from accumulator._core.canvas import Canvas
 from accumulator._core.memory import fits_in_memory
-from accumulator._inputs.options import check_heads, of_some
+from accumulator._inputs.options import of_some
 from accumulator._stitching.counting import as_nodata, counting, with_nodata
 from accumulator._stitching.delivery import Delivery
 from accumulator._stitching.heads import check_shapes, lay_heads, map_specs
@@ -67,8 +67,7 @@ class Group:
             return None
         some = [weights[head] for head in self.heads]
         return [
-            None if each is None else lay.cropped(each).reshape(len(each), *lay.grid.patch)
-            for lay, each in zip(self.lays, some, strict=True)
+            None if each is None else lay.weights(each) for lay, each in zip(self.lays, some, strict=True)
         ]
 
     def seen(self, heads: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
@@ -132,7 +131,6 @@ def as_groups(request: Request, specs: Heads[HeadSpec], *, has_weights: bool) ->
     """Return the heads of a batch by how their patches lie, or refuse them."""
     frame, none = request.frame, as_nodata(request.nodata, specs.keys)
     blendings = request.blendings(specs.keys)
-    check_heads({"reduce": request.reduce}, specs.keys)
     lays = lay_heads(frame, specs)
     by_place: dict[Any, list[int]] = {}
     for head, lay in enumerate(lays):
@@ -147,9 +145,8 @@ def as_groups(request: Request, specs: Heads[HeadSpec], *, has_weights: bool) ->
         maps = map_specs(some, own, some_blendings, grid.most_overlaps(), is_averaged=request.is_averaged)
         maps = with_nodata(maps, of_some(none, specs.keys, heads))
         maps = maps.like(counting(each, n, has_weights=has_weights) for each in maps)
-        fills, labels = [spec.storage.fill_value for spec in some], [specs.label(head) for head in heads]
-        reduce = of_some(request.reduce, specs.keys, heads)
-        maps = with_reduced(maps, reduce, fills, grid.shape[: grid.n_spatial], labels)
+        asked = [(request.reduce_of(key), request.fill_of(key)) for key in some.keys]
+        maps = with_reduced(maps, asked, grid.shape[: grid.n_spatial], [specs.label(head) for head in heads])
         stored = request.stored.of_some(specs.keys, heads)
         groups.append(Group(some.like(heads), own.values, maps, stored))
     return groups

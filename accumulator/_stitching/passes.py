@@ -122,6 +122,8 @@ class Passes:
             k = k if known is None else np.maximum(known, 1)
             if spec.dtype.kind in "biu":
                 mean = np.rint(mean * k) / k  # noqa: PLW2901  the sum is a whole number: ties are ties
+                if spec.window.blend == "vote":
+                    mean = np.rint(mean)  # noqa: PLW2901  classes are whole
             if known is not None:
                 mean[is_nodata(mean, spec.nodata) & (known > 0)] = _beside(spec.nodata)
                 mean[known == 0] = spec.nodata

@@ -18,7 +18,7 @@ import numpy as np
 from accumulator._core.canvas import Canvas
 from accumulator._core.ranks import Together, join
 from accumulator._inputs.arguments import as_store
-from accumulator._inputs.validation import as_specs, as_stored_heads
+from accumulator._inputs.validation import as_stored_heads
 from accumulator._pictures.progress import Progress
 from accumulator._stitching.bands import Bands
 from accumulator._stitching.delivery import Delivery
@@ -55,12 +55,12 @@ def stitch_share(source: Source, who: Rank, raw_store: Any, options: StitchOptio
         raise OptionError("rank= and world_size= are for maps that several make: give store= too")
     with contextlib.closing(Stitcher(batch.output_locs[source.rows], **options)) as unused:
         request = unused._canvas.request  # noqa: SLF001  what it was asked for is all that is wanted of it
-    specs = as_specs(source.none, request.options)
+    specs = request.specs_of(source.none)
     groups = as_groups(request, specs, has_weights=source.weights is not None)
     if len(groups) > 1:
         raise OptionError(
-            "heads whose maps are of different shape cannot be in one store that ranks write: stitch each "
-            "shape to its own, with heads="
+            "heads whose maps are of different shape, or of which some are spread, cannot be in one store "
+            "that ranks write: stitch each kind to its own, with heads="
         )
     group = groups[0]
     warn_of_mean(specs, request.blendings(specs.keys), range(len(specs)), group.grid)
@@ -102,7 +102,7 @@ def _token(source: Source, request: Request, group: Group) -> str:
     said: dict[str, Any] = {
         "heads": list(source.picked),
         "blend": blends[0] if len(set(blends)) == 1 else blends,
-        "nodata": [None if each.nodata is None else complex(each.nodata) for each in group.maps],
+        "nodata": [None if each.nodata is None else str(each.nodata) for each in group.maps],
         "origin": list(map(int, request.frame.origin)),
         "shape": list(group.grid.shape[: group.grid.n_spatial]),
         "scale": list(map(float, group.lays[0].scale)),
@@ -113,7 +113,7 @@ def _token(source: Source, request: Request, group: Group) -> str:
     }
     since: dict[str, list[Any]] = {  # told where there are any, as runs that were begun before do not
         "spread": [lay.is_spread for lay in group.lays],
-        "reduce": [None if each.reduced is None else each.reduced.name for each in group.maps],
+        "reduce": [None if each.reduced is None else each.reduced.told for each in group.maps],
         "weights": source.weighed_by,
     }
     said |= {name: values for name, values in since.items() if any(values)}
@@ -168,13 +168,13 @@ class Share:
         try:
             if isinstance(bands, WholeBands):
                 arrays: list[Any] = list(source.heads)  # all of them in memory
-                given = group.given(source.weigh(slice(None)))
+                given = group.given(source.weigh())
                 for number in bands.blend_all(group.seen(arrays), source.rows, given):
                     delivery.deliver([number])
                     yield
                 return
             touching = np.flatnonzero(grid.is_inside)
-            for some in in_batches(source.largest, source.rows[touching], source.heads.values):
+            for some in in_batches(source.largest, source.rows[touching], source.arrays):
                 heads = self.source.heads.like(read(head, some) for head in source.heads)
                 values = as_stored_heads(heads, self.specs)
                 rows = np.searchsorted(source.rows, some)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
 import attrs
@@ -12,7 +13,8 @@ from accumulator._core.locations import LocationIndex
 from accumulator._core.plan import Budget
 from accumulator._inputs.arguments import as_folder, as_limit, as_passes, as_store, as_threshold
 from accumulator._inputs.declared import as_declared
-from accumulator._inputs.options import HeadOptions, check_heads
+from accumulator._inputs.options import HeadOptions, by_plain_key, check_heads
+from accumulator._inputs.validation import as_specs
 from accumulator._pictures.progress import as_progress
 from accumulator._stitching.blends import Blending, as_blend
 from accumulator._stitching.frame import as_frame
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from accumulator._inputs.heads import Heads
+    from accumulator._inputs.validation import HeadSpec
     from accumulator._stitching.frame import Frame
     from accumulator.typing import (
         ArrayLike,
@@ -50,7 +53,8 @@ class Request:
     on_duplicate: Passes
     index: LocationIndex
     blend: Blending | dict[int | str, Blending]
-    reduce: Any
+    reduce: Any  # what becomes of bands, for all heads or in a dict
+    fill_value: Any  # of pixels that no patch covers, likewise
     bar: Any
     nodata: StorageOption[FillValue | None]
     options: HeadOptions
@@ -64,6 +68,26 @@ class Request:
     def is_averaged(self) -> bool:
         """Whether patches of one box count as one, their mean."""
         return self.on_duplicate == "average"
+
+    def specs_of(self, heads: Heads[NDArray[Any]]) -> Heads[HeadSpec]:
+        """Return what patches of each head look like, from a batch.
+
+        The fill value of what is reduced is of another dtype, and looked at when that is known.
+        """
+        if self.reduce is None:
+            return as_specs(heads, self.options)
+        self.options.check_heads(heads.keys)
+        check_heads({"reduce": self.reduce}, heads.keys)
+        fills = {key: self.fill_of(key) for key in heads.keys if self.reduce_of(key) is None}
+        return as_specs(heads, self.options.replaced(fill_value=fills))
+
+    def reduce_of(self, key: int | str) -> Any:
+        """Return what becomes of a head's bands."""
+        return self.reduce.get(key) if isinstance(self.reduce, Mapping) else self.reduce
+
+    def fill_of(self, key: int | str) -> Any:
+        """Return the value of pixels that no patch covers, as it was given."""
+        return self.fill_value.get(key, 0) if isinstance(self.fill_value, Mapping) else self.fill_value
 
     def blendings(self, keys: Sequence[int | str]) -> list[Blending]:
         """Return how the patches of each head are blended."""
@@ -103,6 +127,7 @@ def as_request(
         index,
         blend,
         as_reduce(given["reduce"]),
+        by_plain_key("fill_value", given["fill_value"]),
         bar,
         given["nodata"],
         options,

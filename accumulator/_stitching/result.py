@@ -15,7 +15,7 @@ from accumulator._inputs.ranks import as_rank
 from accumulator._inputs.text import listed
 from accumulator._inputs.validation import HeadSpec
 from accumulator._stitching.frame import as_frame
-from accumulator._stitching.geometry import GEOMETRY, as_geometry
+from accumulator._stitching.geometry import GEOMETRY, Filled, as_geometry
 from accumulator._stitching.grid import n_outside
 from accumulator._stitching.heads import check_shapes, lay_heads
 from accumulator._stitching.ranks import stitch_share
@@ -146,9 +146,11 @@ def stitch(
         )
     who = as_rank(rank, world_size)
     outputs = Heads.of(batch.outputs)
-    weighing = None if weights is None else _chosen(outputs, [weights], "weights").values[0]
+    weighing = None if weights is None else _chosen(outputs, weights, "weights").values[0]
     if heads is None and weights is not None:
         heads = [key for key in outputs.keys if key != plain_key(weights)]
+        if not heads:
+            raise OptionError(f"weights is {weights!r}, and there is no other head to stitch")
     chosen = _chosen(outputs, heads)
     store = options.pop("store", None) if who is not None else None
     lays = _lay(batch, chosen, options)
@@ -165,9 +167,9 @@ def stitch(
     with Stitcher(batch.output_locs[rows], **options) as stitcher:
         stitcher._told = batch.output_locs, batch.written, n_outside(grids)  # noqa: SLF001
         if len(rows) and source.is_at_hand(HeadOptions(dtype=options.get("dtype"))):
-            stitcher._push_whole(chosen.like(map(np.asarray, chosen)), rows, source.weigh(slice(None)))  # noqa: SLF001
+            stitcher._push_whole(chosen.like(map(np.asarray, chosen)), rows, source.weigh())  # noqa: SLF001
         else:
-            for some in in_batches(source.largest, rows, chosen.values):
+            for some in in_batches(source.largest, rows, source.arrays):
                 values = chosen.like(read(array, some) for array in chosen)
                 stitcher._take(values, batch.output_locs[some], source.weights_of(some))  # noqa: SLF001
     return stitcher.finalize()
@@ -182,6 +184,8 @@ def _lay(batch: FullBatch, chosen: Heads[RowArray], options: StitchOptions) -> H
     check_shapes(geometry, lays)
     options["origin"] = frame.origin
     options["output_shape"] = dict(zip(lays.keys, (lay.shape for lay in lays), strict=True))
+    spread: list[Any] = [Filled(lay.whole) if lay.is_spread else False for lay in lays]
+    options["spread"] = dict(zip(lays.keys, spread, strict=True))
     options["crop"] = dict(zip(lays.keys, (lay.crop for lay in lays), strict=True))
     return lays
 
@@ -202,13 +206,14 @@ def check_is_of_patches(batch: FullBatch) -> None:
 
 
 def _chosen(
-    outputs: Heads[RowArray], heads: Sequence[int | str] | None, name: str = "heads"
+    outputs: Heads[RowArray], heads: int | str | Sequence[int | str] | None, name: str = "heads"
 ) -> Heads[RowArray]:
     """Return the heads that were asked for, by name or by number, in an option of such a name."""
     known = dict(zip(outputs.keys, outputs, strict=True))
-    if heads is not None and (isinstance(heads, str) or not isinstance(heads, Sequence)):
-        raise OptionError(f"heads is {heads!r}: give a list of them, of [{listed(map(repr, known))}]")
-    chosen = list(known) if heads is None else [plain_key(head) for head in heads]
+    some: Any = [heads] if name == "weights" else heads
+    if some is not None and (isinstance(some, str) or not isinstance(some, Sequence)):
+        raise OptionError(f"{name} is {heads!r}: give a list of them, of [{listed(map(repr, known))}]")
+    chosen = list(known) if some is None else [plain_key(head) for head in some]
     if not chosen or len(set(chosen)) != len(chosen) or not set(chosen) <= known.keys():
         raise OptionError(f"{name} is {heads!r}: choose from [{listed(map(repr, known))}], each once")
     names = None if outputs.names is None else tuple(map(str, chosen))

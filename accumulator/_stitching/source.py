@@ -48,21 +48,23 @@ class Source:
         lays = zip(self.heads.keys, self.heads, self.lays, strict=True)
         return all(_is_at_hand(head, lay, options.for_head(key, head.dtype)[1]) for key, head, lay in lays)
 
-    def weights_of(self, rows: NDArray[np.intp] | slice) -> NDArray[Any] | None:
-        """Return what pixels of some rows count, or each row; None where all count the same."""
+    def weights_of(self, rows: NDArray[np.intp] | None) -> NDArray[Any] | None:
+        """Return what pixels of some rows count, or of all; None where all count the same."""
         if self.weights is None:
             return None
-        weights: NDArray[Any] = self.weights[rows] if isinstance(rows, slice) else read(self.weights, rows)  # type: ignore[assignment]  # no scalar
-        has_channel = weights.ndim == self.lays.values[0].grid.n_spatial + 2 or weights.ndim == 2
-        return weights[..., 0] if has_channel and weights.shape[-1] == 1 else weights
+        weights = np.asarray(self.weights) if rows is None else read(self.weights, rows)
+        if weights.ndim not in {2, self.lays.values[0].grid.n_spatial + 2}:
+            return weights
+        if weights.shape[-1] == 1:
+            return weights[..., 0]
+        return weights[:, 0] if weights.shape[1] == 1 and weights.ndim > 2 else weights
 
-    def weigh(self, rows: NDArray[np.intp] | slice) -> list[Any] | None:
-        """Return the same for each head, one number a pixel."""
+    def weigh(self, rows: NDArray[np.intp] | None = None) -> list[Any] | None:
+        """Return the same for each head; of all, those that are to be stitched have to be right."""
         weights = self.weights_of(rows)
         if weights is None:
             return None
-        lays = dict(zip(self.heads.keys, self.lays, strict=True))
-        return as_weights(weights, len(weights), lays, self.heads)
+        return as_weights(weights, self.rows if rows is None else None, len(weights), self.lays)
 
     @property
     def none(self) -> Heads[NDArray[Any]]:
@@ -78,7 +80,7 @@ class Source:
         """Return a hash of all patches, by their checksums: the recorded ones, where they are in a store."""
         recorded = self._recorded()
         found = hashlib.sha256()
-        for key, head in zip([*self.picked, *self.weighed_by], self._arrays, strict=True):
+        for key, head in zip([*self.picked, *self.weighed_by], self.arrays, strict=True):
             sums = self._sums(head) if recorded is None else recorded[key][self.rows]
             found.update(sums.astype("<u8").tobytes())
         return found.hexdigest()
@@ -100,7 +102,8 @@ class Source:
         return [key for key, array in keyed if array is self.weights]
 
     @property
-    def _arrays(self) -> list[RowArray]:
+    def arrays(self) -> list[RowArray]:
+        """All that is read."""
         return [*self.heads, *([] if self.weights is None else [self.weights])]
 
     def _sums(self, head: RowArray) -> NDArray[np.uint64]:

@@ -18,7 +18,7 @@ from accumulator._stitching.map import StitchedMap, as_map
 from accumulator._stitching.request import as_request
 from accumulator._stitching.whole import WholeBands
 from accumulator._stores.memory.row_numbers import as_numbers
-from accumulator.exceptions import ClosedError, HeadError, NothingPushedError, OptionError
+from accumulator.exceptions import ClosedError, HeadError, NothingPushedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -75,21 +75,24 @@ class Stitcher(Collector[StitchedMap, Deliveries]):
         - "max", "min": the largest or the smallest. "last": that of the box that comes last in the list.
           "nearest": that of the patch whose centre is nearest, of several the first in the list.
         - "vote": the class that most patches have, of several the lowest. ``("vote", "hann")``, "gaussian" or
-          an array: votes count as that window says. For integers and bools; memory follows how many classes
-          meet in a pixel.
+          an array: votes count as that window says. For integers and bools; bands take more memory, beyond
+          ``memory_limit``, where more than two classes meet in a pixel.
 
         A pixel that only weights of 0 reach holds the fill value. Labels have no mean: take "vote", "last"
         or "max"; a mean of integers that is not said by its name warns. NaN in a patch makes its pixels NaN.
     spread : bool or dict by head, default False
         Whether heads of one value a patch, ``(n,)`` or ``(n, C)``, fill their boxes with it: a heat map of a
         patch classifier. With ``scale`` it is a coarse one, of one pixel a patch if that is 1 / stride; a
-        box then goes from the pixel nearest to its start to that nearest to its end.
+        box then goes from the pixel nearest to its start to that nearest to its end. ``crop`` and
+        ``channels_first`` are not for them. Boxes may be of any size: a window is that of the largest, of
+        which others are the middle.
     reduce : "argmax" or callable, or dict of them by head, optional
         What becomes of the blended map before it is stored: the class that is largest, as the smallest
         unsigned integers that hold it, so that probabilities are never stored; or a function that takes rows
         of the map, ``(n, W, C)``, read-only, and returns an array ``(n, W, ...)`` of any dtype. It sees some
-        rows at a time, and at the first push one of zeros, to learn what it makes. ``fill_value`` is then
-        that of what is stored, also where ``nodata`` is all there is.
+        rows at a time, and at the first push one of zeros, to learn what it makes. ``fill_value`` and
+        ``chunks`` are then of what is stored; gaps have the first, also where ``nodata`` is all there is.
+        Channels that are nodata are not the largest.
     output_shape : sequence of int, optional
         The spatial shape of the maps in their own pixels, ``(height, width)``; by default they end with the
         last box.
@@ -149,7 +152,7 @@ class Stitcher(Collector[StitchedMap, Deliveries]):
         box which came often counts no more than its neighbours. The means of all boxes are kept until
         `finalize`, 8 bytes a number, in RAM or on disk as `FullBatchAccumulator` keeps rows; the maps are
         made there, and ``on_band`` is called. 64-bit integers beyond 2**53 are rounded.
-        Integers warn where ``blend`` is "last" or "max": labels have no mean.
+        Integers warn where ``blend`` is no mean: labels have none. For "vote" the means are whole classes.
 
     Raises
     ------
@@ -283,8 +286,9 @@ class Stitcher(Collector[StitchedMap, Deliveries]):
         weights : (n, h, w) or (n,) array-like, or dict of them by head, optional
             What each pixel of the patches counts, or each patch: masks, confidences. Numbers of at least 0,
             or bools; they are multiplied with those of ``blend``. What counts 0 is as if it had not come: for
-            "max", "min", "last" and "nearest" that is all they say. Given with one batch, they are given with
-            the first; a batch without them, and a head that a dict does not name, counts 1.
+            "max", "min", "last" and "nearest" that is all they say. Where nothing counts the map has the fill
+            value, or ``nodata`` where that is given. Given with one batch, they are given with the first; a
+            batch without them, and a head that a dict does not name, counts 1.
 
         Raises
         ------
@@ -325,7 +329,7 @@ class Stitcher(Collector[StitchedMap, Deliveries]):
             Many bands are open, and take much of the memory.
         BlendWarning
             At the first push: heads are integers, and boxes overlap while ``blend`` was not given, or
-            ``on_duplicate`` is "average" while ``blend`` is "last" or "max".
+            ``on_duplicate`` is "average" while ``blend`` is no mean.
 
         Notes
         -----
@@ -365,7 +369,7 @@ class Stitcher(Collector[StitchedMap, Deliveries]):
 
         Notes
         -----
-        After an error nothing was said, unless it is one of ``on_band``.
+        After an error nothing was said, unless it is one of ``on_band`` or ``reduce``.
 
         Examples
         --------
@@ -394,10 +398,7 @@ class Stitcher(Collector[StitchedMap, Deliveries]):
         check_rows(heads, len(rows))
         maps.refuse_left_out(rows)
         heads = maps.fit(heads)
-        if weights is not None and policy == "average":
-            raise OptionError(
-                'weights cannot be given with on_duplicate="average", where boxes count as the mean of passes'
-            )
+        counts = None if weights is None else maps.weigh(weights, len(rows), heads)
         kept: Any = slice(None)
         if policy != "average" and (has_repeats or self._written[rows].any()):
             kept = maps.without_repeats(rows)
@@ -406,8 +407,9 @@ class Stitcher(Collector[StitchedMap, Deliveries]):
         if policy == "average":
             maps.average(rows, heads)
         else:
-            counts = None if weights is None else maps.take_weights(weights, len(rows), Bands)
-            counts = counts and [None if each is None else each[kept] for each in counts]
+            if counts is not None:
+                maps.take_weights(Bands)
+                counts = [None if each is None else each[kept] for each in counts]
             maps.blend(rows[kept], heads.like(head[kept] for head in heads), counts)
         if self._progress is not None:
             self._progress.show()

@@ -46,7 +46,9 @@ class Votes:
 
     def add(self, classes: NDArray[Any], votes: NDArray[Any] | None) -> None:
         """Vote: once for each class, or as often as it says."""
-        left = np.ones(classes.shape, np.bool_) if votes is None else votes > 0
+        left = np.ones(classes.shape, np.bool_)
+        if votes is not None:
+            left &= votes > 0
         number = 0
         while left.any():
             if number == len(self.slots):
@@ -70,6 +72,11 @@ class Votes:
             np.copyto(winner, classes, where=is_better)
             np.copyto(most, votes, where=is_better)
         return winner, most
+
+    @property
+    def more_nbytes(self) -> int:
+        """Bytes of slots beyond those that a band is thought to need."""
+        return sum(classes.nbytes + votes.nbytes for classes, votes in self.slots[N_SLOTS:])
 
     def clear(self) -> None:
         """Forget all votes."""

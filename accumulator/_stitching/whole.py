@@ -87,10 +87,13 @@ class WholeBands(Bands):
             with np.errstate(over="raise"):
                 self._make_values(number, share, heads, self._specs)
         except FloatingPointError:
-            specs = [attrs.evolve(spec, sum_dtype=wider(spec.sum_dtype)) for spec in self._specs]
+            specs = [
+                attrs.evolve(spec, sum_dtype=wider(spec.sum_dtype)) if spec.window.is_sum else spec
+                for spec in self._specs
+            ]
             band = self._open[number]
-            band.sums = [self._fresh(spec) for spec in specs]
-            band.forget()
+            band.sums, band.is_used = [self._fresh(spec) for spec in specs], True
+            band.blank(specs)
             self._make_values(number, share, heads, specs)
 
     def _make_values(

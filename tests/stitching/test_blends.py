@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,7 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from accumulator import FullBatch, FullBatchAccumulator, StitchedMap, Stitcher, publish, stitch
-from accumulator.exceptions import BlendWarning, HeadError, HeadValueError, LocationError, OptionError
+from accumulator.exceptions import (
+    BlendWarning,
+    HeadError,
+    HeadValueError,
+    LocationError,
+    OptionError,
+    ResumeError,
+)
 
 EXAMPLES = examples(120, "ACCUMULATOR_STITCH_EXAMPLES")
 MEETING = np.array([[0, 0, 4, 1], [2, 0, 6, 1]])
@@ -479,3 +488,207 @@ def test_passes_that_are_averaged_first(blend):
     expected[2:4] = meet
     assert maps[0].tolist() == [expected.tolist()]
     assert maps[1].tolist() == [[[number] * 2 for number in expected]]
+
+
+@pytest.mark.parametrize("how", ["streamed", "whole", "ranks"])
+@pytest.mark.parametrize(("blend", "value"), [("max", -5), ("min", 5)])
+def test_values_too_large_in_one_head_leave_the_others_alone(how, blend, value, tmp_path):
+    """A band that goes on in a wider dtype has in each head what its blend begins with."""
+    heads = {"a": np.full((2, 1, 4), 3e38, "f4"), "b": np.full((2, 1, 4), value, "f4")}
+    maps = maps_of(heads, MEETING, how, tmp_path, blend={"a": "average", "b": blend})
+    assert (maps.outputs["a"][...] == np.float32(3e38)).all()
+    assert (maps.outputs["b"][...] == value).all()
+
+
+@pytest.mark.parametrize(
+    "blend", ["average", "hann", "max", "min", "last", "nearest", ("vote", "hann")], ids=str
+)
+def test_what_has_no_weights_counts_one(blend):
+    """A batch after one that had some, and a head that a dict does not name."""
+    values = np.array([[[3] * 4], [[1] * 4]])
+    plain = maps_of({"a": values}, MEETING, "streamed", blend=blend).outputs["a"]
+    for weights in ([{"weights": [1]}, {}], [{"weights": {"b": [0]}}, {}]):
+        with Stitcher(MEETING, blend=blend) as stitcher:
+            for row, own in enumerate(weights):
+                stitcher.push({"a": values[[row]], "b": values[[row]]}, MEETING[[row]], **own)
+        np.testing.assert_array_equal(stitcher.finalize().outputs["a"], plain)
+
+
+SIZES = np.array([[0, 0, 8, 4], [0, 4, 6, 8], [3, 4, 9, 8]])  # the largest does not come
+
+
+@pytest.mark.parametrize("blend", ["average", "hann", "nearest", "last"])
+def test_spread_boxes_of_other_sizes(blend, tmp_path):
+    """Streamed and stitched are the same, with weights and without, whichever came."""
+    rows, values, weights = [1, 2], np.array([1.0, 3.0]), np.array([1.0, 2.0])
+    options = {"blend": blend, "spread": True, "output_shape": (8, 9)}
+    for own in (None, weights):
+        with Stitcher(SIZES, **options) as stitcher:
+            stitcher.push({"a": values}, SIZES[rows], weights=own)
+        expected = stitcher.finalize().outputs["a"]
+        heads = {"a": values, "w": np.ones(2) if own is None else own}
+        for threshold in (100, 0):
+            with FullBatchAccumulator(SIZES, memory_threshold=threshold) as accumulator:
+                accumulator.push(heads, SIZES[rows])
+            batch = accumulator.finalize()
+            maps = stitch(batch, weights="w", **options).outputs["a"]
+            np.testing.assert_allclose(maps[...], expected, rtol=1e-12)
+        store = tmp_path / f"{blend}-{own is None}"
+        for rank in (0, 1):
+            stitch(batch, weights="w", rank=rank, world_size=2, store=store, **options)
+        publish(store).close()
+        np.testing.assert_allclose(StitchedMap.load(store).outputs["a"][...], expected, rtol=1e-12)
+
+
+def test_the_nearest_of_boxes_of_different_size():
+    """Each box has its own centre; of two that are as near the first of the list counts."""
+    locs = [[0, 0, 8, 1], [2, 0, 4, 1]]
+    with Stitcher(locs, spread=True, blend="nearest") as stitcher:
+        stitcher.push(np.array([1, 2]), locs)
+    assert stitcher.finalize().outputs[0].tolist() == [[1, 1, 2, 1, 1, 1, 1, 1]]
+
+
+def test_ranks_that_reduce_by_another_function_are_refused(tmp_path):
+    """By its code, what it closes over and its partial arguments; the same one made again is not."""
+
+    def times(number):
+        return lambda rows: rows[..., 0] * number
+
+    with FullBatchAccumulator(TILES) as accumulator:
+        accumulator.push(np.ones((len(TILES), 4, 6, 2), "f4"), TILES)
+    batch = accumulator.finalize()
+    pairs = [
+        (lambda rows: rows[..., 0] * 1, lambda rows: rows[..., 0] * 7),
+        (times(-1), times(2)),
+        (partial(np.max, axis=-1), partial(np.sum, axis=-1)),
+        (lambda rows: rows[..., 0] * np.float32(2), "argmax"),
+    ]
+    for number, (one, other) in enumerate(pairs):
+        store = tmp_path / f"{number}.zarr"
+        stitch(batch, rank=0, world_size=2, store=store, reduce=one)
+        with pytest.raises(ResumeError):
+            stitch(batch, rank=1, world_size=2, store=store, reduce=other)
+    store = tmp_path / "same.zarr"
+    for rank in (0, 1):
+        stitch(batch, rank=rank, world_size=2, store=store, reduce=times(3))
+    publish(store).close()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "make", "fill"),
+    [
+        ("f4", lambda rows: rows[..., 0].astype("u4"), 16777217),
+        ("f2", "argmax", 65535),
+        ("u1", lambda rows: rows[..., 0].astype("i2"), -1),
+        ("u1", lambda rows: rows.mean(-1), math.nan),
+        ("?", "argmax", 255),
+    ],
+)
+def test_fill_value_is_that_of_what_is_stored(dtype, make, fill):
+    """Whatever patches could hold; what is not reduced has its own."""
+    values = np.ones((1, 2, 2, 300), dtype)
+    with Stitcher(
+        [[0, 0, 2, 2]], reduce={"a": make}, fill_value={"a": fill, "b": 1}, output_shape=(2, 3), blend="max"
+    ) as stitcher:
+        stitcher.push({"a": values, "b": values}, [[0, 0, 2, 2]])
+    maps = stitcher.finalize().outputs
+    np.testing.assert_array_equal(maps["a"][:, 2], [fill, fill])
+    assert (maps["b"] == 1).all()
+    with Stitcher([[0, 0, 2, 2]], reduce="argmax", fill_value=-1) as stitcher:
+        with pytest.raises(OptionError, match="fill_value of head 0 is -1"):
+            stitcher.push(values, [[0, 0, 2, 2]])
+        stitcher.close()
+
+
+def test_weights_of_what_never_came_are_not_looked_at():
+    """In RAM as on disk: neither of rows that are missing, nor of those outside of the maps."""
+    for threshold in (100, 0):
+        with FullBatchAccumulator(MEETING, fill_value={"w": -1}, memory_threshold=threshold) as accumulator:
+            accumulator.push({"a": np.ones((1, 1, 4)), "w": np.ones(1)}, MEETING[:1])
+        maps = stitch(accumulator.finalize(), weights="w")
+        assert maps.outputs["a"][...].tolist() == [[1, 1, 1, 1, 0, 0]]
+
+
+def test_one_weight_a_patch_takes_no_room_for_each_pixel():
+    """Boxes of 512 x 512 with a number each, and a number what it counts."""
+    locs = np.array([[row, 0, row + 512, 512] for row in range(400)])
+    with Stitcher(locs, spread=True, blend="last") as stitcher:
+        tracemalloc.start()
+        stitcher.push(np.arange(400.0), locs, weights=np.ones(400))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 40e6
+    assert stitcher.finalize().outputs[0][0, ::300].tolist() == [0, 300, 399, 399]
+
+
+def test_weights_that_are_refused_in_the_first_batch_leave_nothing(tmp_path):
+    """Neither heads nor a store."""
+    stitcher = Stitcher(MEETING, store=tmp_path / "maps.zarr")
+    with pytest.raises(HeadError, match="weights have shape"):
+        stitcher.push(np.ones((2, 1, 4)), MEETING, weights=[1])
+    assert not (tmp_path / "maps.zarr").exists()
+    with stitcher:
+        stitcher.push(np.ones((2, 1, 4, 2)), MEETING, weights=[1, 1])
+    assert stitcher.finalize().outputs[0].shape == (1, 6, 2)
+
+
+@pytest.mark.parametrize("nodata", [255, math.nan])
+def test_argmax_is_of_channels_that_count(nodata):
+    """One that is nodata is not the largest."""
+    patch = np.array([[[[0.9, 0.1, nodata]]]])
+    with Stitcher([[0, 0, 1, 1]], reduce="argmax", nodata=nodata) as stitcher:
+        stitcher.push(patch, [[0, 0, 1, 1]])
+    assert stitcher.finalize().outputs[0].tolist() == [[0]]
+
+
+def test_spread_boxes_that_all_lie_before_the_origin():
+    """Refused like patches there."""
+    locs = [[80, 80, 103, 103], [70, 70, 102, 102]]
+    with Stitcher(locs, spread=True, scale=1 / 16, origin=[100, 100]) as stitcher:
+        with pytest.raises(OptionError, match="nothing lies behind origin"):
+            stitcher.push(np.ones(2), locs)
+        stitcher.close()
+
+
+def test_votes_of_passes_are_for_whole_classes():
+    """A mean of 3.5 is a vote for 4, as there is no class between."""
+    locs = np.array([[0, 0, 1, 1], [-1, 0, 1, 1], [-1, -1, 1, 1]])
+    passes = [np.array([3, 4, 0]), np.array([4, 4, 0])]
+    with Stitcher(
+        locs, blend="vote", spread=True, on_duplicate="average", origin=[0, 0], output_shape=(1, 1)
+    ) as stitcher:
+        with pytest.warns(BlendWarning, match="passes"):
+            stitcher.push(passes[0], locs)
+        stitcher.push(passes[1], locs)
+    assert stitcher.finalize().outputs[0].tolist() == [[4]]
+
+
+def test_a_function_that_returns_masked_numbers_is_refused():
+    """As the mask would be lost."""
+    with Stitcher(MEETING, reduce=lambda rows: np.ma.masked_array(rows, rows > 0)) as stitcher:
+        with pytest.raises(HeadError, match="mask"):
+            stitcher.push(np.ones((2, 1, 4)), MEETING)
+        stitcher.close()
+
+
+def test_open_bands_count_the_slots_of_votes():
+    """One for each class that meets another anywhere."""
+    locs = np.array([[-row, 0, 40 - row, 1] for row in range(40)])
+    with Stitcher(locs, blend="vote", output_shape=(1, 1), origin=(0, 0)) as stitcher:
+        stitcher.push(np.repeat(np.arange(2), 40).reshape(2, 1, 40), locs[:2])
+        before = stitcher.open_nbytes
+        stitcher.push(np.repeat(np.arange(2, 30), 40).reshape(28, 1, 40), locs[2:30])
+        assert stitcher.open_nbytes == before + 28 * (8 + 4)
+        stitcher.close()
+
+
+def test_weights_of_a_head_alone():
+    """There is nothing to be stitched then; and channels of one are left out, first or last."""
+    with FullBatchAccumulator(MEETING) as accumulator:
+        accumulator.push({"w": np.ones((2, 1, 1, 4))}, MEETING)
+    with pytest.raises(OptionError, match="no other head"):
+        stitch(accumulator.finalize(), weights="w")
+    with FullBatchAccumulator(MEETING) as accumulator:
+        accumulator.push({"a": np.ones((2, 2, 1, 4)), "w": np.ones((2, 1, 1, 4))}, MEETING)
+    maps = stitch(accumulator.finalize(), weights="w", channels_first=True)
+    assert maps.outputs["a"].shape == (1, 6, 2)
