@@ -298,8 +298,9 @@ class Stitcher(Collector[StitchedMap, Deliveries]):
             A box comes twice, in this batch or after an earlier one, and ``on_duplicate`` is "error"; a
             ValueError.
         LocationError
-            ``batch_locs`` is not whole numbers, has other columns than the list, or may be rows or columns.
-            At the first push also: boxes are not as large as patches, and no option says why. A ValueError.
+            ``batch_locs`` is not whole numbers, has other columns than the list, or may be rows or columns;
+            or `will_not_come` has named a box. At the first push also: boxes are not as large as patches, and
+            no option says why. A ValueError.
         HeadError
             The number of rows or heads, the names, a patch shape or that of ``weights`` are wrong; at the
             first push also: ``blend`` or ``reduce`` is not for such a head. A ValueError.
