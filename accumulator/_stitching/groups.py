@@ -13,6 +13,7 @@ import numpy as np
 
 from accumulator._core.canvas import Canvas
 from accumulator._core.memory import fits_in_memory
+from accumulator._inputs.heads import dimension_names
 from accumulator._inputs.options import of_some
 from accumulator._stitching.delivery import Delivery
 from accumulator._stitching.heads import check_shapes, lay_heads, map_specs
@@ -130,7 +131,10 @@ def as_groups(request: Request, specs: Heads[HeadSpec]) -> list[Group]:
         overlaps = own.values[0].grid.most_overlaps()
         maps = map_specs(some, own, window, overlaps, is_averaged=request.is_averaged)
         maps = with_nodata(maps, of_some(none, specs.keys, heads), window, len(frame.start))
-        stored = request.stored.of_some(specs.keys, heads)
+        n_spatial = frame.geometry.n_spatial
+        shape = own.values[0].grid.shape[:n_spatial]
+        names = dimension_names(maps.like((*shape, *each.channels) for each in maps), n_spatial)
+        stored = request.stored.of_some(specs.keys, heads, dict(zip(names.keys, names, strict=True)))
         groups.append(Group(some.like(heads), own.values, maps, window, stored))
     return groups
 
