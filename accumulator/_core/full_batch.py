@@ -41,6 +41,10 @@ if TYPE_CHECKING:
 class FullBatch(Result, Covered):
     """A complete result: every head in canonical order, and which rows are real.
 
+    It is the mapping of its heads: ``batch["mask"]``, or ``batch[0]`` where heads have no names, with `keys`,
+    `values`, `items`, `len` and `in`. Another key is an UnknownHeadError, a KeyError. A head on disk is a
+    zarr.Array that takes each index that NumPy takes.
+
     A result that did not fit in RAM lies in a temporary folder. It is removed when this object and its arrays
     are gone, when the interpreter ends, or at once by `close`; `save` keeps it. Until then copying it, or
     sending it to another process, is an UnsavedError. Reading files that somebody has removed or changed is a
@@ -61,13 +65,14 @@ class FullBatch(Result, Covered):
     >>> with FullBatchAccumulator([[0, 0], [4, 0], [8, 0]]) as accumulator:
     ...     accumulator.push({"score": np.ones((2, 1))}, [[0, 0], [8, 0]])
     >>> batch = accumulator.finalize()
-    >>> batch.outputs["score"].ravel().tolist()
+    >>> batch["score"].ravel().tolist()
     [1.0, 0.0, 1.0]
     >>> batch.written.tolist()
     [True, False, True]
     >>> batch.save("result.zarr")
-    >>> FullBatch.load("result.zarr").outputs["score"].shape
-    (3, 1)
+    >>> kept = FullBatch.load("result.zarr")
+    >>> kept["score"][kept.written].tolist()
+    [[1.0], [1.0]]
     """
 
     _counted: ClassVar[str] = "written"

@@ -38,6 +38,8 @@ class StitchedMap(Result):
     Maps that did not fit in RAM lie in a temporary folder. It is removed when this object and its arrays are
     gone, when the interpreter ends, or at once by `close`; `save` keeps them.
 
+    It is the mapping of its maps, as a `FullBatch` is of its heads: ``maps["mask"]``, or ``maps[0]``.
+
     Attributes
     ----------
     outputs : list or dict of ``(H, W, C)`` numpy.ndarray or zarr.Array

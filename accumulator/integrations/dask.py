@@ -134,7 +134,7 @@ def accumulate(  # noqa: PLR0913  each is told by its name
 
 
 def to_dask(batch: FullBatch) -> list[Any] | dict[str, Any]:
-    """Return the heads of a result as dask arrays, which are read, and checked, when they are computed.
+    """Return the heads of a result as dask arrays, as `FullBatch.to_dask` does.
 
     Parameters
     ----------

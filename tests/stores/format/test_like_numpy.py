@@ -126,14 +126,13 @@ def test_an_array_without_rows(tmp_path):
     assert (len(head), list(head), head[[]].shape, head[::-1].shape) == (0, [], (0, 2), (0, 2))
 
 
+@pytest.mark.parametrize("pair", ["raw", "cut"], indirect=True)  # a shard is read in parts
 @pytest.mark.parametrize(
     "read", [lambda head: head[[9, 0, 1, 9, -11, 5]], lambda head: head[WRITTEN], list, np.asarray]
 )
 def test_each_chunk_is_read_once(pair, read, monkeypatch):
     """In whatever order its rows are asked for."""
     head, _ = pair
-    if head.shards:
-        pytest.skip("an inner chunk is a part of a file")
     reads = Counter()
     get = type(head.store).get
 
