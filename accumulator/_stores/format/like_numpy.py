@@ -133,7 +133,7 @@ def _as_index(part: Any) -> Any:
     if array.size == 0 and not isinstance(part, np.ndarray):
         array = array.astype(np.intp)  # an empty list has no dtype
     if array.dtype.kind not in "biu":
-        raise IndexError(f"{part!r} is no index: give numbers, slices, lists of numbers, or masks")
+        raise IndexError(f"{array.dtype} is no index: give whole numbers, slices, lists of numbers, or masks")
     return array if array.dtype == np.bool_ else array.astype(np.intp)
 
 
@@ -160,7 +160,7 @@ def _add(index: Any, length: int, needed: list[Any], within: list[Any]) -> None:
         needed.append(slice(int(numbers), int(numbers) + 1))
         within.append(0)
     elif needed or numbers.size == 0:
-        first = int(numbers.min(initial=length - 1)) if numbers.size else 0
+        first = int(numbers.min()) if numbers.size else 0
         needed.append(slice(first, int(numbers.max(initial=-1)) + 1))
         within.append(numbers - first)
     else:

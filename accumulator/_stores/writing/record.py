@@ -34,9 +34,8 @@ def create_record(group: zarr.Group, heads: Heads[Any], output_locs: NDArray[Any
         array = outputs[str(head)]
         array.attrs["name"] = str(key)
         rows = (array.metadata.dimension_names or [rows])[0]
-    own = (
-        "" if rows == LOCATION else f"{rows}_"
-    )  # patches have a record of their own below that of their maps
+    # Patches have a record of their own below that of their maps: no name has two lengths on the way down.
+    own = "" if rows == LOCATION else f"{rows}_"
     n = len(output_locs)
     locs = output_locs.astype(np.int64) if output_locs.dtype.char == "g" else output_locs  # zarr has no such
     record = {
