@@ -41,7 +41,9 @@ class HeadArray(zarr.Array[Any]):
         parts = selection if isinstance(selection, tuple) else (selection,)
         if all(map(_is_plain, parts)):
             found: Any = super().__getitem__(selection)
-            return found if found.ndim else found[()]  # a single number, as NumPy has it
+            if found.ndim:
+                return found
+            return found[...] if Ellipsis in parts else found[()]  # an array without axes, or a number
         needed, within = _split(parts, self.shape)
         return self._read(needed)[within]
 
@@ -115,7 +117,8 @@ def _by_axes(indices: list[Any], shape: tuple[int, ...]) -> Iterator[tuple[Any, 
         what = f"for {sum(n_axes)} axes, and there are {len(shape)}" if n_left < 0 else "with two ellipses"
         raise IndexError(f"an index {what}")
     gap = next((at for at, index in enumerate(indices) if index is Ellipsis), len(indices))
-    indices[gap : gap + 1], n_axes[gap : gap + 1] = [_ALL] * n_left, [1] * n_left
+    if n_left:  # an ellipsis of no axis stays: what lies on both sides of it is not side by side
+        indices[gap : gap + 1], n_axes[gap : gap + 1] = [_ALL] * n_left, [1] * n_left
     axis = 0
     for index, n in zip(indices, n_axes, strict=True):
         yield index, shape[axis : axis + n]
