@@ -38,6 +38,7 @@ __all__ = [
     "StorageError",
     "StorageWarning",
     "UnfinishedError",
+    "UnknownHeadError",
     "UnknownLocationError",
     "UnsavedError",
 ]
@@ -94,6 +95,14 @@ class DuplicateLocationError(_NamesLocations, ValueError):
 
 class HeadError(AccumulatorError, ValueError):
     """Heads whose number, names, row count or patch shape are not what they must be."""
+
+
+class UnknownHeadError(AccumulatorError, KeyError):
+    """A result was asked for a head that it does not have."""
+
+    def __str__(self) -> str:
+        """Return the message as it is: a plain KeyError would show its repr."""
+        return str(self.args[0])
 
 
 class HeadValueError(AccumulatorError, ValueError, OverflowError):

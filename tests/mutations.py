@@ -32,6 +32,8 @@ BLOCK, HEAD, FILES, ENCODED = (
 CHUNKS, COPYING = f"{STORES}/memory/row_numbers.py", f"{STORES}/memory/copying.py"
 STAMPS, LOOSE = f"{STORES}/format/stamps.py", f"{STORES}/writing/loose.py"
 REDONE = f"{STORES}/reading/redone.py"
+LIKE_NUMPY, RECORD = f"{STORES}/format/like_numpy.py", f"{STORES}/writing/record.py"
+RESULT, DIMENSIONS = "accumulator/_core/result.py", "accumulator/_inputs/heads.py"
 RAM, WRITER = f"{STORES}/memory/ram.py", f"{STORES}/writing/writer.py"
 STITCHING = "accumulator/_stitching"
 BANDS, BLEND, GRID = f"{STITCHING}/bands.py", f"{STITCHING}/blend.py", f"{STITCHING}/grid.py"
@@ -54,6 +56,10 @@ TESTS = {  # the likely ones first
     STAMPS: ["stores/reading/test_absent.py", *_STORES],
     LOOSE: ["stores/writing/test_loose.py", *_STORES],
     REDONE: ["stores/kept/test_killed.py"],
+    LIKE_NUMPY: ["stores/format/test_like_numpy.py"],
+    RECORD: ["stores/format/test_dimensions.py"],
+    RESULT: ["core/test_results.py"],
+    DIMENSIONS: ["stores/format/test_dimensions.py"],
     FRAME: ["stitching/test_geometry.py", "stitching/test_any_geometry.py", "stitching/test_values.py"],
     COUNTING: ["stitching/test_nodata.py", "stitching/test_blends.py"],
     VOTES: ["stitching/test_blends.py"],
@@ -267,6 +273,27 @@ MUTATIONS = [
     (MAP_RANKS, '"channels_first": [lay.moves_channels for lay in group.lays],', ""),
     (SOURCE, 'rows = rows[np.argsort(start, kind="stable")]', "pass"),
     (SOURCE, "return values[rows - first]", "return values[: len(rows)]"),
+    (LIKE_NUMPY, "return True  # by its length", "return len(self) > 0  # by its length"),
+    (LIKE_NUMPY, "return found[...] if Ellipsis in parts else found[()]", "return found[...]"),
+    (LIKE_NUMPY, "return found[...] if Ellipsis in parts else found[()]", "return found[()]"),
+    (LIKE_NUMPY, "    if n_left:  # an ell", "    if True:  # an ell"),
+    (LIKE_NUMPY, "rows[-1] - rows[0] == len(rows) - 1", "rows[-1] - rows[0] <= len(rows)"),
+    (LIKE_NUMPY, "values[start:stop] = block[some - first]", "values[start:stop] = block[: len(some)]"),
+    (LIKE_NUMPY, "np.diff(rows // unit)", "np.diff(rows)"),
+    (LIKE_NUMPY, "(np.ndarray, bool, np.bool_))]", "np.ndarray)]"),
+    (LIKE_NUMPY, "if index.shape != lengths:", "if index.size != np.prod(lengths):"),
+    (LIKE_NUMPY, "if len(arrays) == 1 and arrays[0] is within[0]:", "if arrays and arrays[0] is within[0]:"),
+    (LIKE_NUMPY, "within.append(numbers - first)", "within.append(numbers)"),
+    (LIKE_NUMPY, "within.append(places.reshape(numbers.shape))", "within.append(places)"),
+    (LIKE_NUMPY, "if picked else slice(0, 0)", ""),
+    (RECORD, 'own = "" if rows == LOCATION else f"{rows}_"', 'own = ""'),
+    (RECORD, "rows = (array.metadata.dimension_names or [rows])[0]", "pass"),
+    (DIMENSIONS, "if len(found) > 1 or name in shapes.by_name()", "if name in shapes.by_name()"),
+    (DIMENSIONS, "if len(found) > 1 or name in shapes.by_name()", "if len(found) > 1"),
+    (DIMENSIONS, " - {LOCATION}", ""),
+    (RESULT, "return self is other", "return super().__eq__(other)"),
+    (RESULT, "except (KeyError, TypeError):", "except KeyError:"),
+    (RESULT, "return known[plain_key(head)]", "return known[head if head in known else next(iter(known))]"),
 ]
 
 

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import attrs
 import numpy as np
 
-from accumulator._core.lifecycle import Covered, Result
+from accumulator._core.lifecycle import Covered
 from accumulator._core.memory import available_memory
+from accumulator._core.result import Result
+from accumulator._inputs.heads import LOCATION, dimension_names
 from accumulator._inputs.validation import HeadSpec, as_place, as_target
 from accumulator._stores.files.target import reaching, staged
 from accumulator._stores.format.arrays import read_only, storage_of
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from accumulator._core.canvas import Canvas
+    from accumulator._inputs.heads import Heads
     from accumulator._inputs.options import Storage
     from accumulator.typing import RowArray, StrPath
 
@@ -37,6 +40,10 @@ if TYPE_CHECKING:
 @attrs.frozen(eq=False, repr=False)
 class FullBatch(Result, Covered):
     """A complete result: every head in canonical order, and which rows are real.
+
+    It is the mapping of its heads: ``batch["mask"]``, or ``batch[0]`` where heads have no names, with `keys`,
+    `values`, `items`, `len` and `in`. Another key is an UnknownHeadError, a KeyError. A head on disk is a
+    zarr.Array that takes each index that NumPy takes.
 
     A result that did not fit in RAM lies in a temporary folder. It is removed when this object and its arrays
     are gone, when the interpreter ends, or at once by `close`; `save` keeps it. Until then copying it, or
@@ -58,13 +65,14 @@ class FullBatch(Result, Covered):
     >>> with FullBatchAccumulator([[0, 0], [4, 0], [8, 0]]) as accumulator:
     ...     accumulator.push({"score": np.ones((2, 1))}, [[0, 0], [8, 0]])
     >>> batch = accumulator.finalize()
-    >>> batch.outputs["score"].ravel().tolist()
+    >>> batch["score"].ravel().tolist()
     [1.0, 0.0, 1.0]
     >>> batch.written.tolist()
     [True, False, True]
     >>> batch.save("result.zarr")
-    >>> FullBatch.load("result.zarr").outputs["score"].shape
-    (3, 1)
+    >>> kept = FullBatch.load("result.zarr")
+    >>> kept["score"][kept.written].tolist()
+    [[1.0], [1.0]]
     """
 
     _counted: ClassVar[str] = "written"
@@ -160,6 +168,15 @@ class FullBatch(Result, Covered):
         return self.output_locs, self.written
 
     @property
+    def _dimensions(self) -> tuple[str, Heads[tuple[str, ...]]]:
+        in_ram = [each.dimension_names for each in self._storage] if self._store is None else []
+        told = in_ram or [storage_of(array).dimension_names for array in self._heads]
+        names = dimension_names(self._heads.like(array.shape for array in self._heads))
+        if told and all(told):  # of maps, whose rows are no locations
+            names = names.like(each or () for each in told)
+        return next((each[0] for each in names), LOCATION), names
+
+    @property
     def _files(self) -> FolderStore | None:
         return self._store
 
@@ -209,6 +226,9 @@ class FullBatch(Result, Covered):
         store = FolderStore(place)
         in_zarr = [storage_of(array) for array in self._heads]
         storage = in_zarr if self._store is not None else self._storage or in_zarr
+        if self._store is None:  # else axes are called as they are there, or nothing by an earlier version
+            named = zip(storage, self._dimensions[1], strict=True)
+            storage = [attrs.evolve(each, dimension_names=names) for each, names in named]
         specs = [
             HeadSpec(array.shape[1:], array.dtype, each)
             for array, each in zip(self._heads, storage, strict=True)

@@ -1,8 +1,7 @@
-"""How the public classes live and end, written once: what collects, and what it hands over."""
+"""How the public classes that collect live and end, written once, and how locations are looked at."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import threading
@@ -13,15 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, NoReturn, Proto
 
 import attrs
 
-from accumulator._core.memory import available_memory
-from accumulator._inputs.heads import Heads
 from accumulator._inputs.warn import warn
-from accumulator._pictures import as_html, memory_text, plot_coverage
+from accumulator._pictures import plot_coverage
 from accumulator.exceptions import ClosedError, NothingPushedError, ProcessError, StorageWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
     from types import TracebackType
 
     import numpy as np
@@ -30,9 +25,7 @@ if TYPE_CHECKING:
 
     from accumulator._core.locations import LocationIndex
     from accumulator._pictures.progress import Progress
-    from accumulator._stores.format.store import FolderStore
     from accumulator._stores.kept.run import KeptRun
-    from accumulator.typing import RowArray
 
 _Result = TypeVar("_Result")
 _OPEN: Final[weakref.WeakSet[Collector[Any, Any]]] = weakref.WeakSet()
@@ -253,90 +246,3 @@ def _free() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_free)
-
-
-class Result(ABC):
-    """One array a head, in RAM or in files that last until it is closed."""
-
-    __slots__ = ()
-    _counted: ClassVar[str]  # what `written` counts
-
-    outputs: list[RowArray] | dict[str, RowArray]
-    output_locs: NDArray[Any]
-    written: NDArray[np.bool_]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all outputs; on disk gaps take none of them."""
-        return sum(int(array.nbytes) for array in self._heads)
-
-    @property
-    def path(self) -> Path | None:
-        """The folder of the zarr group; None in RAM."""
-        return None if self._files is None else self._files.root
-
-    def close(self) -> None:
-        """Remove the temporary folder of arrays that did not fit in RAM, which then refuse to be read.
-
-        Arrays in RAM and what was saved stay as they are. A second call does nothing.
-
-        Raises
-        ------
-        StorageError
-            The folder cannot be removed; an OSError. It is tried again when the interpreter ends.
-        """
-        with contextlib.ExitStack() as shut:  # all of them, also if the system refuses one
-            for files in self._all_files:
-                shut.callback(files.shut)
-
-    def __enter__(self) -> Self:
-        """Return it."""
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close it."""
-        self.close()
-
-    def __repr__(self) -> str:
-        """Return heads, coverage and place in one line."""
-        arrays = self._heads.by_name().items()
-        heads = ", ".join(f"{name}: {tuple(array.shape)} {array.dtype}" for name, array in arrays)
-        n_written = f"{self.written.sum()} of {len(self.written)} {self._counted}"
-        return f"<{type(self).__name__} {{{heads}}}, {n_written}, {self._files or 'RAM'}>"
-
-    def _repr_html_(self) -> str:
-        """Return heads, coverage, memory and place as a notebook shows them; no value is read."""
-        held = self.nbytes if self._files is None else 0
-        facts = {**self._facts, "memory": memory_text(held, available_memory())}
-        if self._files is not None:
-            facts["stored in"] = str(self._files)
-        heads = {name: (array.shape, str(array.dtype)) for name, array in self._heads.by_name().items()}
-        return as_html(type(self).__name__, heads, facts, self._shown_locs, self.written)
-
-    @property
-    def _shown_locs(self) -> NDArray[Any]:
-        """The locations, x first."""
-        return self.output_locs
-
-    @property
-    @abstractmethod
-    def _files(self) -> FolderStore | None:
-        """Where the arrays lie; None in RAM."""
-
-    @property
-    def _all_files(self) -> Sequence[FolderStore]:
-        return [] if self._files is None else [self._files]
-
-    @property
-    @abstractmethod
-    def _facts(self) -> dict[str, str]:
-        """What else a notebook shows."""
-
-    @property
-    def _heads(self) -> Heads[RowArray]:
-        return Heads.of(self.outputs)

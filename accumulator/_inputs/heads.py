@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import attrs
 
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _Other = TypeVar("_Other")
+LOCATION: Final = "location"
+_SPATIAL: Final = ("z", "y", "x")
+_CHANNEL: Final = "channel"
 
 
 def plain_key(key: Any) -> Any:
@@ -71,3 +74,28 @@ class Heads(Generic[_T]):
 
     def __iter__(self) -> Iterator[_T]:
         return iter(self.values)
+
+
+def dimension_names(shapes: Heads[tuple[int, ...]], n_spatial: int | None = None) -> Heads[tuple[str, ...]]:
+    """Return what each head's axes are called, as zarr and xarray name dimensions.
+
+    Heads are ``(N, H, W, C)`` and alike; maps, of which the number of spatial axes is known, ``(H, W, C)``. A
+    dimension has one length, and no variable's name: else it is that of its head alone.
+    """
+    plain = shapes.like(_axes(len(shape), n_spatial) for shape in shapes)
+    lengths: dict[str, set[int]] = {}
+    for names, shape in zip(plain, shapes, strict=True):
+        for name, length in zip(names, shape, strict=True):
+            lengths.setdefault(name, set()).add(length)
+    own = {name for name, found in lengths.items() if len(found) > 1 or name in shapes.by_name()} - {LOCATION}
+    return shapes.like(
+        tuple(f"{head}_{name}" if name in own else name for name in names)
+        for head, names in plain.by_name().items()
+    )
+
+
+def _axes(n: int, n_spatial: int | None) -> tuple[str, ...]:
+    if n_spatial is None:  # (N, C), (N, H, W), (N, H, W, C) and (N, D, H, W, C)
+        return (LOCATION, *_axes(n - 1, {1: 0, 2: 2, 3: 2, 4: 3}.get(n - 1, 0)))
+    spatial, n_more = _SPATIAL[len(_SPATIAL) - n_spatial :], n - n_spatial
+    return spatial + ((_CHANNEL,) if n_more == 1 else tuple(f"axis_{n_spatial + k}" for k in range(n_more)))

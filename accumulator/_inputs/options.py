@@ -29,6 +29,7 @@ class Storage:
     shards: Any = None
     compressors: Any = None
     fill_value: Any = 0
+    dimension_names: tuple[str, ...] | None = None
 
     @property
     def is_chosen(self) -> bool:
@@ -37,10 +38,19 @@ class Storage:
 
 
 class HeadOptions:
-    """Options as the user gives them: one value for all heads, or a dict by head name or number."""
+    """Options as the user gives them: one value for all heads, or a dict by head name or number.
 
-    def __init__(self, **given: Unpack[StorageOptions]) -> None:
+    ``dimension_names`` are no option: whoever knows better than `as_specs` what axes are called says so.
+    """
+
+    def __init__(
+        self,
+        *,
+        dimension_names: Mapping[Any, tuple[str, ...]] | None = None,
+        **given: Unpack[StorageOptions],
+    ) -> None:
         self._given = {name: by_plain_key(name, value) for name, value in given.items()}
+        self._dimension_names = dimension_names or {}
         dtype = self._given.get("dtype")
         for raw in dtype.values() if isinstance(dtype, Mapping) else [dtype]:  # before anything is pushed
             if raw is not None:
@@ -54,17 +64,26 @@ class HeadOptions:
         names_of_rest = ("chunks", "shards", "compressors")
         chunks, shards, compressors = (self._of(name, key) for name in names_of_rest)
         is_none = isinstance(compressors, (list, tuple)) and not compressors
-        return Storage(chunks, shards, None if is_none else compressors, fill), target
+        names = self._dimension_names.get(key)
+        return Storage(chunks, shards, None if is_none else compressors, fill, names), target
 
-    def of_some(self, keys: Sequence[int | str], numbers: Sequence[int]) -> HeadOptions:
-        """Return the options of some heads out of all; those without names are numbered anew."""
+    def of_some(
+        self,
+        keys: Sequence[int | str],
+        numbers: Sequence[int],
+        dimension_names: Mapping[Any, tuple[str, ...]],
+    ) -> HeadOptions:
+        """Return the options of some heads out of all, with what their axes are called.
+
+        Heads without names are numbered anew.
+        """
         given: dict[str, Any] = {name: of_some(each, keys, numbers) for name, each in self._given.items()}
-        return HeadOptions(**given)
+        return HeadOptions(dimension_names=dimension_names, **given)
 
     def replaced(self, **given: Unpack[StorageOptions]) -> HeadOptions:
         """Return the options with others for some of them."""
         every: dict[str, Any] = {**self._given, **given}
-        return HeadOptions(**every)
+        return HeadOptions(dimension_names=self._dimension_names, **every)
 
     def check_heads(self, heads: Sequence[int | str]) -> None:
         """Refuse options for heads that there are not."""

@@ -15,7 +15,7 @@ import attrs
 import numpy as np
 
 from accumulator._inputs.arrays import as_array, is_array
-from accumulator._inputs.heads import Heads
+from accumulator._inputs.heads import Heads, dimension_names
 from accumulator._inputs.options import HeadOptions, Storage, as_stored
 from accumulator._inputs.text import listed, named
 from accumulator.exceptions import HeadDtypeError, HeadError, LocationError, OptionError
@@ -196,8 +196,12 @@ def as_specs(heads: Arrays, options: HeadOptions) -> Heads[HeadSpec]:
     """Return what every row of each head looks like, from the first batch and the storage options."""
     options.check_heads(heads.keys)
     specs = []
-    for key, head in zip(heads.keys, heads, strict=True):
+    for key, head, names in zip(
+        heads.keys, heads, dimension_names(heads.like(head.shape for head in heads)), strict=True
+    ):
         storage, dtype = options.for_head(key, head.dtype)
+        if storage.dimension_names is None:
+            storage = attrs.evolve(storage, dimension_names=names)
         specs.append(HeadSpec(head.shape[1:], dtype or head.dtype, storage, dtype is not None))
     return heads.like(specs)
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from accumulator._core.canvas import Canvas
 from accumulator._core.memory import fits_in_memory
+from accumulator._inputs.heads import dimension_names
 from accumulator._inputs.options import of_some
 from accumulator._stitching.counting import as_nodata, counting, with_nodata
 from accumulator._stitching.delivery import Delivery
@@ -146,8 +147,10 @@ def as_groups(request: Request, specs: Heads[HeadSpec], *, has_weights: bool) ->
         maps = with_nodata(maps, of_some(none, specs.keys, heads))
         maps = maps.like(counting(each, n, has_weights=has_weights) for each in maps)
         asked = [(request.reduce_of(key), request.fill_of(key)) for key in some.keys]
-        maps = with_reduced(maps, asked, grid.shape[: grid.n_spatial], [specs.label(head) for head in heads])
-        stored = request.stored.of_some(specs.keys, heads)
+        shape = grid.shape[: grid.n_spatial]
+        maps = with_reduced(maps, asked, shape, [specs.label(head) for head in heads])
+        axes = dimension_names(maps.like((*shape, *each.stored_channels) for each in maps), len(shape))
+        stored = request.stored.of_some(specs.keys, heads, dict(zip(axes.keys, axes, strict=True)))
         groups.append(Group(some.like(heads), own.values, maps, stored))
     return groups
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import attrs
 
-from accumulator._core.lifecycle import Result
+from accumulator._core.result import Result
 from accumulator._export import write_ome_tiff, write_ome_zarr
-from accumulator._inputs.heads import Heads, plain_key
+from accumulator._inputs.heads import LOCATION, Heads, dimension_names, plain_key
 from accumulator._inputs.validation import as_place
 from accumulator._pictures import plot_map
 from accumulator._stitching.grid import n_outside
@@ -37,6 +37,8 @@ class StitchedMap(Result):
 
     Maps that did not fit in RAM lie in a temporary folder. It is removed when this object and its arrays are
     gone, when the interpreter ends, or at once by `close`; `save` keeps them.
+
+    It is the mapping of its maps, as a `FullBatch` is of its heads: ``maps["mask"]``, or ``maps[0]``.
 
     Attributes
     ----------
@@ -349,6 +351,16 @@ class StitchedMap(Result):
     @property
     def _sheets(self) -> Sequence[Sheet]:
         return self._kept.sheets
+
+    @property
+    def _dimensions(self) -> tuple[str, Heads[tuple[str, ...]]]:
+        shapes = self._heads.like(tuple(array.shape) for array in self._heads)
+        return LOCATION, dimension_names(shapes, self._n_spatial)
+
+    @property
+    def _attributes(self) -> Heads[dict[str, Any]]:
+        scales = Heads.of(self.scale)
+        return scales.like({"origin": self.origin, "scale": scale} for scale in scales)
 
     @property
     def _files(self) -> FolderStore | None:

@@ -134,7 +134,7 @@ def accumulate(  # noqa: PLR0913  each is told by its name
 
 
 def to_dask(batch: FullBatch) -> list[Any] | dict[str, Any]:
-    """Return the heads of a result as dask arrays, which are read, and checked, when they are computed.
+    """Return the heads of a result as dask arrays, as `FullBatch.to_dask` does.
 
     Parameters
     ----------
@@ -151,15 +151,7 @@ def to_dask(batch: FullBatch) -> list[Any] | dict[str, Any]:
     MissingExtraError
         dask is not installed, the extra ``dask``; an ImportError. Computing may be a DamagedError.
     """
-    from_array, outputs = need("dask.array", "dask").from_array, batch.outputs
-
-    def lazy(head: Any) -> Any:
-        stored = getattr(head, "shards", None) or getattr(head, "chunks", "auto")
-        return from_array(head, chunks=stored, name=False)  # a name of its own: no hash of all values
-
-    if isinstance(outputs, dict):
-        return {name: lazy(head) for name, head in outputs.items()}
-    return [lazy(head) for head in outputs]
+    return batch.to_dask()
 
 
 def _shared(store: Path) -> SharedRun:

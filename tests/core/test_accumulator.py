@@ -454,7 +454,7 @@ def test_verdict_is_for_all_rows_of_all_heads(monkeypatch, options, available, k
         assert accumulator.nbytes == 0
         accumulator.push(*batch([0]))
         assert accumulator.nbytes == 374
-        assert [type(array) for array in accumulator.canvas] == [kind, kind]
+        assert [isinstance(array, kind) for array in accumulator.canvas] == [True, True]
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def run(n_rows, options, *, prefix=""):
 def test_result_larger_than_the_container_goes_to_disk():
     """In a container of 400 MiB a result of 600 MiB is spilled, and the kernel kills nothing."""
     with memory_group(400 * MIB) as join:
-        assert run(600, {}, prefix=join) == ["Array", "True", "True"]
+        assert run(600, {}, prefix=join) == ["HeadArray", "True", "True"]
         assert run(40, {}, prefix=join) == ["ndarray", "True", "True"]
 
 
@@ -62,7 +62,7 @@ with FullBatchAccumulator(locs) as accumulator:
 print(type(accumulator.finalize().outputs[7]).__name__, accumulator.finalize().outputs[7][n - 1].all())
 """
     with memory_group(400 * MIB) as join:
-        assert run_script(join + script) == ["Array", "True"]
+        assert run_script(join + script) == ["HeadArray", "True"]
 
 
 FULL_DISK = """
@@ -183,7 +183,7 @@ def test_result_that_fits_the_machine_stays_in_ram():
 def test_address_space_limit_is_respected():
     """Under RLIMIT_AS (ulimit -v) a result that would not be allocated is spilled instead."""
     limit = "import resource; resource.setrlimit(resource.RLIMIT_AS, (2 * 2**30, 2 * 2**30))\n"
-    assert run(1900, {}, prefix=limit) == ["Array", "True", "True"]
+    assert run(1900, {}, prefix=limit) == ["HeadArray", "True", "True"]
     assert run(40, {}, prefix=limit) == ["ndarray", "True", "True"]
 
 
@@ -256,7 +256,7 @@ def test_result_of_3_gb_in_a_container_of_1_gb(order):
     """On disk 3 GB of output take at most 512 MB of memory, whatever order they come in, and are right."""
     with memory_group(10**9) as join:
         kind, peak = run_script(join + LARGE, order)
-    assert kind == "Array"
+    assert kind == "HeadArray"
     assert float(peak) <= 512
 
 
@@ -288,7 +288,7 @@ right = all((result.outputs[0][row] == patch + np.float32(row)).all() for row in
 print(type(result.outputs[0]).__name__, right, result.written.all(), other.returncode)
 """
     with memory_group(900 * MIB) as join:
-        assert run_script(join + script, join) == ["Array", "True", "True", "0"]
+        assert run_script(join + script, join) == ["HeadArray", "True", "True", "0"]
 
 
 @pytest.fixture

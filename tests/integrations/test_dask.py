@@ -246,7 +246,7 @@ def test_without_the_extra_it_says_which(monkeypatch, tmp_path):
     with pytest.raises(MissingExtraError, match=r"\[dask\]"):
         accumulate(None, values, LOCS, tmp_path / "run.zarr", batch_size=3)
     with pytest.raises(MissingExtraError, match=r"\[dask\]"):
-        to_dask(None)
+        to_dask(FullBatch([], LOCS, np.zeros(N, bool)))
     assert not (tmp_path / "run.zarr").exists()
 
 

@@ -11,6 +11,7 @@ from zarr.storage import StorePath
 from accumulator._inputs.options import Storage
 from accumulator._inputs.validation import HeadSpec
 from accumulator._stores.format.layout import CONFIG, Layout
+from accumulator._stores.format.like_numpy import HeadArray
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -27,7 +28,7 @@ def open_group(store: FolderStore, path: str = "", *, mode: Literal["r", "r+"] =
 def over(array: zarr.Array[Any], store: Store) -> zarr.Array[Any]:
     """Return an array over another store of its files; it writes chunks of the fill value, too."""
     place = StorePath(store, array.path)
-    return zarr.Array(zarr.AsyncArray(metadata=array.metadata, store_path=place, config=CONFIG))
+    return HeadArray(zarr.AsyncArray(metadata=array.metadata, store_path=place, config=CONFIG))
 
 
 def read_only(array: zarr.Array[Any]) -> zarr.Array[Any]:
@@ -39,11 +40,14 @@ def storage_of(array: RowArray) -> Storage:
     """Return how a head is stored in zarr, to store a copy the same way."""
     if not isinstance(array, zarr.Array):
         return Storage()
+    metadata: Any = array.metadata
+    names = metadata.dimension_names  # of a stranger, who may have named some, or none in an earlier version
     return Storage(
         chunks=array.chunks,
         shards=array.shards,
         compressors=array.compressors or None,
         fill_value=array.fill_value,
+        dimension_names=names if names and all(names) else None,
     )
 
 

@@ -73,6 +73,7 @@ class Layout:
                 compressors=storage.compressors,
                 filters=None,
                 fill_value=storage.fill_value,
+                dimension_names=storage.dimension_names,
                 # "." keeps all chunks of an array in one folder; "/" would make a folder for each.
                 chunk_key_encoding={"name": "default", "separator": "."},
                 config=CONFIG,

@@ -11,6 +11,7 @@ REDO: Final = "redo"  # in a head's folder: rows that replace recorded ones, unt
 PATCHES: Final = "patches"  # in a store of maps: the record of the patches they were made of
 PARTS: Final = "parts"  # in a store: what several ranks write, until it is published
 MAPS: Final = "accumulator_maps"  # the attribute that tells of maps
+COORDINATES: Final = "output_locs written"  # those of the record that say what rows are
 RECORD: Final = {"written": 2**20, "checksums": 2**16, "output_locs": 2**18}  # of all heads: rows of a chunk
 
 

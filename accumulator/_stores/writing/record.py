@@ -8,11 +8,12 @@ import attrs
 import numpy as np
 from zarr.codecs import Crc32cCodec
 
+from accumulator._inputs.heads import LOCATION
 from accumulator._stores.files.errors import telling
 from accumulator._stores.format.arrays import open_group
 from accumulator._stores.format.layout import CONFIG
 from accumulator._stores.format.mark import COMPLETE, MARK, Mark, hash_locations, hash_of, hash_written
-from accumulator._stores.format.names import OUTPUTS, record_chunks
+from accumulator._stores.format.names import COORDINATES, OUTPUTS, record_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,14 +29,19 @@ if TYPE_CHECKING:
 def create_record(group: zarr.Group, heads: Heads[Any], output_locs: NDArray[Any]) -> dict[str, Any]:
     """Name the heads of a group, and add the arrays that belong to all of them; no row is written yet."""
     outputs: Any = group[OUTPUTS]
+    rows = LOCATION
     for head, key in enumerate(heads.keys):
-        outputs[str(head)].attrs["name"] = str(key)
+        array = outputs[str(head)]
+        array.attrs["name"] = str(key)
+        rows = (array.metadata.dimension_names or [rows])[0]
+    # Patches have a record of their own below that of their maps: no name has two lengths on the way down.
+    own = "" if rows == LOCATION else f"{rows}_"
     n = len(output_locs)
     locs = output_locs.astype(np.int64) if output_locs.dtype.char == "g" else output_locs  # zarr has no such
     record = {
-        "written": _create(group, "written", (n,), np.bool_),
-        "checksums": _create(group, "checksums", (n, len(heads)), np.uint64),
-        "output_locs": _create(group, "output_locs", locs.shape, locs.dtype),
+        "written": _create(group, "written", (n,), np.bool_, (rows,)),
+        "checksums": _create(group, "checksums", (n, len(heads)), np.uint64, (rows, f"{own}head")),
+        "output_locs": _create(group, "output_locs", locs.shape, locs.dtype, (rows, f"{own}column")),
     }
     record["written"][:] = False
     record["output_locs"][:] = locs
@@ -43,8 +49,8 @@ def create_record(group: zarr.Group, heads: Heads[Any], output_locs: NDArray[Any
 
 
 def write_mark(group: zarr.Group, mark: Mark) -> None:
-    """Write what a group says of itself."""
-    group.attrs[MARK] = mark.to_json()
+    """Write what a group says of itself, and what xarray is to take for coordinates."""
+    group.update_attributes({MARK: mark.to_json(), "coordinates": COORDINATES})
 
 
 def hash_parts(root: Path, mark: Mark) -> dict[str, str]:
@@ -72,7 +78,9 @@ def complete_result(
         write_mark(group, attrs.evolve(mark, arrays=hashes, written=hash_written(written)))
 
 
-def _create(group: zarr.Group, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> Any:
+def _create(
+    group: zarr.Group, name: str, shape: tuple[int, ...], dtype: DTypeLike, dimension_names: tuple[str, ...]
+) -> Any:
     return group.create_array(
         name,
         shape=shape,
@@ -81,6 +89,7 @@ def _create(group: zarr.Group, name: str, shape: tuple[int, ...], dtype: DTypeLi
         compressors=[Crc32cCodec()],
         filters=None,
         fill_value=0,
+        dimension_names=dimension_names,
         chunk_key_encoding={"name": "default", "separator": "."},
         config=CONFIG,
         overwrite=True,
