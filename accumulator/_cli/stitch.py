@@ -24,7 +24,7 @@ from accumulator._stitching.result import check_is_of_patches
 from accumulator._stitching.weights import DEFAULT_BLEND
 from accumulator._stores.files.target import is_inside
 from accumulator.exceptions import OptionError
-from accumulator.typing import Blend
+from accumulator.typing import Blend, MapKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -137,6 +137,13 @@ def add_stitch(add: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--channel", action="append", metavar="NAME", help="a channel's name; repeat it for each in turn"
     )
+    parser.add_argument(
+        "--kind",
+        type=_for_head(str),
+        action="append",
+        metavar="[HEAD=]KIND",
+        help=f"what a map is in OME files: {', '.join(get_args(MapKind))} (default: image)",
+    )
     parser.add_argument("--memory-limit", metavar="SIZE", help='what the maps may take, such as "4 GiB"')
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
 
@@ -192,12 +199,15 @@ def _stitch(arguments: argparse.Namespace) -> int:
     options: dict[str, Any] = {
         "pixel_size": sizes[0] if sizes is not None and len(sizes) == 1 else sizes,
         "channel_names": arguments.channel,
+        "kind": _by_head(batch, arguments.kind),
     }
     if kind == "zarr" and any(option is not None for option in options.values()):
-        raise OptionError("--pixel-size and --channel are for OME files, not for plain zarr")
+        raise OptionError("--pixel-size, --channel and --kind are for OME files, not for plain zarr")
     options["unit"] = arguments.unit
+    options["kind"] = options["kind"] or "image"
     channels_first = _by_head(batch, [(head, True) for head in arguments.channels_first or ()]) or False
     _check(batch, heads, kind, channels_first, options)
+    options["kind"] = _by_place(options["kind"], heads)
     with stitch(
         batch,
         heads=heads,
