@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Final, TypedDict
 
@@ -18,7 +18,7 @@ from accumulator._stores.files.target import staged
 from accumulator.exceptions import OptionError, StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Unpack
 
     from accumulator._export.map import Map
@@ -31,7 +31,7 @@ class GeoOptions(TypedDict, total=False):
     """What may be said of a map that lies somewhere on Earth."""
 
     crs: Any  # the coordinate reference system, as rasterio takes it
-    transform: Sequence[float]  # locations become its coordinates: `affine.Affine`, or its six numbers
+    transform: Iterable[float]  # locations become its coordinates: `affine.Affine`, or its six numbers
     nodata: float | None  # the value of pixels that have none
     channel_names: Sequence[str] | Mapping[str, Sequence[str]] | None  # of the bands
     kind: MapKind
@@ -59,8 +59,9 @@ def write_geotiff(
     """Write one map as a GeoTIFF with overviews, in tiles of 512 pixels, compressed by deflate.
 
     ``first`` is the map's first pixel, ``scale`` how many of them a unit of the locations is, x first; a box
-    begins at the corner of its first pixel, as a transformation of rasterio does. Channels are bands, one
-    after the other, but those of a picture lie side by side. Memory is bounded: a block, and GDAL's cache.
+    begins at the corner of its first pixel, as a transformation of rasterio does. Channels are bands that lie
+    side by side, as other readers want it, or one after the other, if there are so many that a tile of all
+    takes much memory. That is bounded: a block, and GDAL's cache.
     """
     geo = check_geotiff(array, name=name, **options)
     with staged(path) as target, need("rasterio", "geo").Env(GDAL_CACHEMAX=tuning.now.tiles_nbytes):
@@ -76,7 +77,7 @@ def check_geotiff(  # noqa: PLR0913  the options of `StitchedMap.save_geotiff`
     *,
     name: str,
     crs: Any = None,
-    transform: Sequence[float] = (),
+    transform: Iterable[float] = (),
     nodata: float | None = None,
     channel_names: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     kind: MapKind = "image",
@@ -97,7 +98,7 @@ def check_geotiff(  # noqa: PLR0913  the options of `StitchedMap.save_geotiff`
 
 def _as_transform(raw: Any) -> tuple[float, ...]:
     """Return the six numbers of an affine transformation."""
-    numbers: list[Any] = list(raw) if isinstance(raw, Sequence) and not isinstance(raw, str) else []
+    numbers: list[Any] = list(raw) if isinstance(raw, Iterable) else []  # of some versions it is no Sequence
     if len(numbers) == _N_COEFFICIENTS + 3 and numbers[_N_COEFFICIENTS:] == [0, 0, 1]:
         numbers = numbers[:_N_COEFFICIENTS]  # `affine.Affine` has its last row, too
     if len(numbers) != _N_COEFFICIENTS or not all(isinstance(each, Real) for each in numbers):
@@ -135,7 +136,8 @@ def _placed(transform: tuple[float, ...], first: Sequence[int], scale: Sequence[
 def _write(target: Any, geo: _GeoMap, transform: tuple[float, ...]) -> None:
     rasterio, head = need("rasterio", "geo"), geo.head
     shape = head.shape if head.has_channels else (1, *head.shape)
-    is_rgb = head.kind == "rgb"
+    is_side_by_side = shape[0] * TILE * TILE * head.dtype.itemsize <= tuning.now.tiles_nbytes // 2
+    tile = (shape[0] if is_side_by_side else 1, TILE, TILE)[-len(head.axes) :]
     with rasterio.open(
         target,
         "w",
@@ -151,11 +153,11 @@ def _write(target: Any, geo: _GeoMap, transform: tuple[float, ...]) -> None:
         blockxsize=TILE,
         blockysize=TILE,
         compress="deflate",
-        interleave="pixel" if is_rgb else "band",
-        photometric="rgb" if is_rgb else "minisblack",
+        interleave="pixel" if is_side_by_side else "band",
+        photometric="rgb" if head.kind == "rgb" else "minisblack",
         bigtiff="if_safer",
     ) as file:
-        for region in regions(head, (1, TILE, TILE)[-len(head.axes) :], tuning.now.level_nbytes):
+        for region in regions(head, tile, tuning.now.level_nbytes):
             bands = range(shape[0])[region[0]] if head.has_channels else range(1)
             y, x = region[-2:]
             window = rasterio.windows.Window(x.start, y.start, x.stop - x.start, y.stop - y.start)

@@ -35,6 +35,7 @@ _UNITS: Final = {
 }
 _COLOURS: Final = ("FF0000", "00FF00", "0000FF", "FF00FF", "00FFFF", "FFFF00")
 _MOST_NAME: Final = 255  # bytes of the name of a folder
+_VERSION: Final = "0.5"
 _OME: Final = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
 _TYPES: Final = {"float32": "float", "float64": "double"}  # as OME-XML calls them
 
@@ -80,7 +81,9 @@ def write_ome_zarr(
             group = root if len(images) == 1 else root.create_group(image.head.name)
             _write_image(group, image)
             if image.labels:
-                _write_labels(group.create_group("labels"), image.labels)
+                _write_labels(
+                    group.create_group("labels", attributes={"ome": {"version": _VERSION}}), image.labels
+                )
         if len(images) > 1:
             _write_list(root, [image.head for image in images])
             write_file(folder / "OME" / "METADATA.ome.xml", _as_xml([image.head for image in images]))
@@ -131,8 +134,8 @@ def _write_labels(group: zarr.Group, labels: Sequence[_Image]) -> None:
 
 def _write_list(root: zarr.Group, heads: Sequence[Map]) -> None:
     """Tell readers which images there are, as bioformats2raw does; napari looks into the XML."""
-    root.attrs["ome"] = {"version": "0.5", "bioformats2raw.layout": 3}
-    listed = {"version": "0.5", "series": [head.name for head in heads]}
+    root.attrs["ome"] = {"version": _VERSION, "bioformats2raw.layout": 3}
+    listed = {"version": _VERSION, "series": [head.name for head in heads]}
     root.create_group("OME", attributes={"ome": listed})
 
 

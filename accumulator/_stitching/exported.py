@@ -11,7 +11,7 @@ from accumulator._inputs.heads import plain_key
 from accumulator.exceptions import OptionError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from accumulator._stitching.kept import Kept
     from accumulator._stitching.sheet import Sheet
@@ -174,7 +174,7 @@ class Exported(Result):
         *,
         head: str | int | None = None,
         crs: Any,
-        transform: Sequence[float],
+        transform: Iterable[float],
         nodata: float | None = None,
         channel_names: Sequence[str] | None = None,
         kind: MapKind = "image",
