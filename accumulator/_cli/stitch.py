@@ -39,7 +39,8 @@ complete is stitched as far as it came. Classes and other labels must not be ave
 max), head by head. Maps that do not fit in memory are made on disk, beside the output.
 The name of the output says what it is:
 
-  NAME.ome.zarr    OME-Zarr 0.5 with a pyramid, for napari, Fiji and others; several heads are groups in it
+  NAME.ome.zarr    OME-Zarr 0.5 with a pyramid, for napari, Fiji and others; several heads are groups in it,
+                   labels (--kind HEAD=labels) lie on the image of their place
   NAME.ome.tif     a pyramidal OME-TIFF, for QuPath and others; one head
   NAME.zarr        what StitchedMap.load opens: plain zarr, its rows are those of the map
 
@@ -179,8 +180,9 @@ class _Stitched:
         yield f"{patches}; {self.kind} in {output}"
         if facts["n_outside"]:
             yield f"{facts['n_outside']} patches lie wholly outside of the maps, and are left out"
-        if self.kind == "OME-Zarr" and len(facts["heads"]) > 1:
-            yield from (f"a viewer opens {output}/{printable(head['name'])}" for head in facts["heads"])
+        if self.kind == "OME-Zarr" and (self.output / "OME").is_dir():  # which lists several images
+            images = (head["name"] for head in facts["heads"] if (self.output / head["name"]).is_dir())
+            yield from (f"a viewer opens {output}/{printable(name)}" for name in images)
 
 
 def _stitch(arguments: argparse.Namespace) -> int:

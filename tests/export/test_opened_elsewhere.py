@@ -1,6 +1,6 @@
 """What others make of our files: every reader opens all levels, with equal values and without a warning.
 
-A reader that is not installed is skipped; the session `readers` has all of them.
+A reader that is not installed is skipped; the session `readers` has all of them but TIAToolbox.
 """
 
 from __future__ import annotations
@@ -232,7 +232,7 @@ def test_openslide_finds_all_levels(name):
 def test_tiatoolbox_finds_all_levels():
     """Pictures and maps of several channels: it opens no OME-TIFF of one channel."""
     if importlib.util.find_spec("tiatoolbox") is None:
-        pytest.skip("tiatoolbox is not installed: .ci/run -s readers has it")
+        pytest.skip("tiatoolbox is not installed: the dependency group bench has it")
     paths = {name: f"{name}.ome.tif" for name in ("stain", "probability", "counts")}
     for name, path in paths.items():
         array, _, kind = MAPS[name]
