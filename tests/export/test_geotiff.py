@@ -194,9 +194,15 @@ def test_other_arrays_are_refused():
 
 
 @pytest.mark.parametrize(
-    "failure", [OSError(28, "No space left"), DamagedError(5, "row 3"), KeyboardInterrupt()]
+    ("failure", "error"),
+    [
+        (OSError(28, "No space left"), StorageError),
+        (rasterio._err.CPLE_AppDefinedError(3, 1, "TIFFAppendToStrip:Write error"), StorageError),
+        (DamagedError(5, "row 3"), DamagedError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+    ],
 )
-def test_nothing_is_left_when_it_fails(monkeypatch, failure):
+def test_nothing_is_left_when_it_fails(monkeypatch, tuned, failure, error):
     """In the midst of the file; neither that nor its new folder is there."""
     real, calls = _geotiff.regions, []
 
@@ -208,8 +214,8 @@ def test_nothing_is_left_when_it_fails(monkeypatch, failure):
             yield region
 
     monkeypatch.setattr(_geotiff, "regions", fail)
-    monkeypatch.setattr(_geotiff.tuning, "now", _geotiff.tuning.now.__class__(level_nbytes=1))
-    with pytest.raises(StorageError if type(failure) is OSError else type(failure)):
+    tuned(level_nbytes=1)
+    with pytest.raises(error):
         write_geotiff("new/map.tif", np.ones((1100, 20), "f4"), name="mask", **PLACE)
     assert list(Path().iterdir()) == []
 
