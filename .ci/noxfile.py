@@ -115,6 +115,15 @@ def engines(session: nox.Session) -> None:
     session.run("python", "-m", "pytest", "-q", "-n", "0", "tests/integrations", *session.posargs)
 
 
+@nox.session(default=False)
+def readers(session: nox.Session) -> None:
+    """Open what is exported in everything else that does: `.ci/run -s readers`."""
+    install(session, *LIBRARY, "--group", "test", "--group", "readers")
+    # Which napari and its like bring for tests of their own: they warn when they are loaded.
+    own = [word for name in ("napari", "napari-plugin-engine", "npe2") for word in ("-p", f"no:{name}")]
+    session.run("python", "-m", "pytest", "-q", "-n", "0", *own, "tests/export", *session.posargs)
+
+
 def quick_tests(session: nox.Session, version: str, *how: str) -> None:
     """Run the tests that are not slow."""
     if PYTHONS[version] is None:

@@ -26,6 +26,7 @@ __all__ = [
     "Crop",
     "DeclaredHeads",
     "FillValue",
+    "MapKind",
     "Mode",
     "OnDuplicate",
     "Passes",
@@ -75,6 +76,9 @@ Rows: TypeAlias = "slice | npt.NDArray[np.intp]"
 
 OnDuplicate: TypeAlias = Literal["error", "first", "last"]
 """What a location pushed twice does: raise, keep the first prediction, or keep the last."""
+
+MapKind: TypeAlias = Literal["image", "rgb", "labels"]
+"""What a map is to viewers: values, a picture in red, green and blue, or numbers that name things."""
 
 Passes: TypeAlias = Literal["error", "first", "average"]
 """What patches for one box do in a `Stitcher`: raise, keep the first, or count as one, their mean."""

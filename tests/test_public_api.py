@@ -26,6 +26,7 @@ NEW = {  # since then
         "(AccumulatorError, UserWarning, Warning, Exception, BaseException)"
     ),
     "  classmethod load(cls, path)",
+    "  def save_geotiff(self, path, *, head=None, crs, transform, nodata=None, channel_names=None, kind='image')",  # noqa: E501
     "  files_free",
     "  n_outside",
     "  scale",
@@ -40,6 +41,7 @@ NEW = {  # since then
     "accumulator.typing.DeclaredHeads",
     "accumulator.typing.Passes = ('error', 'first', 'average')",
     "accumulator.typing.FillValue",
+    "accumulator.typing.MapKind = ('image', 'rgb', 'labels')",
     "accumulator.typing.Scale",
     "accumulator.typing.StorageOption",
     "class accumulator.typing.StitchOptions(dict)",

@@ -24,7 +24,7 @@ from accumulator._stitching.blends import DEFAULT_BLEND
 from accumulator._stitching.result import check_is_of_patches
 from accumulator._stores.files.target import is_inside
 from accumulator.exceptions import OptionError
-from accumulator.typing import BlendName
+from accumulator.typing import BlendName, MapKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,7 +39,8 @@ complete is stitched as far as it came. Classes and other labels must not be ave
 max), head by head. Maps that do not fit in memory are made on disk, beside the output.
 The name of the output says what it is:
 
-  NAME.ome.zarr    OME-Zarr 0.5 with a pyramid, for napari, Fiji and others; several heads are groups in it
+  NAME.ome.zarr    OME-Zarr 0.5 with a pyramid, for napari, Fiji and others; several heads are groups in it,
+                   labels (--kind HEAD=labels) lie on the image of their place
   NAME.ome.tif     a pyramidal OME-TIFF, for QuPath and others; one head
   NAME.zarr        what StitchedMap.load opens: plain zarr, its rows are those of the map
 
@@ -137,6 +138,13 @@ def add_stitch(add: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--channel", action="append", metavar="NAME", help="a channel's name; repeat it for each in turn"
     )
+    parser.add_argument(
+        "--kind",
+        type=_for_head(str),
+        action="append",
+        metavar="[HEAD=]KIND",
+        help=f"what a map is in OME files: {', '.join(get_args(MapKind))} (default: image)",
+    )
     parser.add_argument("--memory-limit", metavar="SIZE", help='what the maps may take, such as "4 GiB"')
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
 
@@ -172,8 +180,9 @@ class _Stitched:
         yield f"{patches}; {self.kind} in {output}"
         if facts["n_outside"]:
             yield f"{facts['n_outside']} patches lie wholly outside of the maps, and are left out"
-        if self.kind == "OME-Zarr" and len(facts["heads"]) > 1:
-            yield from (f"a viewer opens {output}/{printable(head['name'])}" for head in facts["heads"])
+        if self.kind == "OME-Zarr" and (self.output / "OME").is_dir():  # which lists several images
+            images = (head["name"] for head in facts["heads"] if (self.output / head["name"]).is_dir())
+            yield from (f"a viewer opens {output}/{printable(name)}" for name in images)
 
 
 def _stitch(arguments: argparse.Namespace) -> int:
@@ -192,12 +201,15 @@ def _stitch(arguments: argparse.Namespace) -> int:
     options: dict[str, Any] = {
         "pixel_size": sizes[0] if sizes is not None and len(sizes) == 1 else sizes,
         "channel_names": arguments.channel,
+        "kind": _by_head(batch, arguments.kind),
     }
     if kind == "zarr" and any(option is not None for option in options.values()):
-        raise OptionError("--pixel-size and --channel are for OME files, not for plain zarr")
+        raise OptionError("--pixel-size, --channel and --kind are for OME files, not for plain zarr")
     options["unit"] = arguments.unit
+    options["kind"] = options["kind"] or "image"
     channels_first = _by_head(batch, [(head, True) for head in arguments.channels_first or ()]) or False
     _check(batch, heads, kind, channels_first, options)
+    options["kind"] = _by_place(options["kind"], heads)
     with stitch(
         batch,
         heads=heads,

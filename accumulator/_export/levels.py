@@ -55,21 +55,27 @@ def fill(source: Map, levels: Sequence[zarr.Array[Any]]) -> list[tuple[float, fl
     """Write all levels of a map; return the least and greatest finite value of each channel, or 0 and 1."""
     limits: list[list[float]] = [[] for _ in source.channels]
     first = levels[0]
-    step = _block(source.shape, first.chunks, source.chunks, source.dtype.itemsize, tuning.now.level_nbytes)
-    for region in _regions(source.shape, step):
+    for region in regions(source, first.chunks, tuning.now.level_nbytes):
         block = source.read(region)
         first[region] = block
         channels = zip(limits[region[0]], block, strict=True) if source.has_channels else [(limits[0], block)]
         for found, values in channels:
             found[:] = _limits(values, found)
-    halve = mean_halved if source.dtype.kind == "f" else nearest_halved
+    halve = mean_halved if source.is_mean else nearest_halved
     for finer, level in pairwise(levels):
-        nbytes = 4 * source.dtype.itemsize  # are read for each pixel
+        nbytes = 4 * max(source.dtype.itemsize, 4)  # are read for each pixel, or more is held of its mean
         step = _block(level.shape, level.chunks, level.chunks, nbytes, tuning.now.halved_nbytes)
         for region in _regions(level.shape, step):
             wide = tuple(slice(2 * s.start, 2 * s.stop) for s in region[-2:])
             level[region] = halve(np.asarray(finer[(*region[:-2], *wide)]))
     return [(found[0], found[1]) if found else (0, 1) for found in limits]
+
+
+def regions(source: Map, tile: tuple[int, ...], most_nbytes: int) -> Iterator[tuple[slice, ...]]:
+    """Return the blocks of a map that is read once, and written in tiles."""
+    return _regions(
+        source.shape, _block(source.shape, tile, source.chunks, source.dtype.itemsize, most_nbytes)
+    )
 
 
 def nearest_halved(fine: NDArray[Any]) -> NDArray[Any]:
@@ -90,7 +96,8 @@ def mean_halved(fine: NDArray[Any]) -> NDArray[Any]:
             # A quarter of each: the sum of four would leave float64 where the mean does not.
             np.add(total[here], 0.25 * part.astype(np.float64), out=total[here], where=there)
             count[here] += there
-        return (total * (4 / count)).astype(fine.dtype)
+        mean = total * (4 / count)
+        return (mean if fine.dtype.kind == "f" else np.rint(mean)).astype(fine.dtype)
 
 
 def _limits(values: NDArray[Any], found: list[float]) -> list[float]:

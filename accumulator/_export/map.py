@@ -1,9 +1,9 @@
-"""Arguments are checked here: maps with named axes, the size of their pixels, and the names of channels."""
+"""Arguments are checked here: maps with named axes, what they are, their pixels' size, names of channels."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypedDict
+from typing import TYPE_CHECKING, Any, Final, TypedDict, cast, get_args
 
 import attrs
 import numpy as np
@@ -12,6 +12,7 @@ import zarr
 from accumulator._inputs.arguments import per_axis
 from accumulator._inputs.heads import plain_key
 from accumulator.exceptions import HeadDtypeError, HeadError, OptionError
+from accumulator.typing import MapKind
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,6 +37,7 @@ _WIDENED: Final[dict[np.dtype[Any], np.dtype[Any]]] = {
     np.dtype(np.float16): np.dtype(np.float32),
 }
 _WRITABLE: Final = "buif"
+_COLOURS: Final = ("red", "green", "blue")
 
 
 class ImageOptions(TypedDict, total=False):
@@ -47,6 +49,7 @@ class ImageOptions(TypedDict, total=False):
     unit: str  # of `pixel_size`: "micrometer" (the default) or "µm", "nanometer" and so on
     # One name a channel, for all heads or by head; by default their numbers, or the head's name.
     channel_names: Sequence[str] | Mapping[str, Sequence[str]] | None
+    kind: MapKind | Mapping[str, MapKind]  # "image" by default
 
 
 @attrs.frozen(eq=False)
@@ -57,6 +60,7 @@ class Map:
     array: RowArray
     n_spatial: int
     dtype: np.dtype[Any]  # as it is written
+    kind: MapKind = "image"
     sizes: dict[str, float] | None = None  # of a pixel, by axis
     unit: str = ""
     channels: Sequence[str] = ()  # their names, one where there is no axis for them
@@ -64,7 +68,12 @@ class Map:
     @property
     def has_channels(self) -> bool:
         """Whether there is an axis c."""
-        return bool(self.array.ndim > self.n_spatial)
+        return bool(self.array.ndim > self.n_spatial) and self.kind != "labels"
+
+    @property
+    def is_mean(self) -> bool:
+        """Whether levels of its pyramid are means: numbers that may be labels have none."""
+        return self.dtype.kind == "f" or self.kind == "rgb"
 
     @property
     def axes(self) -> str:
@@ -84,7 +93,9 @@ class Map:
 
     def read(self, region: tuple[slice, ...]) -> NDArray[Any]:
         """Return a part of the map in the dtype that is written."""
-        where = (*region[1:], region[0]) if self.has_channels else region
+        where: tuple[slice | int, ...] = (*region[1:], region[0]) if self.has_channels else region
+        if self.array.ndim > len(where):
+            where = (*where, 0)  # labels have one channel at most
         part = np.asarray(self.array[where])
         if self.has_channels:
             part = np.moveaxis(part, -1, 0)
@@ -92,26 +103,29 @@ class Map:
 
     def _ordered(self, lengths: Sequence[int]) -> tuple[int, ...]:
         lengths = tuple(int(length) for length in lengths)
-        return (lengths[-1], *lengths[:-1]) if self.has_channels else lengths
+        return (lengths[-1], *lengths[:-1]) if self.has_channels else lengths[: self.n_spatial]
 
 
-def as_maps(
+def as_maps(  # noqa: PLR0913  the options of `ImageOptions`
     arrays: Mapping[str, RowArray],
     *,
     n_spatial: int = 2,
     pixel_size: float | Sequence[float] | Mapping[str, float | Sequence[float]] | None = None,
     unit: str = "micrometer",
     channel_names: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+    kind: MapKind | Mapping[str, MapKind] = "image",
 ) -> list[Map]:
     """Return arrays as maps; options are those of `ImageOptions`."""
     maps = [_as_map(plain_key(name), array, n_spatial) for name, array in arrays.items()]
     if not isinstance(unit, str):
         raise OptionError(f'unit is {unit!r}: give a unit of length, such as "micrometer" or "nm"')
     unit, names = _ALIASES.get(unit, unit), [each.name for each in maps]
-    channels, sizes = (
+    channels, sizes, kinds = (
         _by_head("channel_names", channel_names, names),
         _by_head("pixel_size", pixel_size, names),
+        _by_head("kind", kind, names),
     )
+    maps = [attrs.evolve(each, kind=_as_kind(kinds.get(each.name, "image"), each)) for each in maps]
     return [
         attrs.evolve(
             each,
@@ -127,7 +141,7 @@ def _by_head(option: str, given: Any, heads: Sequence[str]) -> dict[str, Any]:
     """Return what was said for all heads, or head by head."""
     if not isinstance(given, Mapping):
         return dict.fromkeys(heads, given)
-    by_head = {plain_key(name): each for name, each in given.items()}
+    by_head = {str(plain_key(name)): each for name, each in given.items()}
     unknown = [name for name in by_head if name not in heads]
     if unknown:
         raise OptionError(f"{option} has {unknown}: there is no such head")
@@ -157,6 +171,22 @@ def _as_map(name: str, array: RowArray, n_spatial: int) -> Map:
     return Map(name, array, int(n_spatial), _WIDENED.get(dtype, dtype.newbyteorder("=")))
 
 
+def _as_kind(raw: Any, head: Map) -> MapKind:
+    """Return what a map is to viewers; it has to be able to be that."""
+    if not isinstance(raw, str) or raw not in get_args(MapKind):
+        raise OptionError(f"kind is {raw!r}: give one of {', '.join(map(repr, get_args(MapKind)))}")
+    label, shape = f"head {head.name!r}", head.array.shape
+    if raw == "rgb" and (not head.has_channels or shape[-1] != len(_COLOURS)):
+        raise HeadError(f'{label} has shape {shape}: a map of kind "rgb" has three channels, which come last')
+    if raw == "rgb" and head.array.dtype != np.uint8:
+        raise HeadDtypeError(f'{label} has dtype {head.dtype}: a map of kind "rgb" has uint8, from 0 to 255')
+    if raw == "labels" and head.array.dtype.kind not in "bui":
+        raise HeadDtypeError(f'{label} has dtype {head.dtype}: a map of kind "labels" has integers, or bool')
+    if raw == "labels" and head.has_channels and shape[-1] != 1:
+        raise HeadError(f'{label} has shape {shape}: a map of kind "labels" has one number a pixel')
+    return cast("MapKind", raw)
+
+
 def _as_sizes(raw: float | Sequence[float] | None, n_spatial: int) -> dict[str, float] | None:
     """Return the size of a pixel by axis."""
     if raw is None:
@@ -173,6 +203,12 @@ def _as_sizes(raw: float | Sequence[float] | None, n_spatial: int) -> dict[str, 
 
 def _as_names(raw: Any, head: Map) -> Sequence[str]:
     n_channels = head.shape[0] if head.has_channels else 1
+    if head.kind == "rgb":
+        if raw is not None:
+            raise OptionError(
+                f"channel_names is {raw!r}, but head {head.name!r} is red, green and blue: leave it out"
+            )
+        return _COLOURS
     if raw is None:
         return [str(c) for c in range(n_channels)] if head.has_channels else [head.name]
     if isinstance(raw, str) or not isinstance(raw, Sequence):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import uuid
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
@@ -33,9 +34,10 @@ _MOST_RESOLUTION: Final = 2.0**31
 def write_ome_tiff(path: StrPath, array: RowArray, *, name: str, **options: Unpack[ImageOptions]) -> None:
     """Write one map as a pyramidal OME-TIFF, in tiles of 512 pixels that zlib compressed.
 
-    Each channel is a plane of its own. The levels of the pyramid are SubIFDs, as Bio-Formats and QuPath read
-    them, and what `write_ome_zarr` says of the pyramid holds here, too. A file that may get larger than 4 GB
-    is a BigTIFF.
+    Each channel is a plane of its own, but those of a picture lie side by side. The levels of the pyramid
+    are SubIFDs, as Bio-Formats and QuPath read them, and what `write_ome_zarr` says of the pyramid holds
+    here, too. One plane of uint8, which is all that OpenSlide reads, has them as its next images, too, where
+    OpenSlide looks for them. A file that may get larger than 4 GB is a BigTIFF.
 
     Memory is bounded, whatever the size, as in `write_ome_zarr`. For that the pyramid is first laid out on
     disk, beside ``path``, where it takes about the room of the file until that is written.
@@ -47,7 +49,10 @@ def write_ome_tiff(path: StrPath, array: RowArray, *, name: str, **options: Unpa
         tags = [{"subfiletype": 1, "metadata": None} | _resolution(head, each) for each in factors]
         tags[0] |= {"subfiletype": 0, "subifds": len(levels) - 1}  # the others are reduced images
         tags[0]["metadata"] = _metadata(head)
-        _write(target, levels, tags)
+        _write(target, levels, tags, is_rgb=head.kind == "rgb")
+        is_one = head.kind == "rgb" or not head.has_channels or head.shape[0] == 1
+        if head.n_spatial == 2 and is_one and head.dtype == np.uint8 and len(levels) > 1:
+            _chain(target)
 
 
 def check_ome_tiff(array: RowArray, *, name: str, **options: Unpack[ImageOptions]) -> Map:
@@ -75,17 +80,17 @@ def _lay_out(folder: Path, head: Map) -> list[zarr.Array[Any]]:
     return levels
 
 
-def _write(target: Path, levels: list[zarr.Array[Any]], tags: list[dict[str, Any]]) -> None:
+def _write(target: Path, levels: list[zarr.Array[Any]], tags: list[dict[str, Any]], *, is_rgb: bool) -> None:
     nbytes = sum(int(level.nbytes) for level in levels)
     is_big = nbytes > tuning.now.classic_tiff_nbytes
     with need("tifffile", "ome").TiffWriter(target, bigtiff=is_big, ome=True) as tiff:
         for level, own in zip(levels, tags, strict=True):
             tiff.write(
-                _tiles(level),
-                shape=level.shape,
+                _tiles(level, is_rgb=is_rgb),
+                shape=(*level.shape[1:], level.shape[0]) if is_rgb else level.shape,
                 dtype=level.dtype,
                 tile=(TILE, TILE),
-                photometric="minisblack",
+                photometric="rgb" if is_rgb else "minisblack",
                 compression="zlib",
                 compressionargs={"level": 1},  # more takes longer, and makes floats hardly smaller
                 buffersize=tuning.now.tiles_nbytes,
@@ -93,13 +98,27 @@ def _write(target: Path, levels: list[zarr.Array[Any]], tags: list[dict[str, Any
             )
 
 
+def _chain(target: Path) -> None:
+    """Make the levels the next images, too; tifffile has chained them, but left out the first link.
+
+    OME-TIFF says of levels that they be SubIFDs alone, OpenSlide knows no SubIFDs. Who reads by OME-XML goes
+    where that points to.
+    """
+    with need("tifffile", "ome").TiffFile(target, mode="r+") as tiff:
+        form, file, page = tiff.tiff, tiff.filehandle, tiff.pages[0]
+        file.seek(page.offset)
+        (n_tags,) = struct.unpack(form.tagnoformat, file.read(form.tagnosize))
+        file.seek(page.offset + form.tagnosize + n_tags * form.tagsize)
+        file.write(struct.pack(form.offsetformat, page.subifds[0]))
+
+
 def _metadata(head: Map) -> dict[str, Any]:
     """Return what OME-XML says of the image."""
     metadata: dict[str, Any] = {
-        "axes": head.axes.upper(),
+        "axes": f"{head.axes[1:]}s".upper() if head.kind == "rgb" else head.axes.upper(),
         "Name": head.name,
         "UUID": str(uuid.uuid4()),  # tifffile's own would tell the machine and the time
-        "Channel": {"Name": list(head.channels)},
+        "Channel": {"Name": [head.name] if head.kind == "rgb" else list(head.channels)},
     }
     for axis, size in (head.sizes or {}).items():
         metadata |= {f"PhysicalSize{axis.upper()}": size, f"PhysicalSize{axis.upper()}Unit": UNITS[head.unit]}
@@ -117,13 +136,18 @@ def _resolution(head: Map, factors: list[int]) -> dict[str, Any]:
     return {"resolution": tuple(each), "resolutionunit": "CENTIMETER"}
 
 
-def _tiles(level: zarr.Array[Any]) -> Iterator[NDArray[Any]]:
-    """Give the tiles of all planes, row by row."""
-    *planes, height, width = level.shape
-    most = max(1, tuning.now.tiles_nbytes // (TILE * TILE * level.dtype.itemsize)) * TILE
+def _tiles(level: zarr.Array[Any], *, is_rgb: bool) -> Iterator[NDArray[Any]]:
+    """Give the tiles of all planes, row by row; a picture's have their colours last."""
+    samples = (slice(None),) if is_rgb else ()
+    *planes, height, width = level.shape[len(samples) :]
+    nbytes = TILE * TILE * level.dtype.itemsize * (level.shape[0] if is_rgb else 1)
+    most = max(1, tuning.now.tiles_nbytes // nbytes) * TILE
     for plane in np.ndindex(*planes):
         for y in range(0, height, TILE):
             for start in range(0, width, most):
-                strip = np.asarray(level[(*plane, slice(y, y + TILE), slice(start, start + most))])
+                where = (*samples, *plane, slice(y, y + TILE), slice(start, start + most))
+                strip = np.asarray(level[where])
+                if is_rgb:
+                    strip = np.moveaxis(strip, 0, -1)
                 for x in range(0, strip.shape[1], TILE):
                     yield strip[:, x : x + TILE]

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, Unpack
+from xml.etree import ElementTree as ET
 
+import attrs
 import zarr
 
 from accumulator._export.levels import chunks_of, fill, level_factors, level_shapes
 from accumulator._export.map import as_maps
 from accumulator._inputs.extras import need
-from accumulator._stores.files.target import staged
+from accumulator._stores.files.target import staged, write_file
 from accumulator.exceptions import HeadError, OptionError
 
 if TYPE_CHECKING:
@@ -33,6 +35,23 @@ _UNITS: Final = {
 }
 _COLOURS: Final = ("FF0000", "00FF00", "0000FF", "FF00FF", "00FFFF", "FFFF00")
 _MOST_NAME: Final = 255  # bytes of the name of a folder
+_VERSION: Final = "0.5"
+_OME: Final = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
+_TYPES: Final = {"float32": "float", "float64": "double"}  # as OME-XML calls them
+
+
+@attrs.frozen(eq=False)
+class _Image:
+    """A map with its place, and the labels that lie on it."""
+
+    head: Map
+    start: Mapping[str, int]  # the first pixel, by axis
+    labels: list[_Image] = attrs.field(factory=list)
+
+    @property
+    def extent(self) -> tuple[object, ...]:
+        """What is the same for maps that lie on each other."""
+        return self.head.shape[-self.head.n_spatial :], self.head.sizes, self.start
 
 
 def write_ome_zarr(
@@ -45,18 +64,29 @@ def write_ome_zarr(
     """Write maps as OME-Zarr 0.5.
 
     One map is the image at ``path`` itself. Of several each is an image of its own, in the group that has the
-    head's name: a viewer opens ``path/name``. Their channel axis comes first, as viewers expect it: (c,)
-    (z,) y, x. Each has a pyramid whose y and x are halved until 512 pixels hold them; z is not.
+    head's name: a viewer opens ``path/name``, or ``path``, where they are listed as bioformats2raw does it.
+    Their channel axis comes first, as viewers expect it: (c,) (z,) y, x. Each has a pyramid whose y and x are
+    halved until 512 pixels hold them; z is not, as in ome-zarr. Its pixels are means of floats and of
+    pictures, rounded where they are integers; of other integers they are every second one.
+
+    Labels are in the group ``labels`` of the first image that lies where they do. Where none does, the first
+    of them is written as an image, too, as OME-Zarr has no labels without one.
 
     Memory is bounded, whatever the size: some 256 MiB of pixels are held, and the chunks being read.
     """
-    heads = check_ome_zarr(maps, **options)
-    origins = origins or {}
+    images = _images(check_ome_zarr(maps, **options), origins or {})
     with staged(path) as folder:
         root = zarr.create_group(folder, zarr_format=3)
-        for head in heads:
-            start = dict(zip("xyz", origins.get(head.name, ()), strict=False))
-            _write_image(root if len(heads) == 1 else root.create_group(head.name), head, start)
+        for image in images:
+            group = root if len(images) == 1 else root.create_group(image.head.name)
+            _write_image(group, image)
+            if image.labels:
+                _write_labels(
+                    group.create_group("labels", attributes={"ome": {"version": _VERSION}}), image.labels
+                )
+        if len(images) > 1:
+            _write_list(root, [image.head for image in images])
+            write_file(folder / "OME" / "METADATA.ome.xml", _as_xml([image.head for image in images]))
 
 
 def check_ome_zarr(maps: Mapping[str, RowArray], **options: Unpack[ImageOptions]) -> list[Map]:
@@ -70,15 +100,69 @@ def check_ome_zarr(maps: Mapping[str, RowArray], **options: Unpack[ImageOptions]
     unit = heads[0].unit
     if unit not in _UNITS:
         raise OptionError(f'unit is {unit!r}: give a unit of length, such as "micrometer" or "nm"')
-    for name in maps if len(heads) > 1 else ():
-        if "/" in name or "\\" in name or name.startswith(("__", ".")) or name == "zarr.json":
+    for name in maps if len(heads) > 1 or heads[0].kind == "labels" else ():
+        if "/" in name or "\\" in name or name.startswith(("__", ".")) or name in {"zarr.json", "OME"}:
             raise HeadError(f"head {name!r} cannot be the name of a group: give its map under another name")
         if len(name.encode()) > _MOST_NAME:
             raise HeadError(f"head {name[:40]!r}... is too long for the name of a group: give a shorter one")
     return heads
 
 
-def _write_image(group: zarr.Group, head: Map, start: dict[str, int]) -> None:
+def _images(heads: Sequence[Map], origins: Mapping[str, Sequence[int]]) -> list[_Image]:
+    """Return what is an image, and on each the labels that lie where it does."""
+    placed = [_Image(head, dict(zip("xyz", origins.get(head.name, ()), strict=False))) for head in heads]
+    images = [each for each in placed if each.head.kind != "labels"]
+    for label in placed:
+        if label.head.kind != "labels":
+            continue
+        below = next((image for image in images if image.extent == label.extent), None)
+        if below is None:
+            below = _Image(label.head, label.start)
+            images.append(below)
+        below.labels.append(label)
+    return images
+
+
+def _write_labels(group: zarr.Group, labels: Sequence[_Image]) -> None:
+    for label in labels:
+        name = label.head.name
+        _write_image(group.create_group(name), label, is_shown=False)
+        need("ome_zarr.writer", "ome").write_label_metadata(
+            group, name, fmt=need("ome_zarr.format", "ome").FormatV05(), source={"image": "../../"}
+        )
+
+
+def _write_list(root: zarr.Group, heads: Sequence[Map]) -> None:
+    """Tell readers which images there are, as bioformats2raw does; napari looks into the XML."""
+    root.attrs["ome"] = {"version": _VERSION, "bioformats2raw.layout": 3}
+    listed = {"version": _VERSION, "series": [head.name for head in heads]}
+    root.create_group("OME", attributes={"ome": listed})
+
+
+def _as_xml(heads: Sequence[Map]) -> bytes:
+    """Return what images there are as OME-XML; an image's ID has its path."""
+    ome = ET.Element("OME", xmlns=_OME)
+    for number, head in enumerate(heads):
+        lengths = dict.fromkeys("xyzct", 1) | dict(zip(head.axes, head.shape, strict=True))
+        image = ET.SubElement(ome, "Image", ID=f"Image:{head.name}", Name=head.name)
+        pixels = ET.SubElement(
+            image,
+            "Pixels",
+            {f"Size{axis.upper()}": str(length) for axis, length in lengths.items()},
+            ID=f"Pixels:{number}",
+            DimensionOrder="XYZCT",
+            Type=_TYPES.get(head.dtype.name, head.dtype.name),
+        )
+        for channel, name in enumerate(head.channels):
+            ET.SubElement(pixels, "Channel", ID=f"Channel:{number}:{channel}", Name=name, SamplesPerPixel="1")
+        ET.SubElement(pixels, "MetadataOnly")
+    content: bytes = ET.tostring(ome, encoding="utf-8", xml_declaration=True)
+    return content
+
+
+def _write_image(group: zarr.Group, image: _Image, *, is_shown: bool = True) -> None:
+    """Write a pyramid; how viewers show its channels only if it is shown as an image."""
+    head = image.head
     shapes = level_shapes(head.shape)
     levels = [
         group.create_array(
@@ -94,23 +178,23 @@ def _write_image(group: zarr.Group, head: Map, start: dict[str, int]) -> None:
     need("ome_zarr.writer", "ome").write_multiscales_metadata(
         group,
         datasets=[
-            {"path": f"s{number}", "coordinateTransformations": _transformations(head, factors, start)}
+            {"path": f"s{number}", "coordinateTransformations": _transformations(image, factors)}
             for number, factors in enumerate(level_factors(shapes))
         ],
         fmt=need("ome_zarr.format", "ome").FormatV05(),
         axes=[_axis(name, None if head.sizes is None else head.unit) for name in head.axes],
         name=head.name,
-        metadata={"omero": {"channels": _channels(head.channels, limits)}},
+        **({"metadata": {"omero": _omero(head, limits)}} if is_shown else {}),
     )
 
 
-def _transformations(head: Map, factors: list[int], start: dict[str, int]) -> list[dict[str, Any]]:
+def _transformations(image: _Image, factors: list[int]) -> list[dict[str, Any]]:
     """Return where the pixels of a level are, by their centres; the slide's first one is at zero."""
     scale, translation = [], []
-    for axis, factor in zip(head.axes, factors, strict=True):
-        size = (head.sizes or {}).get(axis, 1.0)
+    for axis, factor in zip(image.head.axes, factors, strict=True):
+        size = (image.head.sizes or {}).get(axis, 1.0)
         scale.append(size * factor)
-        translation.append(size * (start.get(axis, 0) + (factor - 1) / 2))
+        translation.append(size * (image.start.get(axis, 0) + (factor - 1) / 2))
     return [{"type": "scale", "scale": scale}, {"type": "translation", "translation": translation}]
 
 
@@ -120,15 +204,25 @@ def _axis(name: str, unit: str | None) -> dict[str, str]:
     return {"name": name, "type": "space"} | ({} if unit is None else {"unit": unit})
 
 
-def _channels(names: Sequence[str], limits: list[tuple[float, float]]) -> list[dict[str, Any]]:
-    """Return how viewers are to show each channel: from the least to the greatest value."""
-    colours = ["FFFFFF"] if len(names) == 1 else [_COLOURS[i % len(_COLOURS)] for i in range(len(names))]
-    return [
+def _omero(head: Map, limits: list[tuple[float, float]]) -> dict[str, Any]:
+    """Return how viewers are to show each channel: from the least to the greatest value, or as a picture."""
+    if head.kind == "rgb":
+        limits = [(0, 255)] * len(limits)
+    alone = len(limits) == 1
+    channels = [
         {
             "label": name,
-            "color": colour,
+            "color": "FFFFFF" if alone else _COLOURS[number % len(_COLOURS)],
             "active": True,
-            "window": {"min": low, "max": high, "start": low, "end": high},
+            "window": dict(zip(("min", "max", "start", "end"), _window(*ends) * 2, strict=True)),
         }
-        for name, colour, (low, high) in zip(names, colours, limits, strict=True)
+        for number, (name, ends) in enumerate(zip(head.channels, limits, strict=True))
     ]
+    return {"channels": channels} | ({"rdefs": {"model": "color"}} if head.kind == "rgb" else {})
+
+
+def _window(low: float, high: float) -> tuple[float, float]:
+    """Return what a viewer stretches over its colours: never nothing, which it would divide by."""
+    if low == high:
+        low, high = min(low, 0), max(high, 0)
+    return (low, high) if low < high else (0, 1)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import attrs
 
-from accumulator._core.result import Result
-from accumulator._export import write_ome_tiff, write_ome_zarr
-from accumulator._inputs.heads import LOCATION, Heads, dimension_names, plain_key
+from accumulator._inputs.heads import LOCATION, Heads, dimension_names
 from accumulator._inputs.validation import as_place
 from accumulator._pictures import plot_map
+from accumulator._stitching.exported import Exported
 from accumulator._stitching.grid import n_outside
 from accumulator._stitching.kept import load_kept
-from accumulator.exceptions import OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +21,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from accumulator._stitching.kept import Kept
-    from accumulator._stitching.sheet import Sheet
     from accumulator._stores.format.store import FolderStore
     from accumulator.typing import RowArray, StrPath
 
@@ -32,7 +28,7 @@ _Map = TypeVar("_Map", bound="StitchedMap")
 
 
 @attrs.frozen(eq=False, repr=False)
-class StitchedMap(Result):
+class StitchedMap(Exported):
     """One map a head, stitched from patches.
 
     Maps that did not fit in RAM lie in a temporary folder. It is removed when this object and its arrays are
@@ -61,19 +57,13 @@ class StitchedMap(Result):
     origin: tuple[int, ...]
     output_locs: NDArray[Any]
     written: NDArray[np.bool_]
-    _kept: Kept  # their rows, boxes and names
+    _kept: Kept
     n_outside: int = attrs.field(default=0, kw_only=True)
 
     @property
     def n_stitched(self) -> int:
         """How many patches have any pixel in the maps."""
         return len(self._sheets[0].grid.is_inside) - n_outside([sheet.grid for sheet in self._sheets])
-
-    @property
-    def scale(self) -> list[tuple[float, ...]] | dict[str, tuple[float, ...]]:
-        """Pixels of each map a unit of the locations, ``(x, y, ...)``: a list or dict as `outputs`."""
-        scales = {head: sheet.lay.scale for sheet in self._sheets for head in sheet.heads}
-        return self._heads.like(scales[head] for head in range(len(scales))).as_given()
 
     def coverage(
         self, start: int = 0, stop: int | None = None, *, head: str | int | None = None
@@ -179,122 +169,6 @@ class StitchedMap(Result):
         """
         return as_map(load_kept(as_place(path, "path")), cls)
 
-    def save_ome_zarr(
-        self,
-        path: StrPath,
-        *,
-        pixel_size: float | Sequence[float] | Mapping[str, float | Sequence[float]] | None = None,
-        unit: str = "micrometer",
-        channel_names: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
-    ) -> None:
-        """Write the maps as OME-Zarr 0.5, which napari and others open; needs the extra ``ome``.
-
-        One map is the image at ``path``. Of several, each is an image in the group of its name,
-        ``path/name``, which is what a viewer opens. Channels come first, each image has a pyramid, and
-        `origin` is in its metadata. Only a bounded part is in memory at a time.
-
-        Parameters
-        ----------
-        path : path
-            Where nothing is yet; names usually end in ``.ome.zarr``.
-        pixel_size : float or sequence of float, or dict of them by head, optional
-            How large a pixel of the maps is: for all axes, or in the order ``x, y(, z)``. Maps of different
-            scale have pixels of different size, which takes a dict.
-        unit : str, default "micrometer"
-            The unit of ``pixel_size``.
-        channel_names : sequence of str, or dict of them by head, optional
-            One name a channel.
-
-        Raises
-        ------
-        MissingExtraError
-            The extra is not installed; an ImportError.
-        ResultExistsError
-            Something is at ``path``; a FileExistsError.
-        StorageError
-            The disk refused; an OSError. Nothing is left at ``path``.
-        DamagedError
-            Files of the maps are gone, or not what was written; an OSError. Nothing is left at ``path``.
-        HeadError
-            A map is 1-d; a ValueError.
-        HeadDtypeError
-            A map is complex; a TypeError.
-        OptionError
-            ``pixel_size``, ``unit``, ``channel_names`` or ``path`` is not what it can be; a ValueError.
-        """
-        has_one_for_all = pixel_size is not None and not isinstance(pixel_size, Mapping)
-        if has_one_for_all and len({sheet.lay.scale for sheet in self._sheets}) > 1:
-            raise OptionError(
-                f"pixel_size is {pixel_size!r}, but the maps have the scales {self.scale}: give a dict by "
-                "head"
-            )
-        write_ome_zarr(
-            path,
-            self._named,
-            n_spatial=self._n_spatial,
-            pixel_size=pixel_size,
-            unit=unit,
-            channel_names=channel_names,
-            origins={key: self._sheet(key).lay.first for key in self._named},
-        )
-
-    def save_ome_tiff(
-        self,
-        path: StrPath,
-        *,
-        head: str | int | None = None,
-        pixel_size: float | Sequence[float] | None = None,
-        unit: str = "micrometer",
-        channel_names: Sequence[str] | None = None,
-    ) -> None:
-        """Write one map as a pyramidal OME-TIFF, which QuPath and others open; needs the extra ``ome``.
-
-        Parameters
-        ----------
-        path : path
-            Where nothing is yet; names usually end in ``.ome.tif``.
-        head : str or int, optional
-            Which map, where there are several.
-        pixel_size : float or sequence of float, optional
-            How large a pixel is: for all axes, or in the order ``x, y(, z)``.
-        unit : str, default "micrometer"
-            The unit of ``pixel_size``.
-        channel_names : sequence of str, optional
-            One name a channel.
-
-        Raises
-        ------
-        MissingExtraError
-            The extra is not installed; an ImportError.
-        ResultExistsError
-            Something is at ``path``; a FileExistsError.
-        StorageError
-            The disk refused; an OSError. Nothing is left at ``path``.
-        DamagedError
-            Files of the maps are gone, or not what was written; an OSError. Nothing is left at ``path``.
-        HeadError
-            The map is 1-d; a ValueError.
-        HeadDtypeError
-            The map is complex, or 64-bit integers, which OME-TIFF does not have; a TypeError.
-        OptionError
-            ``head``, ``pixel_size``, ``unit``, ``channel_names`` or ``path`` is not what it can be; a
-            ValueError.
-
-        Notes
-        -----
-        The file does not say where a region lies in its slide: OME-TIFF has no place for `origin`.
-        """
-        key = self._one(head)
-        write_ome_tiff(
-            path,
-            self._named[key],
-            n_spatial=self._n_spatial,
-            name=key,
-            pixel_size=pixel_size,
-            unit=unit,
-            channel_names=channel_names,
-        )
-
     def plot(
         self, head: str | int | None = None, *, channel: int | None = None, ax: Axes | None = None
     ) -> list[Axes]:
@@ -322,35 +196,14 @@ class StitchedMap(Result):
             There is no such head or channel, or the map is not 2-d; a ValueError.
         """
         key = self._one(head)
-        if self._n_spatial != 2:
-            raise OptionError(f"map {key!r} has {self._n_spatial} spatial axes: plot a plane of a volume")
+        self._check_is_plane(key)
         x, y = self._sheet(key).lay.first
         return plot_map(self._named[key], channel=channel, ax=ax, origin=(x, y), title=key)
-
-    def _one(self, head: str | int | None) -> str:
-        """Return the name of the one map that is meant."""
-        key = next(iter(self._named)) if head is None and len(self._named) == 1 else str(plain_key(head))
-        if key not in self._named:
-            raise OptionError(f"head is {head!r}: choose one of the maps {list(self._named)}")
-        return key
-
-    def _sheet(self, key: str) -> Sheet:
-        """Return what the map of that name is in."""
-        number = list(self._named).index(key)
-        return next(sheet for sheet in self._sheets if number in sheet.heads)
-
-    @property
-    def _n_spatial(self) -> int:
-        return self._kept.frame.geometry.n_spatial
 
     @property
     def _shown_locs(self) -> NDArray[Any]:
         starts = self._kept.frame.geometry.columns[::-1]
         return self.output_locs[:, [*starts, *(len(starts) + column for column in starts)]]
-
-    @property
-    def _sheets(self) -> Sequence[Sheet]:
-        return self._kept.sheets
 
     @property
     def _dimensions(self) -> tuple[str, Heads[tuple[str, ...]]]:
@@ -373,10 +226,6 @@ class StitchedMap(Result):
     @property
     def _facts(self) -> dict[str, str]:
         return {"origin": str(self.origin)}
-
-    @property
-    def _named(self) -> dict[str, RowArray]:
-        return self._heads.by_name()
 
 
 def as_map(kept: Kept, kind: type[_Map]) -> _Map:

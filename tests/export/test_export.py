@@ -158,7 +158,7 @@ def test_several_heads_are_an_image_each():
         np.testing.assert_array_equal(levels[0][...], channels_first(array, 2))
         labels[name] = [channel["label"] for channel in attributes["omero"]["channels"]]
     assert labels == {"mask": ["0", "1"], "depth map": ["z"], "\u00fc": ["\u00fc"]}
-    assert sorted(zarr.open_group("map.zarr", mode="r").group_keys()) == sorted(maps)
+    assert sorted(zarr.open_group("map.zarr", mode="r").group_keys()) == sorted([*maps, "OME"])
 
 
 def test_pixels_have_their_size_on_every_level():
