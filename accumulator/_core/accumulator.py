@@ -122,10 +122,11 @@ class FullBatchAccumulator(Collector[FullBatch, Canvas], Covered):
         compressors are those of zarr, and matter on disk and in what `FullBatch.save` writes.
     shards : int or tuple of int, optional
         Rows of a shard, or its whole shape; chunks are then one row by default. None means no shards.
-    compressors : zarr codec or sequence of them, optional
-        None, the default, does not compress: predictions hardly get smaller, and writing takes many times
-        longer. ``dtype``, ``fill_value``, ``chunks``, ``shards`` and ``compressors`` are for all heads, or a
-        dict by head name or number.
+    compressors : str, zarr codec or sequence of codecs, optional
+        "zstd", "gzip" or "blosc" with zarr's settings, or codecs with others. None, the default, does not
+        compress: predictions hardly get smaller, and writing takes many times longer. ``dtype``,
+        ``fill_value``, ``chunks``, ``shards`` and ``compressors`` are for all heads, or a dict by head name
+        or number.
     progress : bool, default False
         Show a bar of the rows that have come, out of ``n_expected`` or of all, with the gaps, the memory, and
         whether they are in RAM or in zarr. Needs tqdm, the extra ``progress``.
