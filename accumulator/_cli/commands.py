@@ -7,18 +7,17 @@ without what it needs.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from accumulator import __version__
 from accumulator._cli.publish import add_publish
-from accumulator._cli.shared import add_command, as_count, show
+from accumulator._cli.shared import Parser, add_command, as_count, say, show
 from accumulator._cli.stitch import add_stitch
 from accumulator._cli.words import plain_warnings, tell
 from accumulator._inputs.extras import need
-from accumulator._inputs.text import encodable, printable
+from accumulator._inputs.text import as_text, printable
 from accumulator._report.facts import Verdict, info, missing, verify
 from accumulator._report.page import write_report
 from accumulator.exceptions import AccumulatorError
@@ -166,15 +165,17 @@ Needs jinja2 and Pillow: pip install 'full-batch-accumulator[report]'
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    arguments = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
     try:
-        with plain_warnings():
+        arguments = _parser().parse_args(words or ["--help"])
+    finally:
+        say()  # whoever reads the help may have seen enough
+    is_json = getattr(arguments, "json", False)
+    try:
+        with plain_warnings(is_json=is_json):
             return int(arguments.run(arguments))
-    except BrokenPipeError:  # whoever reads has seen enough: Python shall not complain of it at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except (AccumulatorError, OSError, MemoryError) as error:
-        print(tell("error", str(error)), file=sys.stderr)
+        print(tell("error", error, is_json=is_json, path=getattr(arguments, "path", None)), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("accumulator: interrupted", file=sys.stderr)
@@ -182,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="accumulator",
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -269,7 +270,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _demo(arguments: argparse.Namespace) -> int:
     options = {name: value for name, value in vars(arguments).items() if name != "run"}
-    return 0 if need("accumulator._demo.run", "demo").run_demo(**options) else 1
+    return 0 if need("accumulator._demo.run", "demo").run_demo(**options, say=say) else 1
 
 
 def _look(arguments: argparse.Namespace) -> int:
@@ -278,7 +279,7 @@ def _look(arguments: argparse.Namespace) -> int:
         try:
             found = arguments.look(path)
         except AccumulatorError as error:  # and the others are looked at all the same
-            print(tell("error", str(error)), file=sys.stderr)
+            print(tell("error", error, is_json=arguments.json, path=path), file=sys.stderr)
             is_wrong = True
         else:
             show(found, is_json=arguments.json)
@@ -288,8 +289,7 @@ def _look(arguments: argparse.Namespace) -> int:
 
 def _report(arguments: argparse.Namespace) -> int:
     nbytes = write_report(arguments.path, arguments.output)
-    line = f"{printable(str(arguments.output))}: {nbytes / 1e6:.1f} MB, open it in a browser"
-    print(encodable(line, sys.stdout))
+    say(f"{printable(str(arguments.output))}: {as_text(nbytes)}, open it in a browser")
     return 0
 
 

@@ -46,13 +46,8 @@ def add_publish(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command to the others."""
     short = "make one result of what several ranks have recorded"
     parser = add_command(add, "publish", _publish, short, _DESCRIPTION, _EXAMPLES)
-    parser.usage = "accumulator publish PATH [options]"  # an option takes all words behind it
-    parser.add_argument(
-        "path",
-        type=Path,
-        metavar="PATH",
-        help="the store's folder, before --leave-out, which takes many words",
-    )
+    parser.usage = "accumulator publish PATH [options]"
+    parser.add_argument("path", type=Path, metavar="PATH", help="the store's folder")
     parser.add_argument(
         "--partial", action="store_true", help="publish what is recorded by now, also while ranks are at work"
     )
@@ -71,11 +66,11 @@ def add_publish(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     parser.add_argument(
         "--leave-out",
-        nargs="+",
-        action="extend",
+        action="append",
         default=[],
         metavar="NAME",
-        help="damaged parts to publish without, as the error about them names them; they stay where they are",
+        help="a damaged part to publish without, as the error about it names it; it stays where it is; "
+        "repeatable",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
 

@@ -23,7 +23,7 @@ from accumulator._inputs.text import listed, printable, shape_text
 from accumulator._stitching.result import check_is_of_patches
 from accumulator._stitching.weights import DEFAULT_BLEND
 from accumulator._stores.files.target import is_inside
-from accumulator.exceptions import OptionError
+from accumulator.exceptions import NothingPushedError, OptionError
 from accumulator.typing import Blend
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ The name of the output says what it is:
 
 Locations are [start_x, start_y, end_x, end_y] in pixels of the patches, patches have their channels last,
 and a box is as large as its patch: what else is so has to be said, by --channels-first, --crop, --scale or
---axes. The first three take HEAD=VALUE too, and may be repeated.
+--axes. --crop and --scale take HEAD=VALUE too, and may be repeated. A head is called by its name or, as in
+Python, by its number: 0 is the first. Numbers an axis have commas between them, x first.
 """
 _EXAMPLES: Final = """\
 examples:
@@ -53,10 +54,10 @@ examples:
   accumulator stitch run.zarr -o tumour.ome.tif --head tumour --pixel-size 0.5
   accumulator stitch run.zarr -o map.zarr --channels-first --crop center --scale 1/4 --origin min
   accumulator stitch run.zarr -o maps.zarr --scale coarse=1/2 --crop coarse=8
-  accumulator stitch run.zarr -o region.zarr --origin 20000 31000 --shape 4096 4096 --fill nan
+  accumulator stitch run.zarr -o region.zarr --origin 20000,31000 --shape 4096,4096 --fill nan
 
-exit codes: 0 done, 1 no store, one that cannot be stitched or read, or an output that is there already,
-2 wrong arguments
+exit codes: 0 done, 1 no store, one that cannot be stitched or read, a map that would have no patch, or an
+output that is there already, 2 wrong arguments
 OME files need more packages: pip install 'full-batch-accumulator[ome]'
 """
 _KINDS: Final = {".ome.zarr": "OME-Zarr", ".ome.tif": "OME-TIFF", ".ome.tiff": "OME-TIFF", ".zarr": "zarr"}
@@ -66,10 +67,8 @@ def add_stitch(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command to the others."""
     short = "blend the patches of a store into maps, and write them as OME-Zarr, OME-TIFF or zarr"
     parser = add_command(add, "stitch", _stitch, short, _DESCRIPTION, _EXAMPLES)
-    parser.usage = "accumulator stitch PATH -o FILE [options]"  # some options take all words behind them
-    parser.add_argument(
-        "path", type=Path, metavar="PATH", help="the store's folder, before the options: some take many words"
-    )
+    parser.usage = "accumulator stitch PATH -o FILE [options]"
+    parser.add_argument("path", type=Path, metavar="PATH", help="the store's folder")
     parser.add_argument(
         "-o", "--output", type=_output, required=True, metavar="FILE", help="the file, not there yet"
     )
@@ -85,25 +84,21 @@ def add_stitch(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     parser.add_argument(
         "--shape",
-        type=int,
-        nargs="+",
-        metavar="N",
-        help="height and width of the maps; PATH comes before it (default: all patches)",
+        type=_whole_numbers,
+        metavar="H,W",
+        help="height and width of the maps (default: all patches)",
     )
     parser.add_argument(
         "--origin",
         type=_origin,
-        nargs="+",
-        metavar="N",
-        help='x and y of their first pixel, or "min", where the first box begins (default: 0 0)',
+        metavar="X,Y",
+        help='their first pixel, or "min", where the first box begins (default: 0,0)',
     )
     parser.add_argument(
-        "--channels-first",
-        action="append",
-        nargs="?",
-        const=True,
-        metavar="HEAD",
-        help="patches are (n, C, h, w): those of all heads, or of this one; PATH comes before it",
+        "--channels-first", action="store_true", help="patches are (n, C, h, w), those of all heads"
+    )
+    parser.add_argument(
+        "--channels-first-of", action="append", metavar="HEAD", help="those of this head; repeatable"
     )
     parser.add_argument(
         "--crop",
@@ -130,9 +125,7 @@ def add_stitch(add: Callable[..., argparse.ArgumentParser]) -> None:
         metavar="VALUE",
         help="a number that does not count where another patch has a value, such as nan",
     )
-    parser.add_argument(
-        "--pixel-size", type=_size, nargs="+", metavar="SIZE", help="one number, or x and y, in --unit"
-    )
+    parser.add_argument("--pixel-size", type=_sizes, metavar="SIZE", help="one number, or X,Y, in --unit")
     parser.add_argument("--unit", choices=tuple(UNITS), default="micrometer", help="(default: micrometer)")
     parser.add_argument(
         "--channel", action="append", metavar="NAME", help="a channel's name; repeat it for each in turn"
@@ -158,11 +151,19 @@ class _Stitched:
             "n_written": int(self.maps.written.sum()),
             "n_stitched": self.maps.n_stitched,
             "n_outside": self.maps.n_outside,
+            "images": self.images(),
             "heads": [
                 {"name": name, "shape": list(array.shape), "dtype": str(array.dtype)}
                 for name, array in Heads.of(self.maps.outputs).by_name().items()
             ],
         }
+
+    def images(self) -> list[str]:
+        """Return the paths that a viewer opens, or Python where the maps are plain zarr."""
+        names = Heads.of(self.maps.outputs).by_name()
+        if self.kind == "OME-Zarr" and len(names) > 1:
+            return [str(self.output / name) for name in names]
+        return [str(self.output)]
 
     def lines(self) -> Iterator[str]:
         facts, output = self.as_json(), printable(str(self.output))
@@ -172,8 +173,8 @@ class _Stitched:
         yield f"{patches}; {self.kind} in {output}"
         if facts["n_outside"]:
             yield f"{facts['n_outside']} patches lie wholly outside of the maps, and are left out"
-        if self.kind == "OME-Zarr" and len(facts["heads"]) > 1:
-            yield from (f"a viewer opens {output}/{printable(head['name'])}" for head in facts["heads"])
+        for image in map(printable, facts["images"]):
+            yield f"StitchedMap.load opens {image}" if self.kind == "zarr" else f"a viewer opens {image}"
 
 
 def _stitch(arguments: argparse.Namespace) -> int:
@@ -185,25 +186,26 @@ def _stitch(arguments: argparse.Namespace) -> int:
         raise OptionError(f"{output} is in the store itself: write elsewhere")
     batch = FullBatch.load(arguments.path, partial=True)
     check_is_of_patches(batch)
-    heads = arguments.head
-    if heads is not None and isinstance(batch.outputs, list):
-        heads = [int(head) if head.isascii() and head.isdigit() else head for head in heads]
-    sizes = arguments.pixel_size
-    options: dict[str, Any] = {
-        "pixel_size": sizes[0] if sizes is not None and len(sizes) == 1 else sizes,
-        "channel_names": arguments.channel,
-    }
+    if not batch.written.any():
+        raise NothingPushedError(
+            f"{arguments.path} has none of its {len(batch.written)} patches, so that there is nothing to see "
+            "on a map; `accumulator info` says how far it is"
+        )
+    heads = None if arguments.head is None else [_key(batch, head) for head in arguments.head]
+    options: dict[str, Any] = {"pixel_size": arguments.pixel_size, "channel_names": arguments.channel}
     if kind == "zarr" and any(option is not None for option in options.values()):
         raise OptionError("--pixel-size and --channel are for OME files, not for plain zarr")
     options["unit"] = arguments.unit
-    channels_first = _by_head(batch, [(head, True) for head in arguments.channels_first or ()]) or False
+    said = [(None, True)] * arguments.channels_first
+    said += [(head, True) for head in arguments.channels_first_of or ()]
+    channels_first = _by_head(batch, said) or False
     _check(batch, heads, kind, channels_first, options)
     with stitch(
         batch,
         heads=heads,
         blend=arguments.blend,
         output_shape=arguments.shape,
-        origin="min" if arguments.origin == ["min"] else arguments.origin,
+        origin=arguments.origin,
         channels_first=_by_place(channels_first, heads),
         crop=_by_place(_by_head(batch, arguments.crop), heads),
         scale=_by_place(_by_head(batch, arguments.scale), heads),
@@ -214,6 +216,10 @@ def _stitch(arguments: argparse.Namespace) -> int:
         save_path=output.absolute().parent,
         progress=sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None,
     ) as maps:
+        if not maps.n_stitched:
+            raise OptionError(
+                f"none of the {maps.written.sum()} patches lies on the map: give another --origin or --shape"
+            )
         if kind == "zarr":
             maps.save(output)
         elif kind == "OME-Zarr":
@@ -257,16 +263,22 @@ def _by_head(batch: FullBatch, said: list[tuple[Any, Any]] | None) -> Any:
     """Return what was said for all heads, or a dict of what was said of single ones."""
     by_head: dict[Any, Any] = {}
     for head, value in said or ():
-        if head is None or head is True:
+        if head is None:
             if len(said or ()) > 1:
                 raise OptionError("something is said of all heads, and more: say it once, or name each head")
             return value
-        is_number = isinstance(batch.outputs, list) and head.isascii() and head.isdigit()
-        key = int(head) if is_number else head
+        key = _key(batch, head)
         if key in by_head:
             raise OptionError(f"something is said twice of head {key}: say it once")
         by_head[key] = value
     return by_head or None
+
+
+def _key(batch: FullBatch, head: str) -> int | str:
+    """Return what the library calls a head that has this name or number, or may have none."""
+    keys = Heads.of(batch.outputs).keys
+    is_number = head not in keys and head.isascii() and head.isdigit() and int(head) < len(keys)
+    return keys[int(head)] if is_number else head
 
 
 def _by_place(said: Any, heads: list[Any] | None) -> Any:
@@ -307,11 +319,15 @@ def _scale(text: str) -> Any:
     return factors[0] if len(factors) == 1 else factors
 
 
-def _origin(text: str) -> Any:
+def _whole_numbers(text: str) -> list[int]:
     try:
-        return text if text == "min" else int(text)
+        return [int(part) for part in text.split(",")]
     except ValueError as cause:
-        raise argparse.ArgumentTypeError(f'{text} is neither a whole number nor "min"') from cause
+        raise argparse.ArgumentTypeError(f"{text} is not whole numbers with commas between them") from cause
+
+
+def _origin(text: str) -> Any:
+    return text if text == "min" else _whole_numbers(text)
 
 
 def _kind(output: Path) -> str:
@@ -324,11 +340,11 @@ def _output(text: str) -> Path:
     return Path(text)
 
 
-def _size(text: str) -> float:
-    size = _number(text)
-    if not size > 0:
+def _sizes(text: str) -> Any:
+    sizes = [_number(part) for part in text.split(",")]
+    if not all(size > 0 for size in sizes):
         raise argparse.ArgumentTypeError(f"{text} is not the size of a pixel")
-    return size
+    return sizes[0] if len(sizes) == 1 else sizes
 
 
 def _number(text: str) -> float:

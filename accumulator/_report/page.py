@@ -20,6 +20,7 @@ from accumulator._inputs.extras import need
 from accumulator._inputs.text import as_text, few, shape_text, visible
 from accumulator._pictures import as_svg, describe
 from accumulator._report.content import gather
+from accumulator._report.facts import state_of
 from accumulator._report.images import MASKS, RAMP
 from accumulator._stores.files.target import check_free, is_inside, write_file
 from accumulator.exceptions import OptionError, StorageError
@@ -36,6 +37,7 @@ _COVERAGE_PX: Final = 380
 def write_report(store: Path, target: Path) -> int:
     """Write the report of a store to a file that is not there yet, and return its bytes."""
     need("jinja2", "report")  # before much is read
+    state_of(store)  # a path that is no store is told of first
     check_free(target)
     if is_inside(target, store):
         raise OptionError(f"{target} is in the store: write the report elsewhere")

@@ -98,7 +98,8 @@ def read_mark(path: Path) -> Mark:
         )
     if not isinstance(plain, dict) or document.get("node_type") != "group":
         raise ResultFormatError(
-            f"{path} is neither a result that FullBatch.save wrote nor a run kept by store=: it has no mark"
+            f"{path} is neither a result that FullBatch.save wrote nor a run kept by store=: its metadata "
+            "has nothing of either"
         )
     version = plain.get("version")
     if version != VERSION:
@@ -113,10 +114,10 @@ def read_mark(path: Path) -> Mark:
     except RecursionError:
         is_whole = False
     if not is_whole:
-        raise ResultFormatError(f"{path} is damaged: its mark was changed")
+        raise ResultFormatError(f"{path} is damaged: its metadata was changed")
     mark = Mark(**{key: value for key, value in stated.items() if key != "version"})
     if not _is_possible(mark):
-        raise ResultFormatError(f"{path} is damaged: its mark holds impossible values")
+        raise ResultFormatError(f"{path} is damaged: its metadata holds impossible values")
     return mark
 
 
