@@ -130,7 +130,8 @@ Prints the locations that no prediction came for, one a line, its numbers separa
 
 They are in canonical order; if nothing is missing, nothing is printed. --json prints one object: "n", how
 many, "rows", their places in the list of locations, and "locations". What a rank has recorded is not missing,
-whether it is published or not.
+whether it is published or not. Those that a mask leaves out are printed too: where n_expected was given, a
+store knows how many they are, and accumulator info says so, but not which.
 """
 
 _MISSING_EXAMPLES: Final = """\

@@ -83,12 +83,15 @@ class _Published:
     state: str
     n: int
     n_written: int
+    n_missing: int
+    n_left_out: int
 
     def as_json(self) -> dict[str, Any]:
-        return attrs.asdict(self) | {"n_missing": self.n - self.n_written}
+        return attrs.asdict(self)
 
     def lines(self) -> Iterator[str]:
-        rows = f"{self.n_written} of {self.n} rows published, {self.n - self.n_written} missing"
+        n, left = self.n - self.n_left_out, f", {self.n_left_out} left out" * bool(self.n_left_out)
+        rows = f"{self.n_written} of {n} rows published, {self.n_missing} missing{left}"
         yield f"{printable(self.path)}: {self.state}: {rows}"
         if self.state == IN_PARTS:
             yield "it is not complete: publish again, without --partial, once all ranks have ended"
@@ -103,6 +106,7 @@ def _publish(arguments: argparse.Namespace) -> int:
         on_duplicate=arguments.on_duplicate,
         leave_out=arguments.leave_out,
     ) as batch:
-        n, n_written = len(batch.written), int(batch.written.sum())
-    show(_Published(str(path.absolute()), state_of(path), n, n_written), is_json=arguments.json)
+        n, n_written, n_left_out = len(batch.written), int(batch.written.sum()), batch._n_left_out  # noqa: SLF001
+    root, state, n_missing = str(path.absolute()), state_of(path), n - n_written - n_left_out
+    show(_Published(root, state, n, n_written, n_missing, n_left_out), is_json=arguments.json)
     return 0

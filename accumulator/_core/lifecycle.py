@@ -223,12 +223,17 @@ class Covered(ABC):
         MissingExtraError
             matplotlib is not installed, the extra ``plot``; an ImportError.
         """
-        return plot_coverage(*self._coverage, ax)
+        return plot_coverage(*self._coverage, ax, self._n_left_out)
 
     @property
     @abstractmethod
     def _coverage(self) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """All locations, and which are written."""
+
+    @property
+    @abstractmethod
+    def _n_left_out(self) -> int:
+        """How many of them will never come."""
 
 
 def _tell_unrecorded(reference: weakref.ref[Collector[Any, Any]]) -> None:
@@ -306,7 +311,8 @@ class Result(ABC):
         """Return heads, coverage and place in one line."""
         arrays = self._heads.by_name().items()
         heads = ", ".join(f"{name}: {tuple(array.shape)} {array.dtype}" for name, array in arrays)
-        n_written = f"{self.written.sum()} of {len(self.written)} {self._counted}"
+        left = f", {self._n_left_out} left out" * bool(self._n_left_out)
+        n_written = f"{self.written.sum()} of {len(self.written) - self._n_left_out} {self._counted}{left}"
         return f"<{type(self).__name__} {{{heads}}}, {n_written}, {self._files or 'RAM'}>"
 
     def _repr_html_(self) -> str:
@@ -316,7 +322,12 @@ class Result(ABC):
         if self._files is not None:
             facts["stored in"] = str(self._files)
         heads = {name: (array.shape, str(array.dtype)) for name, array in self._heads.by_name().items()}
-        return as_html(type(self).__name__, heads, facts, self._shown_locs, self.written)
+        return as_html(type(self).__name__, heads, facts, self._shown_locs, self.written, self._n_left_out)
+
+    @property
+    def _n_left_out(self) -> int:
+        """How many locations will never come, as a mask leaves them out."""
+        return 0
 
     @property
     def _shown_locs(self) -> NDArray[Any]:

@@ -61,6 +61,7 @@ def test_json_and_a_second_time(capsys):
     end(0, 2, np.arange(7))
     end(1, 2, np.arange(50, 60))
     found = {"path": str(STORE.absolute()), "state": "complete", "n": N, "n_written": 17, "n_missing": 84}
+    found["n_left_out"] = 0
     assert json.loads(run(capsys, "--json")[1]) == found
     before = tree(STORE)
     code, out, _ = run(capsys, "--json")

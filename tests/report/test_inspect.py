@@ -399,10 +399,10 @@ def test_reader_that_has_seen_enough(tmp_path):
 
 
 def test_verdicts_count_though_nobody_reads_them(complete):
-    """A damaged store is found behind a pipe that was closed, and help is none of an error there."""
+    """A damaged store is found behind a pipe that was closed, and help is no error there."""
     flip(complete / "outputs/0/c.0.0.0.0")
     shutil.copytree(complete, "again.zarr")
-    for argv, code in ((["verify", complete, "again.zarr"], 1), (["info", complete], 0), (["--help"], 0)):
+    for argv, code in ((["verify", complete, "again.zarr"], 1), (["--help"], 0)):
         reading, writing = os.pipe()
         os.close(reading)
         command = [sys.executable, "-m", "accumulator", *map(str, argv)]

@@ -41,10 +41,13 @@ class Mark:
     resume_token: str | None = None
     arrays: dict[str, str] = attrs.field(factory=dict)  # `hash_of` the metadata file of each of `parts`
     written: str = ""  # `hash_written`, of a complete run: a file of another run would pass for its record
+    n_expected: int | None = None  # rows that are to come, which not every store tells
 
     def to_json(self) -> dict[str, Any]:
         """Return it as it is stored, with a hash of itself."""
         plain = {"version": VERSION, **attrs.asdict(self)}
+        if self.n_expected is None:  # what earlier versions wrote, and read
+            del plain["n_expected"]
         return plain | {"digest": digest(plain)}
 
     @property
@@ -108,9 +111,9 @@ def read_mark(path: Path) -> Mark:
             "the library that wrote it"
         )
     stated = {key: value for key, value in plain.items() if key != "digest"}
-    fields = {field.name for field in attrs.fields(Mark)}
+    fields = {field.name for field in attrs.fields(Mark)} | {"version"}
     try:
-        is_whole = plain.get("digest") == digest(stated) and set(stated) == fields | {"version"}
+        is_whole = plain.get("digest") == digest(stated) and set(stated) | {"n_expected"} == fields
     except RecursionError:
         is_whole = False
     if not is_whole:
@@ -158,6 +161,7 @@ def _is_possible(mark: Mark) -> bool:
         and isinstance(mark.written, str)
         and isinstance(mark.resume_token, str | None)
         and isinstance(mark.arrays, dict)
+        and is_count(mark.n_expected, mark.n_rows)
         and (
             mark.state == CREATING
             or (
@@ -166,6 +170,11 @@ def _is_possible(mark: Mark) -> bool:
             )
         )
     )
+
+
+def is_count(raw: Any, most: int) -> bool:
+    """Whether it is a number of rows to come, or not told."""
+    return raw is None or (type(raw) is int and 0 <= raw <= most)
 
 
 def _are_names(names: list[Any], n_heads: int) -> bool:
