@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from accumulator import __version__
 from accumulator._cli.publish import add_publish
-from accumulator._cli.shared import Parser, add_command, as_count, say, show
+from accumulator._cli.shared import Parser, add_command, as_count, as_sizes, say, show
 from accumulator._cli.stitch import add_stitch
 from accumulator._cli.words import plain_warnings, tell
 from accumulator._inputs.extras import need
@@ -149,15 +149,18 @@ into, a histogram of its values, how it is stored, and when it was written.
 
 The page is a single file that needs no network and opens in any browser. Maps larger than 1024 pixels show
 every second pixel, every third and so on; of heads larger than 1 GiB only evenly chosen chunks are read. The
-page says both. Damaged rows are shown as such. A store that is being written is not disturbed: the page shows
-what it had recorded at that moment; make another one to see more. Of a store in parts it shows what was
-published by now, and a table of the ranks.
+page says both. Where boxes overlap, maps of floating-point heads show the mean, those of whole numbers, which
+may be labels, the last patch: accumulator stitch blends as you say, and its maps as plain zarr have a page
+too. Damaged rows are shown as such. A store that is being written is not disturbed: the page shows what it
+had recorded at that moment; make another one to see more. Of a store in parts it shows what was published by
+now, and a table of the ranks.
 """
 
 _REPORT_EXAMPLES: Final = """\
 examples:
   accumulator report run.zarr                   to report.html, here
   accumulator report run.zarr -o monday.html    to another file, which must not be there yet
+  accumulator report run.zarr --pixel-size 0.5 --channel stroma --channel tumour
 
 exit codes: 0 done, 1 no store, one that cannot be read, or a file that is there already, 2 wrong arguments
 Needs jinja2 and Pillow: pip install 'full-batch-accumulator[report]'
@@ -266,6 +269,18 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="the page, which must not be there yet (default: report.html)",
     )
+    report.add_argument(
+        "--pixel-size",
+        type=_pixel_size,
+        metavar="SIZE",
+        help="micrometers of a unit of the locations, or of a pixel of maps: one number, or X,Y",
+    )
+    report.add_argument(
+        "--channel",
+        action="append",
+        metavar="NAME",
+        help="a channel's name, in heads with as many channels; repeat it for each in turn",
+    )
     return parser
 
 
@@ -289,9 +304,21 @@ def _look(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    nbytes = write_report(arguments.path, arguments.output)
+    nbytes = write_report(
+        arguments.path,
+        arguments.output,
+        pixel_size=arguments.pixel_size,
+        channel_names=arguments.channel,
+    )
     say(f"{printable(str(arguments.output))}: {as_text(nbytes)}, open it in a browser")
     return 0
+
+
+def _pixel_size(text: str) -> tuple[float, float]:
+    sizes = as_sizes(text)
+    if len(sizes) not in {1, 2}:
+        raise argparse.ArgumentTypeError(f"{text} is neither one number nor X,Y")
+    return sizes[0], sizes[-1]
 
 
 def _percent(text: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import sys
@@ -77,6 +78,29 @@ def as_count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
     return int(text)
+
+
+def as_sizes(text: str) -> list[float]:
+    """Return the size of a pixel: one number for all axes, or one an axis."""
+    sizes = [as_number(part) for part in text.split(",")]
+    if not all(size > 0 for size in sizes):
+        raise argparse.ArgumentTypeError(f"{text} is not the size of a pixel")
+    return sizes
+
+
+def as_number(text: str) -> float:
+    """Return a number as it was typed, or NaN."""
+    try:
+        return int(text)  # which a float may not hold
+    except ValueError:
+        pass
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.inf
+    if math.isinf(number):
+        raise argparse.ArgumentTypeError(f"{text} is not a number, or nan")
+    return int(number) if number.is_integer() and abs(number) < 2**53 else number
 
 
 def show(found: Found, *, is_json: bool) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import math
 import sys
 from collections.abc import Mapping
 from fractions import Fraction
@@ -15,7 +14,7 @@ import attrs
 import numpy as np
 
 from accumulator import FullBatch, StitchedMap, stitch
-from accumulator._cli.shared import add_command, show
+from accumulator._cli.shared import add_command, as_number, as_sizes, show
 from accumulator._export import check_ome_tiff, check_ome_zarr
 from accumulator._export.map import UNITS
 from accumulator._inputs.heads import Heads
@@ -117,15 +116,19 @@ def add_stitch(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--axes", metavar="ORDER", help="the order of the locations' columns, such as yx")
     parser.add_argument(
-        "--fill", type=_number, default=0, metavar="VALUE", help="where no patch is, such as nan (default: 0)"
+        "--fill",
+        type=as_number,
+        default=0,
+        metavar="VALUE",
+        help="where no patch is, such as nan (default: 0)",
     )
     parser.add_argument(
         "--nodata",
-        type=_number,
+        type=as_number,
         metavar="VALUE",
         help="a number that does not count where another patch has a value, such as nan",
     )
-    parser.add_argument("--pixel-size", type=_sizes, metavar="SIZE", help="one number, or X,Y, in --unit")
+    parser.add_argument("--pixel-size", type=as_sizes, metavar="SIZE", help="one number, or X,Y, in --unit")
     parser.add_argument("--unit", choices=tuple(UNITS), default="micrometer", help="(default: micrometer)")
     parser.add_argument(
         "--channel", action="append", metavar="NAME", help="a channel's name; repeat it for each in turn"
@@ -192,7 +195,11 @@ def _stitch(arguments: argparse.Namespace) -> int:
             "on a map; `accumulator info` says how far it is"
         )
     heads = None if arguments.head is None else [_key(batch, head) for head in arguments.head]
-    options: dict[str, Any] = {"pixel_size": arguments.pixel_size, "channel_names": arguments.channel}
+    sizes = arguments.pixel_size
+    options: dict[str, Any] = {
+        "pixel_size": sizes[0] if sizes is not None and len(sizes) == 1 else sizes,
+        "channel_names": arguments.channel,
+    }
     if kind == "zarr" and any(option is not None for option in options.values()):
         raise OptionError("--pixel-size and --channel are for OME files, not for plain zarr")
     options["unit"] = arguments.unit
@@ -338,24 +345,3 @@ def _output(text: str) -> Path:
     if not _kind(Path(text)):
         raise argparse.ArgumentTypeError(f"{text} ends with none of {', '.join(_KINDS)}")
     return Path(text)
-
-
-def _sizes(text: str) -> Any:
-    sizes = [_number(part) for part in text.split(",")]
-    if not all(size > 0 for size in sizes):
-        raise argparse.ArgumentTypeError(f"{text} is not the size of a pixel")
-    return sizes[0] if len(sizes) == 1 else sizes
-
-
-def _number(text: str) -> float:
-    try:
-        return int(text)  # which a float may not hold
-    except ValueError:
-        pass
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.inf
-    if math.isinf(number):
-        raise argparse.ArgumentTypeError(f"{text} is not a number, or nan")
-    return int(number) if number.is_integer() and abs(number) < 2**53 else number

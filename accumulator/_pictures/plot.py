@@ -58,7 +58,7 @@ def plot_coverage(
         handles=[patches.Patch(facecolor=color, label=label) for color, label in counts(shown)],
         loc="lower left",
         bbox_to_anchor=(0, 1),
-        ncols=3,
+        ncols=2,
         frameon=False,
         borderaxespad=0.2,
     )

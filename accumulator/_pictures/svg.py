@@ -24,12 +24,9 @@ def color_of_others(shown: Coverage) -> str:
 
 def counts(shown: Coverage) -> list[tuple[str, str]]:
     """Return what the picture shows, as colours and words: a legend."""
-    found = [(WRITTEN, f"{shown.n_written:,} written")]
-    if shown.n_missing or not shown.n_left_out:
-        found.append((MISSING, f"{shown.n_missing:,} missing"))
-    if shown.n_left_out:
-        found.append((color_of_others(shown), f"{shown.n_left_out:,} left out"))
-    return found
+    others = [f"{shown.n_missing:,} missing"] if shown.n_missing or not shown.n_left_out else []
+    others += [f"{shown.n_left_out:,} left out"] if shown.n_left_out else []
+    return [(WRITTEN, f"{shown.n_written:,} written"), (color_of_others(shown), ", ".join(others))]
 
 
 def describe(shown: Coverage) -> str:

@@ -84,7 +84,7 @@ def test_it_goes_where_the_result_goes(place, n_expected):
     [
         (None, ["2 written", "10 missing"]),
         (2, ["2 written", "10 left out"]),
-        (5, ["2 written", "3 missing", "7 left out"]),
+        (5, ["2 written", "3 missing, 7 left out"]),
     ],
 )
 def test_plot_tells_them_apart(n_expected, labels):
