@@ -15,6 +15,7 @@ from accumulator import exceptions, typing
 from accumulator._core.accumulator import FullBatchAccumulator
 from accumulator._core.align import prepare_multitask_full_batch
 from accumulator._core.full_batch import FullBatch
+from accumulator._core.grid_locations import grid_locations
 from accumulator._core.plan import Plan
 from accumulator._core.publish import publish
 from accumulator._stitching import StitchedMap, Stitcher, stitch
@@ -26,6 +27,7 @@ __all__ = [
     "StitchedMap",
     "Stitcher",
     "exceptions",
+    "grid_locations",
     "prepare_multitask_full_batch",
     "publish",
     "stitch",

@@ -65,7 +65,7 @@ class _NamesRows(AccumulatorError):  # noqa: N818  part of those below
 
 
 class LocationError(AccumulatorError, ValueError):
-    """Locations that are not a 2-d array of whole numbers, or have the wrong number of columns."""
+    """Locations that are not whole numbers, one location a row, or have the wrong number of columns."""
 
 
 class UnknownLocationError(_NamesLocations, KeyError):
@@ -113,7 +113,7 @@ class ClosedError(AccumulatorError, ValueError):
 
 
 class MemoryLimitError(AccumulatorError, MemoryError):
-    """A stitched map whose open part does not fit in memory."""
+    """A stitched map whose open part does not fit in memory, or a list of boxes that does not."""
 
 
 class ProcessError(AccumulatorError, RuntimeError):

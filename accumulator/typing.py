@@ -19,6 +19,8 @@ __all__ = [
     "Bands",
     "BatchOutput",
     "Blend",
+    "BlendName",
+    "Border",
     "Chunks",
     "Compressors",
     "Crop",
@@ -27,6 +29,7 @@ __all__ = [
     "Mode",
     "OnDuplicate",
     "Passes",
+    "Reduce",
     "RowArray",
     "Rows",
     "Scale",
@@ -35,18 +38,19 @@ __all__ = [
     "StorageOptions",
     "StrPath",
     "SupportsDLPack",
+    "WindowName",
 ]
 
 
 class SupportsDLPack(Protocol):
-    """An array of another library that hands over its CPU memory by DLPack."""
+    """An array of another library that hands over its values by DLPack, from whatever device."""
 
     def __dlpack__(self) -> Any: ...
     def __dlpack_device__(self) -> tuple[int, int]: ...
 
 
 ArrayLike: TypeAlias = npt.ArrayLike | SupportsDLPack
-"""NumPy arrays, CPU tensors, nested lists, and anything with ``__array__`` or DLPack."""
+"""NumPy arrays, tensors on any device, nested lists, and anything with ``__array__`` or DLPack."""
 
 Auto: TypeAlias = Literal["auto"]
 """For ``rank`` and ``world_size``: as torchrun or SLURM say it in the environment."""
@@ -78,9 +82,22 @@ Passes: TypeAlias = Literal["error", "first", "average"]
 Mode: TypeAlias = Literal["w-", "a"]
 """How a store is opened, in zarr's words: make a new one, or resume what is there."""
 
-Blend: TypeAlias = Literal["average", "gaussian", "hann", "max", "last"]
-"""What a pixel gets that several patches cover: their mean, all counting the same or most in their middle,
-the largest value, or that of the location that comes last in the list."""
+WindowName: TypeAlias = Literal["gaussian", "hann"]
+"""What a pixel of a patch counts: most in the middle."""
+
+BlendName: TypeAlias = Literal["average", "gaussian", "hann", "max", "min", "last", "nearest", "vote"]
+"""What a pixel gets that several patches cover: their mean, all counting the same or most in their middle;
+the largest or the smallest value; that of the location that comes last in the list, or of the patch whose
+centre is nearest; or the class that most of them have."""
+
+Blend: TypeAlias = BlendName | tuple[Literal["vote"], WindowName | ArrayLike] | ArrayLike
+"""One of those names; "vote" with a window by which votes count; or weights of a patch's shape."""
+
+Reduce: TypeAlias = "Literal['argmax'] | Callable[[npt.NDArray[Any]], npt.NDArray[Any]]"
+"""What is made of a finished band before it is stored."""
+
+Border: TypeAlias = Literal["shift", "over"]
+"""Where the last box of an axis lies: moved in to end with the image, or on the grid, over its end."""
 
 StrPath: TypeAlias = str | os.PathLike[str]
 """A path of the local file system."""
@@ -123,7 +140,9 @@ class StorageOptions(TypedDict, total=False):
 class StitchOptions(StorageOptions, total=False):
     """What `stitch` hands on to the `Stitcher`."""
 
-    blend: Blend | ArrayLike
+    blend: StorageOption[Blend]
+    spread: StorageOption[bool]
+    reduce: StorageOption[Reduce | None]
     nodata: StorageOption[FillValue | None]
     output_shape: StorageOption[Sequence[int] | None]
     origin: Sequence[int] | Literal["min"] | None

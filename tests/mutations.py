@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 OPTIONS = ["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "--hypothesis-profile=mutations"]
 TIMEOUT = 300  # seconds; tests that a mutation made hang have noticed it
 LOCATIONS, FULL_BATCH = "accumulator/_core/locations.py", "accumulator/_core/align.py"
+BOXES = "accumulator/_core/grid_locations.py"
 CANVAS, STORES = "accumulator/_core/canvas.py", "accumulator/_stores"
 PUTS, PLACE = "accumulator/_core/all_or_nothing.py", "accumulator/_core/ram_or_disk.py"
 BLOCK, HEAD, FILES, ENCODED = (
@@ -34,7 +35,9 @@ REDONE = f"{STORES}/reading/redone.py"
 RAM, WRITER = f"{STORES}/memory/ram.py", f"{STORES}/writing/writer.py"
 STITCHING = "accumulator/_stitching"
 BANDS, BLEND, GRID = f"{STITCHING}/bands.py", f"{STITCHING}/blend.py", f"{STITCHING}/grid.py"
-FRAME, NODATA, PASSES = f"{STITCHING}/frame.py", f"{STITCHING}/nodata.py", f"{STITCHING}/passes.py"
+FRAME, COUNTING, PASSES = f"{STITCHING}/frame.py", f"{STITCHING}/counting.py", f"{STITCHING}/passes.py"
+BAND, BLENDS, VOTES = f"{STITCHING}/band.py", f"{STITCHING}/blends.py", f"{STITCHING}/votes.py"
+DELIVERY, REDUCE = f"{STITCHING}/delivery.py", f"{STITCHING}/reduce.py"
 NUMBERS, WEIGHTS = f"{STITCHING}/numbers.py", f"{STITCHING}/weights.py"
 PARTS, SOURCE = f"{STITCHING}/parts.py", f"{STITCHING}/source.py"
 WHOLE, MAP_RANKS = f"{STITCHING}/whole.py", f"{STITCHING}/ranks.py"
@@ -44,6 +47,7 @@ _STORES = ["stores/test_row_stores.py", "stores/writing", "stores/format"]
 TESTS = {  # the likely ones first
     LOCATIONS: ["core/test_locations.py", "core/test_align.py", "core/test_accumulator.py"],
     FULL_BATCH: ["core/test_align.py", "core/test_accumulator.py"],
+    BOXES: ["core/test_grid_locations.py"],
     "accumulator/_core": [*_CORE, "inputs/test_options.py", *_STORES],
     f"{STORES}/memory": ["stores/memory", *_STORES, *_CORE],
     STORES: [*_STORES, *_CORE],
@@ -51,7 +55,11 @@ TESTS = {  # the likely ones first
     LOOSE: ["stores/writing/test_loose.py", *_STORES],
     REDONE: ["stores/kept/test_killed.py"],
     FRAME: ["stitching/test_geometry.py", "stitching/test_any_geometry.py", "stitching/test_values.py"],
-    NODATA: ["stitching/test_nodata.py"],
+    COUNTING: ["stitching/test_nodata.py", "stitching/test_blends.py"],
+    VOTES: ["stitching/test_blends.py"],
+    REDUCE: ["stitching/test_blends.py"],
+    DELIVERY: ["stitching/test_blends.py"],
+    BLENDS: ["stitching/test_values.py", "stitching/test_blends.py"],
     PASSES: ["stitching/test_passes.py"],
     GRID: ["stitching/test_grid.py", "stitching/test_values.py", "stitching/test_maps_by_ranks.py"],
     MAP_RANKS: ["stitching/test_maps_by_ranks.py"],
@@ -71,8 +79,20 @@ MUTATIONS = [
         "if int(rows[-1]) != start + n - 1:",
     ),
     (LOCATIONS, "weights += part * size", "weights += part"),
+    (LOCATIONS, "if are_rows and self._are_columns is None:", "if False:"),
+    (LOCATIONS, "return given.T if self._are_columns else given, None", "return given, None"),
     (LOCATIONS, "key * len(values) + ranks", "key + ranks"),
     (LOCATIONS, "np.diff(rows[ranked]) == 0", "np.diff(rows[ranked]) == 1"),
+    (BOXES, "-(-rest // step)", "rest // step"),
+    (BOXES, "np.minimum(each, n - size)", "np.minimum(each, n)"),
+    (BOXES, "size * float(overlap) - _ROUNDING", "size * float(overlap) + _ROUNDING"),
+    (BOXES, "np.minimum(begin + sizes[axis], lengths[axis])", "begin + sizes[axis]"),
+    (BOXES, "max(largest, furthest) < _INT64_LIMIT", "True"),
+    (BOXES, "object if largest > _FLOAT64_LIMIT else kind", "kind"),
+    (BOXES, "(counts > 0) & (share >= ratio)", "(counts > 0) & (share > ratio)"),
+    (BOXES, "part[:, np.minimum(whole, n - 1)] * rest", "rest * 0"),
+    (BOXES, "(n // common, length // common)", "(n, length // common)"),
+    (BOXES, "sums[first : first + n_rows] = above", "sums[:n_rows] = above"),
     (FULL_BATCH, "else int(rows.max())", "else int(rows[-1])"),
     (FULL_BATCH, "len(index) if is_last else _last(rows) + 1", "_last(rows) + 1"),
     (FULL_BATCH, "index.locs[consumed:].copy(), done", "index.locs[consumed + 1 :].copy(), done"),
@@ -145,14 +165,34 @@ MUTATIONS = [
     (FRAME, "np.array(whole) - 2 * cut", "np.array(whole) - cut"),
     (FRAME, "given[:, self.geometry.columns] = half", "given[:] = half"),
     (FRAME, "if area > _MOST_EMPTY * covered:", "if False:"),
-    (NODATA, "counts &= known <= row", "pass"),
-    (NODATA, "known[counts] = row + 1", "known[counts] = 1"),
-    (NODATA, "known |= counts", "pass"),
-    (NODATA, "np.add(known, counts, out=known)", "known[...] = 1"),
-    (NODATA, "own = np.where(counts, weights, weights.dtype.type(0))", "own = weights"),
-    (NODATA, "np.copyto(written, spec.nodata, where=is_empty)", "pass"),
-    (NODATA, "np.copyto(written, spec.fill_value, where=covered == 0)", "pass"),
-    (NODATA, "np.isnan(values) if nodata != nodata else values == nodata", "values == nodata"),
+    (COUNTING, "counts &= known <= row", "pass"),
+    (COUNTING, "known[counts] = row + 1", "known[counts] = 1"),
+    (COUNTING, "known |= counts", "pass"),
+    (COUNTING, "np.add(known, True if counts is None else counts, out=known)", "known[...] = 1"),
+    (COUNTING, "weights if counts is None else np.where(counts, weights, weights.dtype.type(0))", "weights"),
+    (COUNTING, "np.copyto(written, empty, where=is_empty)", "pass"),
+    (COUNTING, "(known == 0) | (key < known)", "(known == 0) | (key <= known)"),
+    (COUNTING, "(1 if layer.rows is None else row + 1)", "1"),
+    (COUNTING, "np.copyto(known, key, where=is_nearer)", "pass"),
+    (COUNTING, "counts = is_given if counts is None else counts & is_given", "counts = is_given"),
+    (COUNTING, "np.where(own == 0, patch.dtype.type(0), patch)", "patch"),
+    (COUNTING, "wider(np.dtype(np.result_type(spec.sum_dtype, np.float32))) if has_weights else ", ""),
+    (VOTES, "((counts == 0) | (known == classes))", "((counts == 0) | (known <= classes))"),
+    (VOTES, "left &= ~here", "break"),
+    (VOTES, "(classes < winner)", "(classes > winner)"),
+    (VOTES, "votes[...] = 0", "pass"),
+    (BLENDS, "_SIGMA: Final = 0.125", "_SIGMA: Final = 0.126"),
+    (BLENDS, "_VOTE_BITS: Final = 42", "_VOTE_BITS: Final = 2"),
+    (BLENDS, "(2 * np.arange(length, dtype=np.int64) - (length - 1)) ** 2", "np.arange(length)"),
+    (REDUCE, "made[gaps] = self.fill_value", "pass"),
+    (REDUCE, "rows.shape[-1] - 1", "255 + rows.shape[-1]"),
+    (DELIVERY, "self._made is None or self._made[0] != number", "True"),
+    (DELIVERY, "self._made = None\n", "pass\n"),
+    (FRAME, "stop = np.maximum(boxes.first + 1, boxes.last)", "stop = boxes.last"),
+    (BAND, "any(np.asarray(spec.fill_value, spec.dtype).tobytes())", "False"),
+    (BAND, "if self.is_used:", "if not self.is_used:"),
+    (COUNTING, "np.copyto(written, spec.fill_value, where=covered == 0)", "pass"),
+    (COUNTING, "np.isnan(values) if nodata != nodata else values == nodata", "values == nodata"),
     (PASSES, "np.rint(mean * k) / k", "mean"),
     (PASSES, "k = k if known is None else np.maximum(known, 1)", "pass"),
     (PASSES, "mean[known == 0] = spec.nodata", "pass"),
@@ -179,7 +219,6 @@ MUTATIONS = [
     (WEIGHTS, "line[max(0, first) : last] += own", "line[max(0, first) : last] = own"),
     (WEIGHTS, "sums[in_band, *rest] += ", "sums[in_band, *rest] = "),
     (WEIGHTS, "(grid.stop[rows, 0] > start)", "(grid.stop[rows, 0] > start + 1)"),
-    (WEIGHTS, "_SIGMA: Final = 0.125", "_SIGMA: Final = 0.126"),
     (NUMBERS, "2 * n_overlaps * 2**bits <= 2**24", "True"),
     (NUMBERS, "np.rint(values, out=values)", "pass"),
     (NUMBERS, "np.greater_equal(values, 0.5, out=target)", "np.greater(values, 0.5, out=target)"),
@@ -194,7 +233,8 @@ MUTATIONS = [
     (BLEND, "np.copyto(written, spec.fill_value, where=gaps)", "pass"),
     (BLEND, "where=mask(share, part, layer.n_channels)", "where=True"),
     (BANDS, "array[: len(sums[head])] = sums[head]", "pass"),
-    (BANDS, "if blank or band.is_used or is_filled:", "if blank or band.is_used:"),
+    (BAND, "if empty or self.is_used or is_filled:", "if empty or self.is_used:"),
+    (BANDS, "or (left_out is not None and left_out[order[self._next]])", "or False"),
     (BANDS, "self._written[push.rows] = True", "self._written[push.rows[:-1]] = True"),
     (BANDS, "others[others > row]", "others[others < row]"),
     (BANDS, "if self._last < row:", "if self._last > row:"),

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 MODULES = [
     "accumulator._core.accumulator",
     "accumulator._core.align",
+    "accumulator._core.grid_locations",
     "accumulator._core.locations",
     "accumulator._core.full_batch",
 ]

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Final
 
 from accumulator import __version__
 from accumulator._cli.publish import add_publish
-from accumulator._cli.shared import Parser, add_command, as_count, as_sizes, say, show
+from accumulator._cli.shared import Parser, add_command, as_count, as_sizes, let_go, say, show
 from accumulator._cli.stitch import add_stitch
+from accumulator._cli.watch import add_watch
 from accumulator._cli.words import plain_warnings, tell
 from accumulator._inputs.extras import need
 from accumulator._inputs.text import as_text, printable
@@ -32,6 +33,7 @@ The library is used from Python; these commands show it at work, and look at wha
 
   accumulator demo            real tissue, a real network, maps, a picture and a report
   accumulator info PATH       what a store holds, how far it is, and whether somebody is writing it
+  accumulator watch PATH      how far a run is, again and again until it is complete
   accumulator verify PATH     whether every byte of it is right
   accumulator missing PATH    the locations that no prediction came for
   accumulator publish PATH    one result of what several ranks have recorded
@@ -178,6 +180,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with plain_warnings(is_json=is_json):
             return int(arguments.run(arguments))
+    except BrokenPipeError:  # in the middle of something that cannot go on unread
+        let_go()
+        return 1
     except (AccumulatorError, OSError, MemoryError) as error:
         print(tell("error", error, is_json=is_json, path=getattr(arguments, "path", None)), file=sys.stderr)
         return 1
@@ -257,6 +262,7 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(look=look)
     add_publish(add)
     add_stitch(add)
+    add_watch(add)
     report = add_command(
         add, "report", _report, "write a page that shows what a store holds", _REPORT, _REPORT_EXAMPLES
     )

@@ -118,6 +118,11 @@ def say(*lines: str) -> None:
             print(encodable(line, sys.stdout))
         sys.stdout.flush()
     except BrokenPipeError:
-        nobody = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nobody, sys.stdout.fileno())  # else Python complains at its end
-        os.close(nobody)
+        let_go()
+
+
+def let_go() -> None:
+    """Print for nobody from now on, as whoever read has gone: else Python complains at its end."""
+    nobody = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nobody, sys.stdout.fileno())
+    os.close(nobody)

@@ -19,11 +19,11 @@ from accumulator._export import check_ome_tiff, check_ome_zarr
 from accumulator._export.map import UNITS
 from accumulator._inputs.heads import Heads
 from accumulator._inputs.text import listed, printable, shape_text
+from accumulator._stitching.blends import DEFAULT_BLEND
 from accumulator._stitching.result import check_is_of_patches
-from accumulator._stitching.weights import DEFAULT_BLEND
 from accumulator._stores.files.target import is_inside
 from accumulator.exceptions import NothingPushedError, OptionError
-from accumulator.typing import Blend
+from accumulator.typing import BlendName
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -76,7 +76,7 @@ def add_stitch(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     parser.add_argument(
         "--blend",
-        choices=get_args(Blend),
+        choices=get_args(BlendName),
         default=DEFAULT_BLEND,
         help="how overlapping patches are blended: their mean, plain or with more weight in the middle "
         "(gaussian, hann), the largest value, or the last in the list (default: average)",

@@ -81,6 +81,7 @@ class FullBatchAccumulator(Collector[FullBatch, Canvas], Covered):
     ----------
     full_output_locs : (N, K) array-like of whole numbers
         The canonical list, no two rows the same; usually ``[start_x, start_y, end_x, end_y]``. Copied.
+        ``(N,)`` integers are N locations of one number.
     save_path : path, default "temp_fullbatch"
         Where a result that does not fit in RAM goes, in a unique sub-folder of mode 0700 which is made
         at the first push and removed with the result.
@@ -152,7 +153,7 @@ class FullBatchAccumulator(Collector[FullBatch, Canvas], Covered):
     Raises
     ------
     LocationError
-        The list is not a 2-d array of whole numbers; a ValueError.
+        The list is not whole numbers, one location a row; a ValueError.
     DuplicateLocationError
         A location is in the list twice; a ValueError.
     OptionError
@@ -192,7 +193,7 @@ class FullBatchAccumulator(Collector[FullBatch, Canvas], Covered):
 
     Examples
     --------
-    >>> full_output_locs = np.array([[x, 0, x + 4, 4] for x in range(0, 20, 4)])
+    >>> full_output_locs = grid_locations((4, 20), 4)
     >>> with FullBatchAccumulator(full_output_locs) as accumulator:
     ...     for rows in ([0, 1], [4, 3]):
     ...         model_output = np.full((2, 4, 4, 1), 0.5, dtype=np.float32)
@@ -326,7 +327,7 @@ class FullBatchAccumulator(Collector[FullBatch, Canvas], Covered):
         Parameters
         ----------
         locs : (n, K) array-like of whole numbers, optional
-            Some of the locations, none twice, in any order; all of them by default.
+            Some of the locations, as `push` takes them, none twice, in any order; all of them by default.
 
         Returns
         -------
@@ -336,7 +337,8 @@ class FullBatchAccumulator(Collector[FullBatch, Canvas], Covered):
         Raises
         ------
         LocationError
-            ``locs`` is not 2-d whole numbers, or has the wrong number of columns; a ValueError.
+            ``locs`` is not whole numbers, has the wrong number of columns, or may be rows or columns; a
+            ValueError.
         UnknownLocationError
             A location is not in the list; a KeyError.
         DuplicateLocationError
@@ -440,11 +442,15 @@ class FullBatchAccumulator(Collector[FullBatch, Canvas], Covered):
         Parameters
         ----------
         batch_output : tuple, list or dict of ``(n, *patch_shape)`` array-like, or one such array
-            Predictions of each head: NumPy arrays, CPU tensors, nested lists, anything with
-            ``__array__`` or DLPack. Floats of 16 bits and less that only other libraries know, such as
-            bfloat16 and float8, are kept as float32, int4 as int8. Masks are refused: fill them.
-        batch_locs : (n, K) array-like of whole numbers
-            The location of each prediction.
+            Predictions of each head: NumPy arrays, tensors, nested lists, anything with ``__array__`` or
+            DLPack. From a device they are copied here, once, without gradients. Floats of 16 bits and less
+            that only other libraries know, such as bfloat16 and float8, are kept as float32, int4 as int8.
+            Masks are refused: fill them; so are sparse, quantized and meta tensors.
+        batch_locs : (n, K) array-like of whole numbers, or a list of K arrays ``(n,)``
+            The location of each prediction, from any device too: rows, or their columns, as loaders collate
+            tuples. A list of K arrays ``(K,)`` is of rows or of columns, whichever are all in the list of
+            locations; if both are, of what earlier batches were, and without one that told it is refused.
+            For K = 1 also ``(n,)``.
 
         Raises
         ------
@@ -454,7 +460,8 @@ class FullBatchAccumulator(Collector[FullBatch, Canvas], Covered):
             A location comes twice in the batch or was pushed before, and ``on_duplicate`` is "error"; a
             ValueError.
         LocationError
-            ``batch_locs`` is not 2-d whole numbers, or has the wrong number of columns; a ValueError.
+            ``batch_locs`` is not whole numbers, has the wrong number of columns, or may be rows or columns; a
+            ValueError.
         HeadError
             The number of rows or heads, the names or a patch shape are wrong; a ValueError.
         HeadDtypeError

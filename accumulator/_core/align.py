@@ -51,10 +51,11 @@ def prepare_multitask_full_batch(  # noqa: PLR0913, PLR0917  the documented sign
     batch_output : tuple, list or dict of ``(n, *patch_shape)`` array-like, or one such array
         Predictions of each head, usually ``(n, H, W, C)``: bool, integer, float or complex. One array is
         one head. Of a dict, what is returned has the order and not the names.
-    batch_locs : (n, K) array-like of whole numbers
-        The location of each prediction, equal by value to a row of ``full_output_locs``.
+    batch_locs : (n, K) array-like of whole numbers, or a list of K arrays ``(n,)``
+        The location of each prediction, equal by value to a row of ``full_output_locs``. A list of K arrays
+        ``(K,)`` is of rows or of columns, whichever are all there; it is refused if both are.
     full_output_locs : (N, K) array-like of whole numbers
-        Outstanding locations in canonical order, no two the same.
+        Outstanding locations in canonical order, no two the same. For K = 1 all locations may be 1-d.
     output_locs : (m, K) array-like, or None
         Locations consumed so far.
     canvas_np : list of arrays or None, one a head, optional
@@ -88,7 +89,8 @@ def prepare_multitask_full_batch(  # noqa: PLR0913, PLR0917  the documented sign
     DuplicateLocationError
         A location comes twice, in the batch or in the list; a ValueError.
     LocationError
-        Locations are not 2-d whole numbers, or differ in their number of columns; a ValueError.
+        Locations are not whole numbers, differ in their number of columns, or may be rows or columns; a
+        ValueError.
     HeadError
         A head does not have one row for each location, or ``canvas_np`` not one entry a head; a ValueError.
     HeadDtypeError
@@ -117,11 +119,14 @@ def prepare_multitask_full_batch(  # noqa: PLR0913, PLR0917  the documented sign
     >>> consumed.tolist()
     [[0, 0], [4, 0], [8, 0]]
     """
+    is_index = isinstance(full_output_locs, LocationIndex)
     index = (
         full_output_locs if isinstance(full_output_locs, LocationIndex) else LocationIndex(full_output_locs)
     )
     heads = as_heads(batch_output)
-    rows, has_repeats = index.match_any(batch_locs, may_repeat=out is not None and out.takes_repeats)
+    may_repeat = out is not None and out.takes_repeats
+    # Arrays in a list have always been rows to who calls this by itself.
+    rows, has_repeats = index.match_any(batch_locs, may_repeat=may_repeat, prefers_rows=not is_index)
     if heads.values:
         check_rows(heads, count(rows))
     consumed = len(index) if is_last else _last(rows) + 1

@@ -76,7 +76,8 @@ class FullBatch(Result, Covered):
     _store: FolderStore | None = None  # None in RAM
     _storage: tuple[Storage, ...] = ()  # how heads in RAM are to be saved, where that was said
     _is_partial: bool = False  # loaded from a run under way, whose other rows mean nothing
-    _n_expected: int | None = None  # rows that were to come, where that is known
+    # Rows that were to come, where that is known.
+    _n_expected: int | None = attrs.field(default=None, kw_only=True)
 
     @property
     def missing_locs(self) -> NDArray[Any]:

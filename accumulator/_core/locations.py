@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 import numpy as np
 
 from accumulator._inputs.text import named
-from accumulator._inputs.validation import as_locations
-from accumulator.exceptions import DuplicateLocationError, UnknownLocationError
+from accumulator._inputs.validation import as_locations, is_list_of_arrays
+from accumulator.exceptions import DuplicateLocationError, LocationError, UnknownLocationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,7 +43,7 @@ def _in_memory(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArr
 class LocationIndex:
     """The canonical locations, copied, with their lookup, built once and used for every batch.
 
-    A LocationError if they are not 2-d whole numbers, a DuplicateLocationError if one is there twice. Who
+    A LocationError if they are not whole numbers, a DuplicateLocationError if one is there twice. Who
     wants its arrays elsewhere gives what will ``make`` them, each by its name.
 
     Examples
@@ -105,6 +105,7 @@ class LocationIndex:
         self.locs, self._exact, self._pack, self._keys, self._order = locs, exact, pack, keys, order
         self._next = 0  # where the last match ended: the next batch nearly always starts there
         self._lookup: _Lookup | None = None  # made when it is needed: in order it never is
+        self._are_columns: bool | None = None  # what the arrays of lists were in earlier batches, once known
 
     def __len__(self) -> int:
         """Return the number of locations."""
@@ -118,9 +119,20 @@ class LocationIndex:
         rows, _ = self.match_any(batch_locs)
         return rows
 
-    def match_any(self, batch_locs: ArrayLike, *, may_repeat: bool = False) -> tuple[Rows, bool]:
-        """Return what `match` does, and whether a row comes twice, if it may."""
-        given = as_locations(batch_locs, "batch_locs", self.locs.shape[1])
+    def match_any(
+        self, batch_locs: ArrayLike, *, may_repeat: bool = False, prefers_rows: bool = False
+    ) -> tuple[Rows, bool]:
+        """Return what `match` does, and whether a row comes twice, if it may.
+
+        K arrays of K numbers that may be rows or columns are refused, unless the caller ``prefers_rows``.
+        """
+        given, are_columns = self._read(batch_locs, "batch_locs", prefers_rows=prefers_rows)
+        rows = self._match(given, may_repeat=may_repeat)
+        if are_columns is not None:
+            self._are_columns = are_columns
+        return rows
+
+    def _match(self, given: NDArray[Any], *, may_repeat: bool) -> tuple[Rows, bool]:
         locs = given.astype(np.int64, copy=False)
         n = len(locs)
         if n == 0:
@@ -139,26 +151,56 @@ class LocationIndex:
 
     def find(self, locs: ArrayLike) -> NDArray[np.intp]:
         """Return the canonical row of each location, as `match` does, for a look that is no batch."""
-        given = as_locations(locs, "locs", self.locs.shape[1])
+        given, _ = self._read(locs, "locs")
         rows, repeats = self._search(given.astype(np.int64, copy=False), given)
         if len(repeats):
             raise _repeated(repeats, given, "one look", "locs", "give each location once")
         return rows
 
+    def _read(
+        self, raw: ArrayLike, name: str, *, prefers_rows: bool = False
+    ) -> tuple[NDArray[Any], bool | None]:
+        """Return locations as rows, and whether they are a list of columns; None where that is not told.
+
+        K arrays of K numbers are rows or columns, whichever are in the canonical list. Where both are, they
+        are what such lists were in earlier batches: a loader does not change its ways.
+        """
+        n_columns = self.locs.shape[1]
+        given = as_locations(raw, name, n_columns)
+        if not is_list_of_arrays(raw):
+            return given, None
+        if len(given) != n_columns:
+            return given, len(raw) == n_columns
+        if np.array_equal(given, given.T):
+            return given, None
+        are_rows, are_columns = (self._places(each.astype(np.int64))[1].all() for each in (given, given.T))
+        if are_rows != are_columns:
+            return (given.T, True) if are_columns else (given, False)
+        if are_rows and self._are_columns is None and not prefers_rows:
+            raise LocationError(
+                f"{name} is a list of {n_columns} arrays of {n_columns} numbers, and full_output_locs has "
+                f"both their rows and their columns: pass np.stack({name}) if each array is a location, or "
+                f"the transpose, np.stack({name}, axis=1), if each is a column"
+            )
+        return given.T if self._are_columns else given, None
+
+    def _places(self, locs: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+        """Find rows by key, compare them with the canonical rows, and return which are there."""
+        if not len(self):
+            return np.zeros(len(locs), dtype=np.intp), np.zeros(len(locs), dtype=bool)
+        # A location that is not in the list may get any key: the comparison finds it out.
+        if self._lookup is None:
+            self._lookup = _Lookup(self._keys)
+        rows: NDArray[np.intp] = np.minimum(self._lookup.places(self._pack(locs)), len(self) - 1)
+        if self._order is not None:
+            rows = self._order[rows]
+        return rows, (self._exact[rows] == locs).all(axis=1)
+
     def _search(
         self, locs: NDArray[np.int64], given: NDArray[Any]
     ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Find rows by key and compare them with the canonical rows; return which repeat another, too."""
-        found = np.zeros(len(locs), dtype=bool)
-        rows = np.zeros(len(locs), dtype=np.intp)
-        if len(self):
-            # A location that is not in the list may get any key: the comparison finds it out.
-            if self._lookup is None:
-                self._lookup = _Lookup(self._keys)
-            rows = np.minimum(self._lookup.places(self._pack(locs)), len(self) - 1)
-            if self._order is not None:
-                rows = self._order[rows]
-            found = (self._exact[rows] == locs).all(axis=1)
+        """Return the rows of locations that are there, and which repeat another."""
+        rows, found = self._places(locs)
         if not found.all():
             unknown = np.flatnonzero(~found)
             raise UnknownLocationError(

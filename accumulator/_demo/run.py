@@ -17,7 +17,7 @@ from accumulator._demo.network import load_network, predict
 from accumulator._demo.outputs import claim, write_outputs
 from accumulator._demo.picture import draw
 from accumulator._demo.slide import read_slide, separate_stains, tissue_mask
-from accumulator._demo.tiles import cut_tiles, pad_to_grid, tile_locations, tissue_share
+from accumulator._demo.tiles import cut_tiles, pad_to_grid, tile_locations
 from accumulator._stores.files.temporary import TemporaryFolder, make_parents
 
 if TYPE_CHECKING:
@@ -56,12 +56,12 @@ def run_demo(  # noqa: PLR0913  the options of the command
     files = fetch(cache or default_cache())
     rgb = read_slide(files["cmu_small_region.svs"])
     tissue = tissue_mask(rgb)
-    locs = tile_locations(*tissue.shape)
+    height, width = tissue.shape
+    locs = tile_locations(height, width)
     stains = pad_to_grid(separate_stains(rgb, tissue), locs)
     network = load_network(files["model_v1.onnx"])
-    tissue_locs = locs[tissue_share(tissue, locs) >= MIN_TISSUE]
+    tissue_locs = tile_locations(height, width, tissue, MIN_TISSUE)
     batches = [tissue_locs[first : first + batch_size] for first in range(0, len(tissue_locs), batch_size)]
-    height, width = tissue.shape
     say(f"{len(locs)} tiles of a slide of {width} x {height} px; {len(tissue_locs)} have tissue")
 
     def model(batch_locs: NDArray[np.int64]) -> BatchOutput:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from accumulator import grid_locations
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -13,18 +15,16 @@ TILE: Final = 320
 STRIDE: Final = TILE // 2
 
 
-def tile_locations(height: int, width: int) -> NDArray[np.int64]:
-    """Return ``[start_x, start_y, end_x, end_y]`` of every tile, row by row: ``(N, 4)``.
+def tile_locations(
+    height: int, width: int, tissue: NDArray[np.bool_] | None = None, min_tissue: float = 0
+) -> NDArray[np.int64]:
+    """Return ``[start_x, start_y, end_x, end_y]`` of tiles, all or those with tissue, row by row: ``(N, 4)``.
 
     The grid starts at the corner of the slide and covers all of it, so that the last tiles reach beyond.
     """
-    ys, xs = (np.arange(0, max(1, length - TILE + STRIDE), STRIDE) for length in (height, width))
-    return np.array([[x, y, x + TILE, y + TILE] for y in ys for x in xs], dtype=np.int64)
-
-
-def tissue_share(tissue: NDArray[np.bool_], locs: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return which share of each tile, as far as it lies on the slide, is tissue: ``(N,)``."""
-    return np.array([tissue[y0:y1, x0:x1].mean() for x0, y0, x1, y1 in locs])
+    return grid_locations(
+        (height, width), TILE, stride=STRIDE, border="over", mask=tissue, min_mask_ratio=min_tissue
+    )
 
 
 def pad_to_grid(image: NDArray[np.uint8], locs: NDArray[np.int64]) -> NDArray[np.uint8]:

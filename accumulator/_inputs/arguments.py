@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
+import operator
 import re
 import stat
 import sys
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from accumulator.typing import StrPath
 
 
+FAR: Final = 2**61  # beyond it sums of coordinates could overflow
 _BYTES: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgtp])(i?))?b?\s*", re.IGNORECASE)
 
 
@@ -69,12 +71,28 @@ def as_limit(raw: float | str | None) -> int | None:
     raise OptionError(f'memory_limit is {raw!r}: give bytes as an int, or text such as "8 GiB" or "500 MB"')
 
 
+def as_ints(raw: Any, n_spatial: int, name: str, example: str) -> list[int]:
+    """Return one whole number a spatial axis."""
+    try:
+        numbers = [operator.index(number) for number in raw if not isinstance(number, bool)]
+    except TypeError:
+        numbers = []
+    if len(numbers) != n_spatial or any(abs(number) > FAR for number in numbers):
+        raise OptionError(
+            f"{name} is {raw!r}: give {n_spatial} whole numbers, one a spatial axis, such as {example}"
+        )
+    return numbers
+
+
+def each_axis(raw: Any, n_axes: int) -> list[Any]:
+    """Return what was said of each axis, from one thing for all of them too."""
+    plain = raw.tolist() if isinstance(raw, np.ndarray) else raw  # an array without axes is a number
+    return list(plain) if isinstance(plain, Sequence) and not isinstance(plain, str) else [plain] * n_axes
+
+
 def per_axis(raw: Any, n_axes: int) -> list[float] | None:
     """Return a positive number for each axis, from one for all of them too; None if it is not that."""
-    plain = raw.tolist() if isinstance(raw, np.ndarray) else raw  # an array without axes is a number
-    numbers: list[Any] = (
-        list(plain) if isinstance(plain, Sequence) and not isinstance(plain, str) else [plain] * n_axes
-    )
+    numbers = each_axis(raw, n_axes)
     return (
         [float(each) for each in numbers]
         if len(numbers) == n_axes and all(map(_is_positive, numbers))

@@ -30,6 +30,10 @@ _REFUSALS: Final = (
     NotImplementedError,
 )
 _SMALL: Final = re.compile(r"bfloat16|float[468]_")  # of which each value is a float32
+# DLPack's devices whose memory NumPy may read: the CPU, and what CUDA or ROCm pinned there.
+_HOST: Final = (1, 3, 11)
+# What is done to a tensor, in torch's words: none of them copies where it has nothing to do.
+_STEPS: Final = ("detach", "resolve_conj", "resolve_neg", "cpu")
 _WIDER: Final = {"b": np.complex64, "c": np.complex64, "f": np.float32, "i": np.int8, "u": np.uint8}
 _FOREIGN: Final = re.compile(r"bfloat16|float[468]_\w+|b?complex32|u?int[124]")
 
@@ -41,7 +45,8 @@ class MaskedError(Exception):
 def as_array(raw: ArrayLike, label: str, error: type[AccumulatorError]) -> NDArray[Any]:
     """Look at anything array-like as NumPy, sharing its memory wherever that is possible.
 
-    Numbers of less than 8 bits, and floats that only other libraries know, become the next that NumPy has.
+    What is on another device is copied from there, once. Numbers of less than 8 bits, and floats that only
+    other libraries know, become the next that NumPy has.
     """
     if type(raw) is np.ndarray:
         array: NDArray[Any] = raw
@@ -55,7 +60,7 @@ def as_array(raw: ArrayLike, label: str, error: type[AccumulatorError]) -> NDArr
         except _REFUSALS as cause:
             raise error(
                 f"{label} is a {type(raw).__module__}.{type(raw).__qualname__} that NumPy cannot look "
-                f"at ({cause}): pass a NumPy array or a CPU tensor, for example tensor.cpu()"
+                f"at ({cause}): {_remedy(raw)}"
             ) from cause
     return array if array.dtype.isbuiltin == 1 else _widened(array)
 
@@ -70,20 +75,81 @@ def _to_numpy(raw: Any) -> NDArray[Any]:
     if isinstance(raw, Sequence) and not isinstance(raw, _NO_NUMBERS) and not hasattr(raw, "__array__"):
         return np.asarray(_plain_list(raw, 0))
     _refuse_mask(raw)
-    detach = getattr(raw, "detach", None)
-    if callable(detach):  # a tensor, which may still belong to an autograd graph
-        raw = detach()
-        if _SMALL.search(str(getattr(raw, "dtype", ""))):
-            raw = raw.float()
     graph = getattr(raw, "__dask_graph__", None)
     if callable(graph) and graph() is not None:
         raw = raw.compute()  # for its __array__ drops the mask that may come out
         _refuse_mask(raw)
+    if callable(getattr(raw, "detach", None)):
+        raw = _from_tensor(raw)
+    elif _is_elsewhere(raw):
+        return _from_device(raw)
     if not hasattr(raw, "__array__") and hasattr(raw, "__dlpack__"):
         return np.from_dlpack(raw)
     array = np.asanyarray(raw)
     _refuse_mask(array)
     return np.asarray(array)
+
+
+def _from_tensor(raw: Any) -> Any:
+    """Return a tensor that NumPy can look at: without autograd, its signs and conjugates made, in CPU memory.
+
+    In the words of its library, not by DLPack, which knows neither: torch exports -x as x where only a bit of
+    the tensor says that it is negative. Small floats are widened when they are here.
+    """
+    for step in _STEPS:
+        act = getattr(raw, step, None)
+        if callable(act):
+            raw = act()
+    return raw.float() if _is_small(raw) else raw
+
+
+def _is_small(raw: Any) -> bool:
+    """Whether values are floats that DLPack does not bring to NumPy."""
+    return _SMALL.search(str(getattr(raw, "dtype", ""))) is not None
+
+
+def _is_elsewhere(raw: Any) -> bool:
+    """Whether an array says that it is not in memory that NumPy may read.
+
+    Memory that CUDA manages could be read, but its array may not be computed yet.
+    """
+    tell = getattr(raw, "__dlpack_device__", None)
+    if not callable(tell):
+        return False
+    try:
+        return int(tell()[0]) not in _HOST
+    except _REFUSALS:  # as of an array in parts on several devices, which its __array__ knows how to gather
+        return False
+
+
+def _from_device(raw: Any) -> NDArray[Any]:
+    """Return a copy in CPU memory: by DLPack where both sides can, otherwise as its own library makes one."""
+    get = getattr(raw, "get", None)  # CuPy's, whose __array__ refuses
+    has_words = callable(get) or hasattr(raw, "__array__")
+    if not (has_words and _is_small(raw)):  # which would come over, and be refused here
+        try:
+            return np.from_dlpack(raw, device="cpu")
+        except _REFUSALS:  # of an older NumPy or library
+            if not has_words:
+                raise
+    return np.asarray(get() if callable(get) else raw)
+
+
+def _remedy(raw: Any) -> str:
+    """Return what to do with an array that NumPy cannot look at."""
+    layout = str(getattr(raw, "layout", ""))
+    if getattr(raw, "is_meta", False) is True:
+        return "a meta tensor has no data: run the model on a device"
+    if getattr(raw, "is_quantized", False) is True:
+        return "call .dequantize()"
+    if layout.startswith("torch.") and layout != "torch.strided":
+        return "call .to_dense()"
+    return "pass a NumPy array or a dense tensor, for example tensor.cpu()"
+
+
+def is_array(raw: Any) -> bool:
+    """Whether this is an array or a tensor, of whatever library."""
+    return any(hasattr(raw, name) for name in ("__array__", "__array_interface__", "__dlpack__"))
 
 
 def _plain_list(raw: Any, depth: int) -> Any:
@@ -100,10 +166,9 @@ def _plain_part(raw: Any, depth: int) -> Any:
     if isinstance(raw, (list, tuple)):
         return _plain_list(raw, depth)
     is_number = isinstance(raw, _NUMBERS) or type(raw) is np.ndarray
-    is_array = any(hasattr(raw, name) for name in ("__array__", "__array_interface__", "__dlpack__"))
-    if is_number or not (is_array or isinstance(raw, Sequence)) or isinstance(raw, _NO_NUMBERS):
+    if is_number or not (is_array(raw) or isinstance(raw, Sequence)) or isinstance(raw, _NO_NUMBERS):
         return raw
-    if is_array:
+    if is_array(raw):
         return _widened(_to_numpy(raw))
     return _plain_list(raw, depth)
 

@@ -36,6 +36,9 @@ class Tuning:
     bar_pause_seconds: float = 0.1  # between two drawings; tqdm's own default
     bar_share: float = 20  # drawing takes a twentieth of the time at most
 
+    # Boxes are held against a mask.
+    mask_values: int = 2**20  # that are summed at a time
+
     # Rows are stitched.
     small_percent: float = 25  # of the available memory: a map that takes less stays in it
     band_nbytes: int = 64 * _MIB

@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 import attrs
 import numpy as np
 
-from accumulator._inputs.arrays import as_array
+from accumulator._inputs.arrays import as_array, is_array
 from accumulator._inputs.heads import Heads
 from accumulator._inputs.options import HeadOptions, Storage, as_stored
 from accumulator._inputs.text import listed, named
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _INT64: Final = np.dtype(np.int64)
 _INT64_LIMIT: Final = 2**63
 _STORABLE_KINDS: Final = "biufc"
+_MOST_COLUMNS: Final = 8  # that a location is believed to have, where a few long arrays may be its columns
 
 
 @attrs.frozen
@@ -55,9 +56,17 @@ class HeadSpec:
 def as_locations(raw: ArrayLike, name: str, columns: int | None = None) -> NDArray[Any]:
     """Return locations as a 2-d array of whole numbers that fit int64, in the dtype they came in.
 
-    Where so many ``columns`` are demanded, an empty list or 1-d array stands for no locations.
+    Where a location is one number they may be 1-d. Where so many ``columns`` are demanded, an empty list or
+    1-d array stands for no locations, and a list of so many arrays of another length for the columns. As many
+    arrays of just that length are rows here, and `LocationIndex` sees whether they are.
     """
-    locs = as_array(raw, name, LocationError)
+    given: Any = raw
+    if columns is not None and is_list_of_arrays(raw) and len(raw) == columns:
+        given = [as_array(part, f"{name}[{i}]", LocationError) for i, part in enumerate(raw)]
+        lengths = [len(part) for part in given if part.ndim == 1]
+        if len(lengths) == columns and set(lengths) != {columns}:
+            return _from_columns(given, name, lengths)
+    locs = as_array(given, name, LocationError)
     if columns is not None and locs.shape == (0,):
         return np.empty((0, columns), dtype=locs.dtype if locs.dtype.kind in "iu" else _INT64)
     if locs.dtype.kind not in "iuf":
@@ -65,19 +74,43 @@ def as_locations(raw: ArrayLike, name: str, columns: int | None = None) -> NDArr
             f"{name} has dtype {locs.dtype}: a location is a row of integers such as "
             "[start_x, start_y, end_x, end_y]"
         )
+    if locs.ndim == 1 and columns in {None, 1} and (len(locs) or locs.dtype.kind != "f"):
+        locs = locs[:, None]  # but not [], which says of no location how many numbers it has
     if locs.ndim != 2 or locs.shape[1] == 0:
         raise LocationError(
             f"{name} has shape {locs.shape}: it must be 2-d, one location a row; for a single location "
             "pass [[x, y, ...]], for none np.empty((0, 4)); predictions come first, locations second"
         )
+    if columns is None and locs.shape[1] > max(len(locs), _MOST_COLUMNS) and is_list_of_arrays(raw):
+        raise LocationError(
+            f"{name} is a list of {len(locs)} arrays of {locs.shape[1]} numbers: pass their transpose, "
+            f"np.stack({name}, axis=1), if each is a column, and np.stack({name}) if each is a location"
+        )
     if columns is not None and locs.shape[1] != columns:
+        remedy = "; if its rows are columns, pass the transpose" if len(locs) == columns else ""
         raise LocationError(
             f"{name} has {locs.shape[1]} columns but full_output_locs has {columns}: "
-            "both must describe a location in the same way"
+            f"both must describe a location in the same way{remedy}"
         )
     if locs.dtype != _INT64 and locs.dtype.kind != "i":
         _check_whole(locs, name)
     return locs
+
+
+def is_list_of_arrays(raw: Any) -> TypeGuard[Sequence[ArrayLike]]:
+    """Whether this is what a loader makes of tuples; a list of lists of numbers is one of rows, always."""
+    return isinstance(raw, (list, tuple)) and len(raw) > 0 and all(map(is_array, raw))
+
+
+def _from_columns(columns: Sequence[NDArray[Any]], name: str, lengths: Sequence[int]) -> NDArray[np.int64]:
+    """Return locations from arrays that each hold one number of all of them."""
+    if len(set(lengths)) > 1:
+        raise LocationError(
+            f"{name} is a list of arrays of {listed(map(str, lengths))} numbers: its rows, or all columns of "
+            "their transpose, are of one length"
+        )
+    whole = [as_locations(column, f"{name}[{i}]", 1) for i, column in enumerate(columns)]
+    return np.hstack([column.astype(np.int64) for column in whole])
 
 
 def _check_whole(locs: NDArray[Any], name: str) -> None:

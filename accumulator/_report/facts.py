@@ -322,9 +322,14 @@ def missing(path: Path) -> Missing:
     if run is not None:
         rows = np.flatnonzero(~run.recorded())
         return Missing(rows, run.locs[rows].astype(np.int64))
-    saved = _record(root, _open(root))
+    saved = open_record(root)
     rows = np.flatnonzero(~saved.written)
     return Missing(rows, saved.output_locs[rows].astype(np.int64))
+
+
+def open_record(root: Path) -> SavedResult:
+    """Return what a store has recorded of its locations."""
+    return _record(root, _open(root))
 
 
 def _open(root: Path) -> SavedResult:

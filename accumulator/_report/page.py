@@ -37,32 +37,36 @@ _HAIR: Final = 1e-9
 _MANY: Final = 1000  # of a unit: micrometres become millimetres, and digits get commas
 
 
-def write_report(
+def write_report(  # noqa: PLR0913  what a page has
     store: Path,
     target: Path,
     *,
+    refresh: int | None = None,
+    replaces: bool = False,
     pixel_size: tuple[float, float] | None = None,
     channel_names: ChannelNames | None = None,
 ) -> int:
     """Write the report of a store to a file that is not there yet, and return its bytes.
 
+    With ``refresh`` a browser loads it anew every so many seconds; with ``replaces`` the file may be there.
     The size of a pixel, (x, y) in micrometres, is that of a unit of the locations, or of a pixel of maps.
     """
     need("jinja2", "report")  # before much is read
     state_of(store)  # a path that is no store is told of first
-    check_free(target)
+    if not replaces:
+        check_free(target)
     if is_inside(target, store):
         raise OptionError(f"{target} is in the store: write the report elsewhere")
     if not target.parent.is_dir():
         raise StorageError(errno.ENOENT, "there is no such folder to write the report to", str(target.parent))
     report = gather(store, pixel_size=pixel_size, channel_names=channel_names)
-    page = render(report).encode("utf-8")
-    write_file(target, page)
+    page = render(report, refresh).encode("utf-8")
+    write_file(target, page, replaces=replaces)
     return len(page)
 
 
-def render(report: Report) -> str:
-    """Return the page."""
+def render(report: Report, refresh: int | None = None) -> str:
+    """Return the page, which a browser loads anew every so many seconds, or not."""
     jinja2 = need("jinja2", "report")
     here = files("accumulator._report")
     page, style, script = (here.joinpath(f"page.{end}").read_text("utf-8") for end in ("html", "css", "js"))
@@ -95,6 +99,7 @@ def render(report: Report) -> str:
         digest=digest,
         masks=MASKS,
         ramp=RAMP,
+        refresh=refresh,
     )
     return text.lstrip()  # the macros leave empty lines
 

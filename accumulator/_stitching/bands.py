@@ -16,11 +16,12 @@ import numpy as np
 from accumulator._core import memory
 from accumulator._inputs import tuning
 from accumulator._inputs.text import as_text
-from accumulator._stitching.blend import Layer, blend_share, finish, quick
-from accumulator._stitching.numbers import MapSpec, lowest, wider
+from accumulator._stitching.band import Band, fresh
+from accumulator._stitching.blend import Layer, blend_share, finish, flat, quick
+from accumulator._stitching.numbers import MapSpec, wider
 from accumulator._stitching.parts import cuts, share_of
-from accumulator._stitching.weights import Summer
-from accumulator._stores.memory.pages import Pages
+from accumulator._stitching.votes import Votes
+from accumulator._stitching.weights import Summer, Sums
 from accumulator._stores.memory.threads import Pool, n_cores
 from accumulator.exceptions import MemoryLimitError
 
@@ -31,25 +32,10 @@ if TYPE_CHECKING:
 
     from accumulator._stitching.grid import Grid
     from accumulator._stitching.parts import Share
-    from accumulator._stitching.weights import Window
 
 _MOST_SPARE: Final = 2
 _MOST_THREADS: Final = 4  # more do not make memory faster
 _SUMS_NBYTES: Final = 8 * 2**20  # of the sums of weights that a thread makes at a time
-
-
-@attrs.define(eq=False)
-class Band:
-    """Rows of the map: one array a head, ``(height, ..., channels)``.
-
-    Its home is where its values belong, if that is in RAM; the sums may be made there.
-    """
-
-    sums: list[NDArray[Any]]
-    home: list[NDArray[Any]] | None
-    is_used: bool  # before, for another band
-    known: list[NDArray[Any] | None]  # what is known of each number, where heads have nodata
-    values: list[NDArray[Any]] | None = None  # of the map, once it is finished
 
 
 @attrs.frozen(eq=False)
@@ -59,30 +45,37 @@ class Prepared:
     rows: NDArray[np.intp]
     heads: list[NDArray[Any]]
     shares: list[Share]
+    given: Sequence[NDArray[Any] | None]  # what the user says that pixels of each head count
 
 
 class Bands:
     """All open bands.
 
     ``home`` returns the arrays that rows of the map belong to; it is None, or returns None, where those are
-    not in RAM. ``written`` gets which rows were blended. `is_torn` says that an interrupt left a push
-    half-done.
+    not in RAM. ``written`` gets which rows were blended; those that are ``left_out`` are not
+    waited for. `is_torn` says that an interrupt left a push half-done.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917  what they depend on
+    def __init__(  # noqa: PLR0913  what they depend on
         self,
         grid: Grid,
-        window: Window,
+        *,
         specs: Sequence[MapSpec],
         written: NDArray[np.bool_],
+        left_out: NDArray[np.bool_] | None = None,
         home: Callable[[int, int], list[NDArray[Any]] | None] | None,
         memory_limit: int | None = None,
     ) -> None:
-        self._home, self._written = home, written
-        self.grid, self._window, self._specs = grid, window, list(specs)
-        self._weights = [self._repeated(spec) for spec in specs]
-        self._has_zeros = not window.weights.all()
-        self._summer = Summer(grid, window, max(spec.n_channels for spec in specs))
+        self._home, self._written, self._left_out = home, written, left_out
+        self.grid, self._specs = grid, list(specs)
+        self._weights = [_repeated(spec) for spec in specs]
+        self._has_zeros = [not spec.window.weights.all() for spec in specs]
+        self._distances = [
+            spec.window.distances if spec.window.blend == "nearest" else None for spec in specs
+        ]
+        # One for all heads that are blended alike.
+        most_channels = max(spec.n_channels for spec in specs)
+        self._summers = {id(spec.window): Summer(grid, spec.window, most_channels) for spec in specs}
         self.is_torn = False
         self._pool = Pool(min(n_cores(), _MOST_THREADS), "accumulator-stitch")
         self._open: dict[int, Band] = {}
@@ -134,27 +127,35 @@ class Bands:
         made = {number: self._make(number) for number in sorted(new)}
         self.is_torn = True  # as rows of the result change that are not known to be a band's
         for band in made.values():
-            self._blank(band)
+            band.blank(self._specs)
         self._open.update(made)
         self.is_torn = False
 
-    def prepare(self, rows: NDArray[np.intp], heads: Sequence[NDArray[Any]]) -> Prepared:
-        """Do what may fail of blending patches, one for each row, whose bands are open."""
-        if self._window.blend == "last":
+    def prepare(
+        self,
+        rows: NDArray[np.intp],
+        heads: Sequence[NDArray[Any]],
+        given: Sequence[NDArray[Any] | None] | None = None,
+    ) -> Prepared:
+        """Do what may fail of blending patches, one for each row, whose bands are open.
+
+        Pixels of each head count as much as is ``given``, ``(n, h, ...)``, besides their weights.
+        """
+        given = [None] * len(heads) if given is None else given
+        if any(spec.window.blend == "last" for spec in self._specs):
             order = np.argsort(rows, kind="stable")
             rows, heads = rows[order], [head[order] for head in heads]
+            given = [None if each is None else each[order] for each in given]
         native = [
-            np.ascontiguousarray(head, head.dtype.newbyteorder("=")).reshape(
-                len(head), *self.grid.patch, spec.n_channels
-            )
+            np.ascontiguousarray(head, head.dtype.newbyteorder("=")).reshape(spec.patches_shape(len(head)))
             for head, spec in zip(heads, self._specs, strict=True)
         ]
-        nbytes = sum(head[:1].nbytes for head in native)
+        nbytes = self._patch_nbytes
         shares = [
             share_of(self.grid, rows, low, high, self.height, nbytes)
             for low, high in cuts(self.grid, rows, nbytes, self._pool.n)
         ]
-        return Prepared(rows, native, [share for share in shares if share is not None])
+        return Prepared(rows, native, [share for share in shares if share is not None], given)
 
     def add(self, push: Prepared) -> None:
         """Blend what was prepared into its bands; `is_torn` if that is interrupted.
@@ -174,10 +175,8 @@ class Bands:
         """Blend what is not done yet; return the heads with values too large, if any stopped it."""
         self.is_torn = True
         mask, large = partial(self._mask, push.rows), set[int]()
-        layers = self._layers(push.heads, self._open, self._specs, push.rows)
-        tasks = [
-            partial(blend_share, self._window.blend, layers, share, large, mask) for share in push.shares
-        ]
+        layers = self._layers(push.heads, self._open, self._specs, push.rows, push.given)
+        tasks = [partial(blend_share, layers, share, large, mask) for share in push.shares]
         self._pool.run(quick, tasks)
         return large
 
@@ -187,27 +186,42 @@ class Bands:
         bands: Mapping[int, Band],
         specs: Sequence[MapSpec],
         rows: NDArray[np.intp] | None = None,
+        given: Sequence[NDArray[Any] | None] | None = None,
     ) -> list[Layer]:
-        known = [{n: band.known[i] for n, band in bands.items()} for i in range(len(heads))]
-        return [
-            Layer(
-                _flat(head),
-                {number: _flat(band.sums[i]) for number, band in bands.items()},
-                self._weights[i] if spec is self._specs[i] else self._repeated(spec),
-                self._has_zeros,
-                spec.n_channels,
-                spec.is_checked,
-                spec.nodata,
-                {number: _flat(each) for number, each in known[i].items() if each is not None},
-                rows,
+        layers = []
+        for i, (head, spec) in enumerate(zip(heads, specs, strict=True)):
+            known = {number: band.known[i] for number, band in bands.items()}
+            layers.append(
+                Layer(
+                    spec.window.blend,
+                    head if spec.is_spread else flat(head),
+                    {number: flat(band.sums[i]) for number, band in bands.items()},
+                    self._weights[i] if spec is self._specs[i] else _repeated(spec),
+                    self._has_zeros[i],
+                    spec.n_channels,
+                    spec.is_checked,
+                    spec.nodata,
+                    {
+                        number: each if isinstance(each, Votes) else flat(each)
+                        for number, each in known.items()
+                        if each is not None
+                    },
+                    spec.is_known_by_pixel,
+                    rows,
+                    spec.patch if spec.is_spread else None,
+                    None if given is None else given[i],
+                    self._distances[i],
+                    len(self._written) + 1,
+                )
             )
-            for i, (head, spec) in enumerate(zip(heads, specs, strict=True))
-        ]
+        return layers
 
     def complete(self) -> list[int]:
         """Return the open bands that no row is outstanding for, in order."""
-        order = self._order
-        while self._next < len(order) and self._written[order[self._next]]:
+        order, left_out = self._order, self._left_out
+        while self._next < len(order) and (
+            self._written[order[self._next]] or (left_out is not None and left_out[order[self._next]])
+        ):
             self._next += 1
         is_over = self._next == len(order)
         edge = self.grid.shape[0] if is_over else int(self.grid.start[order[self._next], 0])
@@ -262,11 +276,32 @@ class Bands:
         start: int,
         stop: int,
     ) -> None:
-        sums = self._summer.band(rows, start, stop)
+        sums: dict[int, Sums] = {key: summer.band(rows, start, stop) for key, summer in self._summers.items()}
         part = slice(start - top, stop - top)
         for spec, array, known, target in zip(self._specs, band.sums, band.known, targets, strict=True):
             own = None if known is None else known[part]
-            finish(array[part], own, target[part], sums, spec, is_sum=self._window.is_sum)
+            finish(array[part], own, target[part], sums[id(spec.window)], spec)
+
+    def gaps(self, number: int) -> list[NDArray[np.bool_] | None]:
+        """Return which pixels of a band, still open, no patch gives a value to in each head; None if none.
+
+        Known for heads that are reduced alone: others have the fill value there already.
+        """
+        band, (start, stop) = self._open[number], self._extent(number)
+        gaps: list[NDArray[np.bool_] | None] = []
+        for spec, known in zip(self._specs, band.known, strict=True):
+            if spec.reduced is None:
+                gaps.append(None)
+                continue
+            sums = self._summers[id(spec.window)].band(self._rows_between(start, stop), start, stop)
+            found = sums.array == 0 if sums.has_gaps else None
+            if known is not None:
+                won = known.won()[1] if isinstance(known, Votes) else known
+                has_none = ~(won[: stop - start] != 0).any(axis=-1)
+                found = has_none if found is None else found | has_none
+            shape = self.grid.shape[1 : self.grid.n_spatial]
+            gaps.append(None if found is None else found.reshape(-1, *shape))
+        return gaps
 
     def let_go(self, number: int) -> None:
         """Forget a band that is finished."""
@@ -285,6 +320,12 @@ class Bands:
     def _most_nbytes(self) -> int:
         """Bytes that a band may take."""
         return tuning.now.band_nbytes
+
+    @property
+    def _patch_nbytes(self) -> int:
+        """Bytes of all heads' values that a patch has in the maps."""
+        pixels = math.prod(self.grid.patch)
+        return sum(pixels * spec.n_channels * spec.dtype.itemsize for spec in self._specs)
 
     @property
     def _row_nbytes(self) -> int:
@@ -307,37 +348,12 @@ class Bands:
     def _make(self, number: int) -> Band:
         home = None if self._home is None else self._home(*self._extent(number))
         spare = self._spare.pop() if self._spare and home is None else None
-        arrays = []
-        for head, spec in enumerate(self._specs):
-            if home is not None and spec.sum_dtype == spec.dtype:
-                arrays.append(home[head].reshape(-1, *self.grid.shape[1:], spec.n_channels))
-            else:
-                arrays.append(self._fresh(spec, spec.sum_dtype) if spare is None else spare.sums[head])
-        fresh = [
-            None if spec.known_dtype is None else self._fresh(spec, spec.known_dtype)
-            for spec in self._specs
-            if spare is None
-        ]
-        return Band(arrays, home, spare is not None, fresh if spare is None else spare.known)
+        if spare is not None:
+            return Band(spare.sums, None, spare.known, is_used=True)
+        return Band.make((self.height, *self.grid.shape[1:]), self._specs, home)
 
-    def _blank(self, band: Band) -> None:
-        """Let a new band be as if nothing had been blended."""
-        for spec, array in zip(self._specs, band.sums, strict=True):
-            blank = lowest(spec.sum_dtype) if self._window.blend == "max" else 0
-            is_filled = band.home is not None and any(np.asarray(spec.fill_value, spec.dtype).tobytes())
-            if blank or band.is_used or is_filled:
-                array[...] = blank
-        for known in band.known if band.is_used else ():
-            if known is not None:
-                known[...] = 0
-
-    def _fresh(self, spec: MapSpec, dtype: np.dtype[Any]) -> NDArray[Any]:
-        shape = (self.height, *self.grid.shape[1:], spec.n_channels)
-        nbytes = math.prod(shape) * dtype.itemsize
-        try:
-            return Pages(nbytes, is_huge=True).array(shape, dtype)
-        except MemoryError as cause:
-            raise MemoryLimitError(f"a band of {self.height} rows of the map: {cause}") from cause
+    def _fresh(self, spec: MapSpec) -> NDArray[Any]:
+        return fresh((self.height, *self.grid.shape[1:], spec.n_channels), spec.sum_dtype)
 
     def _widen(self, head: int) -> None:
         """Go on in a dtype in which the values of a head can be added up."""
@@ -348,20 +364,13 @@ class Bands:
             raise MemoryLimitError(
                 f"values are so large that their sums need {new.sum_dtype}, and {as_text(needed)} of memory"
             )
-        made = {number: self._fresh(new, new.sum_dtype) for number in self._open}
+        made = {number: self._fresh(new) for number in self._open}
         for number, array in made.items():
             sums = self._open[number].sums
             array[: len(sums[head])] = sums[head]
             sums[head] = array
-        self._specs[head], self._weights[head] = new, self._repeated(new)
+        self._specs[head], self._weights[head] = new, _repeated(new)
         self._spare.clear()
-
-    def _repeated(self, spec: MapSpec) -> NDArray[Any] | None:
-        """Return the weights with one number for each of a patch; None where all are 1."""
-        if not self._window.is_weighted:
-            return None
-        real = np.zeros((), spec.sum_dtype).real.dtype
-        return np.repeat(self._window.weights.astype(real), spec.n_channels, axis=-1)
 
     def _mask(
         self, rows: NDArray[np.intp], share: Share, part: int, n_channels: int
@@ -377,7 +386,11 @@ class Bands:
         return np.repeat(mask, n_channels, axis=-1)
 
 
-def _flat(array: NDArray[Any]) -> NDArray[Any]:
-    """Return an array with its channels laid one after the other: a view, where they lie so."""
-    *axes, last, n_channels = array.shape
-    return array.reshape(*axes, last * n_channels)
+def _repeated(spec: MapSpec) -> NDArray[Any] | None:
+    """Return the weights with one number for each of a patch; None where all are 1."""
+    window = spec.window
+    if not window.is_weighted:
+        return None
+    weights = window.votes if window.blend == "vote" else window.weights
+    real = np.float64 if window.blend == "vote" else np.zeros((), spec.sum_dtype).real.dtype
+    return np.repeat(weights.astype(real), spec.n_channels, axis=-1)

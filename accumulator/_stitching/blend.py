@@ -7,13 +7,15 @@ memory once its buffer is made smaller than a row: otherwise it copies each row 
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
 from accumulator._inputs import tuning
-from accumulator._stitching.nodata import blend_counting, finish_counting, is_nodata
+from accumulator._stitching.counting import blend_counting, finish_counting, is_nodata
 from accumulator._stitching.numbers import convert, is_large
+from accumulator._stitching.votes import Votes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,7 +34,8 @@ _BUFFER_ITEMS: Final = 1024
 class Layer(NamedTuple):
     """One head of a push."""
 
-    patches: NDArray[Any]  # (n, h, ..., w * channels): what was pushed, contiguous
+    blend: str
+    patches: NDArray[Any]  # (n, h, ..., w * channels): what was pushed, contiguous; or ``(n, channels)``
     bands: dict[int, NDArray[Any]]  # where it goes, by the number of the band
     # (h, ..., w * channels): what its numbers count; None where all count the same
     weights: NDArray[Any] | None
@@ -40,20 +43,34 @@ class Layer(NamedTuple):
     n_channels: int  # how many numbers a pixel has
     is_checked: bool  # whether values may be too large to be added up
     nodata: Any = None  # what does not count where another patch has a number
-    known: Mapping[int, NDArray[Any]] = {}  # what is known of each number then, by the number of the band
+    known: Mapping[int, NDArray[Any] | Votes] = {}  # of each number then, by the number of the band
+    is_known_by_pixel: bool = False
     rows: NDArray[np.intp] | None = None  # of the list, of each patch; None where patches are in its order
+    box: tuple[int, ...] | None = None  # the spatial shape that a patch fills with its one value
+    given: NDArray[Any] | None = None  # (n, h, ..., w): what the user says that pixels count
+    distances: NDArray[np.int64] | None = None  # (h, ..., w): of pixels from the patch's centre
+    n_rows: int = 0  # of the list
+
+    def patch(self, number: int) -> NDArray[Any]:
+        """Return a patch, ``(h, ..., w * channels)``."""
+        values: NDArray[Any] = self.patches[number]
+        if self.box is None:
+            return values
+        line: NDArray[Any] = np.tile(values, self.box[-1])
+        return np.broadcast_to(line, (*self.box[:-1], len(line)))
 
     def counting(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return values with nothing for what does not count."""
         return values if self.nodata is None else np.where(is_nodata(values, self.nodata), 0, values)
 
 
-def blend_share(blend: str, layers: Sequence[Layer], share: Share, large: set[int], mask: Mask) -> None:
+def blend_share(layers: Sequence[Layer], share: Share, large: set[int], mask: Mask) -> None:
     """Blend the parts of a share that are not done yet, until one has values too large to be added up.
 
     ``large`` gets the numbers of such layers. ``mask`` tells which numbers of a part "last" takes.
     """
     slices = [share.slices(layer.n_channels) for layer in layers]
+    pixels = share.slices(1) if any(layer.known for layer in layers) else slices[0]
     checked = [number for number, layer in enumerate(layers) if layer.is_checked]
     scratch = [_scratch(layer, share) for layer in layers]
     n_checked = share.done
@@ -62,29 +79,41 @@ def blend_share(blend: str, layers: Sequence[Layer], share: Share, large: set[in
             n_checked = _look_ahead(layers, share, part, checked, large)
         if large:
             return
+        number, band = share.patches[part], share.bands[part]
         for layer, (at, of), products in zip(layers, slices, scratch, strict=True):
-            target, patch = layer.bands[share.bands[part]][at[part]], layer.patches[share.patches[part]]
-            if layer.nodata is not None:
-                number = share.patches[part]
-                row = number if layer.rows is None else int(layer.rows[number])
-                weights = None if layer.weights is None else layer.weights[of[part]]
-                known = layer.known[share.bands[part]][at[part]]
-                blend_counting(blend, target, known, patch[of[part]], weights, layer.nodata, row)
-            elif blend == "last":
-                np.copyto(target, patch[of[part]], where=mask(share, part, layer.n_channels))
-            elif blend == "max":
-                np.maximum(target, patch[of[part]], out=target)
+            target, patch = layer.bands[band][at[part]], layer.patch(number)[of[part]]
+            if layer.known:
+                place = pixels[0][part] if layer.is_known_by_pixel else at[part]
+                known = layer.known[band]
+                known = known.part(partial(_at, place)) if isinstance(known, Votes) else known[place]
+                blend_counting(layer, target, known, patch, number, of[part], pixels[1][part])
+            elif layer.blend == "last":
+                np.copyto(target, patch, where=mask(share, part, layer.n_channels))
+            elif layer.blend == "max":
+                np.maximum(target, patch, out=target)
+            elif layer.blend == "min":
+                np.minimum(target, patch, out=target)
             elif layer.weights is None:
-                np.add(target, patch[of[part]], out=target)
+                np.add(target, patch, out=target)
             else:
                 weights = layer.weights[of[part]]
-                _add_weighted(target, patch[of[part]], weights, products, has_zeros=layer.has_zeros)
+                _add_weighted(target, patch, weights, products, has_zeros=layer.has_zeros)
         share.done = part + 1
+
+
+def _at(place: tuple[slice, ...], array: NDArray[Any]) -> NDArray[Any]:
+    return flat(array)[place]
+
+
+def flat(array: NDArray[Any]) -> NDArray[Any]:
+    """Return an array with its channels laid one after the other: a view, where they lie so."""
+    *axes, last, n_channels = array.shape
+    return array.reshape(*axes, last * n_channels)
 
 
 def _scratch(layer: Layer, share: Share) -> NDArray[Any]:
     """Return room for the products of a part, used again and again as it is in the cache."""
-    if layer.weights is None:
+    if layer.weights is None or layer.known:
         return np.empty(0)
     largest = int((share.of[:, 1] - share.of[:, 0]).prod(axis=1).max())
     return np.empty(largest * layer.n_channels, layer.bands[share.bands[0]].dtype)
@@ -101,10 +130,13 @@ def _look_ahead(layers: Sequence[Layer], share: Share, part: int, checked: list[
     most = tuning.now.patch_part_nbytes // max(1, nbytes)
     while stop < min(part + most, len(patches)) and patches[stop] == patches[stop - 1] + 1:
         stop += 1
-    box: tuple[Any, ...] = (slice(first, first + stop - part),)
-    if stop == part + 1:
-        box = (first, slice(*share.of[part, :, 0].tolist()))
-    large.update(n for n in checked if _has_large(layers[n].counting(layers[n].patches[box])))
+    for number in checked:
+        layer = layers[number]
+        box: tuple[Any, ...] = (slice(first, first + stop - part),)
+        if stop == part + 1 and layer.box is None:
+            box = (first, slice(*share.of[part, :, 0].tolist()))
+        if _has_large(layer.counting(layer.patches[box])):
+            large.add(number)
     return stop
 
 
@@ -129,24 +161,18 @@ def _add_weighted(
     np.add(target, product, out=target)
 
 
-def finish(  # noqa: PLR0913  what it depends on
-    band: NDArray[Any],
-    known: NDArray[Any] | None,
-    target: NDArray[Any],
-    sums: Sums,
-    spec: MapSpec,
-    *,
-    is_sum: bool,
+def finish(
+    band: NDArray[Any], known: NDArray[Any] | Votes | None, target: NDArray[Any], sums: Sums, spec: MapSpec
 ) -> None:
     """Divide rows of a band, which are changed, by the sums of weights, and write them as rows of the map.
 
     Where it is ``known`` of each number what has come, that decides.
     """
-    is_in_place = target.ctypes.data == band.ctypes.data
     if known is not None:
-        finish_counting(band, known, target, sums, spec, is_sum=is_sum, is_in_place=is_in_place)
+        finish_counting(band, known, target, sums, spec)
         return
-    n_channels = band.shape[-1]
+    is_in_place = target.ctypes.data == band.ctypes.data
+    n_channels, is_sum = band.shape[-1], spec.window.is_sum
     real = np.zeros((), band.dtype).real.dtype if band.dtype.kind in "fc" else np.dtype(np.float32)
     has_gaps = sums.has_gaps
     step = max(1, tuning.now.divided_nbytes // max(1, band[:1].nbytes))

@@ -15,6 +15,7 @@ from accumulator._inputs.heads import Heads
 from accumulator._inputs.text import as_text, named
 from accumulator._inputs.validation import as_specs, as_stored_heads, check_specs
 from accumulator._pictures.progress import memory_state
+from accumulator._stitching.given import as_weights
 from accumulator._stitching.grid import n_outside
 from accumulator._stitching.groups import as_groups, let_go, open_all
 from accumulator._stitching.heads import warn_of_mean, warn_of_passes
@@ -22,7 +23,7 @@ from accumulator._stitching.kept import Kept, facts_of, note
 from accumulator._stitching.passes import Passes
 from accumulator._stores.memory.row_numbers import without_repeats
 from accumulator._stores.writing.patches import expect_no_patches, expect_patches
-from accumulator.exceptions import DuplicateLocationError, OptionError
+from accumulator.exceptions import DuplicateLocationError, LocationError, OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,29 +47,34 @@ class Deliveries:
 
     request: Request
     written: NDArray[np.bool_]  # which boxes have come
+    left_out: NDArray[np.bool_]  # which will not come
     specs: Heads[HeadSpec] = attrs.field(factory=Heads)
     told_by: str = "the first batch"  # what the heads are, in messages
     each: Sequence[Delivery[Any]] = ()
+    has_weights: bool = False  # whether batches come with weights
+    is_small: bool = False  # whether maps may be in RAM, where bands are made in place
     is_ending: bool = False  # bands were delivered that patches may be missing in
     _is_torn: bool = False  # some groups have a batch, and others have not
 
-    def start(self, heads: Heads[NDArray[Any]], kind: type[_SomeBands]) -> list[Delivery[_SomeBands]]:
+    def start(
+        self, heads: Heads[NDArray[Any]], kind: type[_SomeBands], *, has_weights: bool = False
+    ) -> list[Delivery[_SomeBands]]:
         """Fix the heads, and return what takes bands of such a kind; nothing has changed if this raises."""
         request = self.request
         specs = as_specs(heads, request.options)
-        groups = as_groups(request, specs)
-        if request.is_averaged and not any(group.window.is_sum for group in groups):
-            warn_of_passes(specs)
-        elif request.is_blend_unsaid:
-            for group in groups:
-                warn_of_mean(specs.some(group.heads.values), group.grid)
+        groups = as_groups(request, specs, has_weights=has_weights)
+        blendings = request.blendings(specs.keys)
+        if request.is_averaged:
+            warn_of_passes(specs, blendings)
+        for group in groups:
+            warn_of_mean(specs, blendings, group.heads.values, group.grid)
         if request.on_band is not None and len(groups) > 1 and specs.names is None:
             raise OptionError(
                 "heads whose boxes differ in pixels come to on_band in calls of their own: push named "
                 "heads, a dict"
             )
         deliveries = self._open(groups, kind)
-        self.specs, self.each = specs, deliveries
+        self.specs, self.each, self.has_weights = specs, deliveries, has_weights
         return deliveries
 
     def _open(self, groups: Sequence[Group], kind: type[_SomeBands]) -> list[Delivery[_SomeBands]]:
@@ -80,9 +86,9 @@ class Deliveries:
             undone.callback(let_go, canvases)
             open_all(groups, request.budget, request.store, canvases)
             nbytes = sum(canvas.nbytes for canvas in canvases)
-            is_small = fits_in_memory(nbytes, 0, tuning.now.small_percent)
+            self.is_small = fits_in_memory(nbytes, 0, tuning.now.small_percent)
             for group, canvas in zip(groups, canvases, strict=True):
-                delivery = group.deliver(kind, canvas, self.written, request, is_small=is_small)
+                delivery = self._deliver(group, kind, canvas)
                 undone.callback(delivery.close)
                 deliveries.append(delivery)
             if request.is_averaged:
@@ -92,6 +98,37 @@ class Deliveries:
                 expect_patches(Path(request.store))
             undone.pop_all()
         return deliveries
+
+    def _deliver(self, group: Group, kind: type[_SomeBands], canvas: Canvas) -> Delivery[_SomeBands]:
+        left_out, is_small = self.left_out, self.is_small
+        return group.deliver(kind, canvas, self.written, left_out, self.request, is_small=is_small)
+
+    def take_weights(self, raw: Any, n: int, kind: type[Bands]) -> list[Any]:
+        """Return what pixels of a batch count, for each head, from what the user says of it.
+
+        The first batch tells whether any say so; nothing has changed if this raises.
+        """
+        lays = {
+            self.specs.keys[head]: lay
+            for each in self.each
+            for head, lay in zip(each.group.heads, each.group.lays, strict=True)
+        }
+        weights = as_weights(raw, n, lays, self.specs)
+        if not self.has_weights:
+            if self.written.any():
+                raise OptionError(
+                    "weights come with this batch, and did not with those before: push them from the first "
+                    "batch on; a batch without weights counts as one with ones"
+                )
+            groups = as_groups(self.request, self.specs, has_weights=True)
+            canvases = [each.canvas for each in self.each]
+            for each in self.each:
+                each.close()
+            self.each = [
+                self._deliver(group, kind, canvas) for group, canvas in zip(groups, canvases, strict=True)
+            ]
+            self.has_weights = True
+        return weights
 
     @property
     def nbytes(self) -> int:
@@ -128,10 +165,18 @@ class Deliveries:
         specs = self.specs or as_specs(heads, self.request.options)
         return specs.like(as_stored_heads(check_specs(heads, specs, self.told_by), specs))
 
-    def without_repeats(
-        self, rows: NDArray[np.intp], heads: Heads[NDArray[Any]]
-    ) -> tuple[NDArray[np.intp], Heads[NDArray[Any]]]:
-        """Return the first patch of each box that has none, or refuse the others."""
+    def refuse_left_out(self, rows: NDArray[np.intp]) -> None:
+        """Refuse patches of boxes that were said not to come."""
+        wrong = np.flatnonzero(self.left_out[rows])
+        if len(wrong):
+            raise LocationError(
+                f"locations that will_not_come() has named: {named(wrong, 'batch_locs')}, the first being "
+                f"{self.request.index.locs[rows[wrong[0]]].tolist()}; bands that waited for them may be made "
+                "already, so name only what is never pushed"
+            )
+
+    def without_repeats(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Return where in a batch the first patch of each box is that has none, or refuse the others."""
         if self.request.on_duplicate == "error":
             repeats = np.flatnonzero(self.written[rows])
             locations = self.request.index.locs[rows[repeats]]
@@ -143,16 +188,23 @@ class Deliveries:
                 locations,
             )
         kept = without_repeats(rows, is_last=False)
-        kept = kept[~self.written[rows[kept]]]
-        return rows[kept], heads.like(head[kept] for head in heads)
+        return kept[~self.written[rows[kept]]]
 
-    def blend(self, rows: NDArray[np.intp], heads: Heads[NDArray[Any]]) -> None:
+    def blend(
+        self,
+        rows: NDArray[np.intp],
+        heads: Heads[NDArray[Any]],
+        weights: Sequence[Any] | None = None,
+    ) -> None:
         """Blend patches into the bands, after which they have come."""
         for each in self.each:
             each.deliver_waiting()
         for each in self.each:
             each.bands.open(rows)
-        pushes = [each.bands.prepare(rows, each.group.seen(heads.values)) for each in self.each]
+        pushes = [
+            each.bands.prepare(rows, each.group.seen(heads.values), each.group.given(weights))
+            for each in self.each
+        ]
         self._is_torn = len(pushes) > 1  # what one group has taken cannot be taken out again
         for each, push in zip(self.each, pushes, strict=True):
             each.bands.add(push)  # which says in `written` that they came
@@ -228,4 +280,4 @@ def _average_all(deliveries: Sequence[Delivery[Any]], request: Request) -> None:
     held = sum(each.canvas.nbytes for each in deliveries if each.canvas.zarr_store is None)
     budget = attrs.evolve(request.budget.share(1 / len(deliveries)), held_nbytes=held)
     for each in deliveries:
-        each.passes = Passes.start(request.index.locs, each.group.maps, each.group.grid.patch, budget)
+        each.passes = Passes.start(request.index.locs, each.group.maps, budget)

@@ -48,6 +48,7 @@ class Delivery(Generic[_SomeBands]):
     is_calling: bool = False  # on_band, which must not push
     _waiting: int | None = None  # a band that the disk refused
     _has_told: bool = False
+    _made: tuple[int, slice, list[NDArray[Any]]] | None = None  # what is stored of a band, by its number
 
     @property
     def is_torn(self) -> bool:
@@ -92,6 +93,7 @@ class Delivery(Generic[_SomeBands]):
             try:
                 self._call_back(number)
             finally:
+                self._made = None
                 self.bands.let_go(number)
 
     def deliver_waiting(self) -> None:
@@ -104,8 +106,17 @@ class Delivery(Generic[_SomeBands]):
         self.canvas.place(self.group.maps.like(values), rows, rows.stop, self.locs)
 
     def _finished(self, number: int) -> tuple[slice, list[NDArray[Any]]]:
-        rows, values = self.bands.finish(number)
-        return slice(self.first + rows.start, self.first + rows.stop), values
+        """Return rows of the maps and what is stored of them, which is made of a band once."""
+        if self._made is None or self._made[0] != number:
+            rows, values = self.bands.finish(number)
+            specs = self.group.maps
+            if any(spec.reduced is not None for spec in specs):
+                values = [
+                    value if spec.reduced is None else spec.reduced(value, gaps)
+                    for spec, value, gaps in zip(specs, values, self.bands.gaps(number), strict=True)
+                ]
+            self._made = number, slice(self.first + rows.start, self.first + rows.stop), values
+        return self._made[1:]
 
     def _call_back(self, number: int) -> None:
         if self.on_band is None:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 import numpy as np
 
+from accumulator._inputs.arguments import FAR
 from accumulator._inputs.text import named
 from accumulator._stitching.explain import Misfit
-from accumulator._stitching.geometry import FAR, in_order
+from accumulator._stitching.geometry import in_order
 from accumulator._stitching.grid import Grid
 from accumulator.exceptions import HeadError, LocationError, OptionError
 
@@ -36,12 +37,19 @@ class Lay:
     first: tuple[int, ...]  # the map's first pixel, of those that the location 0 would have, x first
     cut: tuple[int, ...]  # pixels of a patch that are left out on each side, in the order of the array's axes
     is_start: bool  # whether any box may be the first part of its patch
+    is_spread: bool  # whether a patch is one value, that its whole box gets
     moves_channels: bool  # from the front to the end
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The map's spatial shape."""
         return self.grid.shape[: self.grid.n_spatial]
+
+    @property
+    def whole(self) -> tuple[int, ...]:
+        """The spatial shape of patches as they are pushed."""
+        patch = self.grid.patch[: self.grid.n_spatial]
+        return tuple(length + 2 * cut for length, cut in zip(patch, self.cut, strict=True))
 
     @property
     def crop(self) -> Crop:
@@ -51,12 +59,14 @@ class Lay:
     @property
     def group(self) -> tuple[Any, ...]:
         """What heads have in common that share bands: all of their boxes are the same then."""
-        return self.grid.shape, self.grid.patch, self.scale
+        return self.grid.shape, self.grid.patch, self.scale, self.is_spread
 
     def seen(self, patches: NDArray[Any]) -> NDArray[Any]:
         """Return the part of patches that counts, channels last: a view."""
-        if self.moves_channels:
-            patches = np.moveaxis(patches, 1, -1)
+        return self.cropped(np.moveaxis(patches, 1, -1) if self.moves_channels else patches)
+
+    def cropped(self, patches: NDArray[Any]) -> NDArray[Any]:
+        """Return the part of patches that counts, which are channels last or have none: a view."""
         if any(self.cut):
             axes = zip(self.cut, patches.shape[1:], strict=False)
             patches = patches[:, *(slice(cut, length - cut) for cut, length in axes)]
@@ -93,11 +103,13 @@ class Frame:
     def lay(self, key: int | str, label: str, patch_shape: tuple[int, ...]) -> Lay:
         """Return how patches of a head lie; LocationError where they do not fit their boxes."""
         n, geometry = self.geometry.n_spatial, self.geometry
+        if self._is_spread(key, label, patch_shape):
+            return self._spread(key, label, patch_shape)
         if len(patch_shape) not in {n, n + 1} or 0 in patch_shape:
             raise HeadError(
                 f"{label} has patch shape {patch_shape}: with locations of {2 * n} numbers a patch has {n} "
-                "axes, or one more for channels; leave heads of another kind out, with stitch(batch, "
-                "heads=[...])"
+                "axes, or one more for channels; heads of one value a patch fill their boxes with "
+                "spread=True; leave heads of another kind out, with stitch(batch, heads=[...])"
             )
         moves = bool(geometry.of("channels_first", key)) and len(patch_shape) > n
         whole = patch_shape[1:] if moves else patch_shape[:n]
@@ -125,7 +137,50 @@ class Frame:
         scales = tuple(float(each) for each in factors or (1,) * n)
         grid = _as_grid(start, stop, shape, tuple(patch.tolist()))
         first = tuple(pixels(self.first, scale)[::-1].tolist())
-        return Lay(grid, channels, scales, first, tuple(cut.tolist()), crop == "start", moves)
+        return Lay(
+            grid,
+            channels,
+            scales,
+            first,
+            tuple(cut.tolist()),
+            is_start=crop == "start",
+            is_spread=False,
+            moves_channels=moves,
+        )
+
+    def _is_spread(self, key: int | str, label: str, patch_shape: tuple[int, ...]) -> bool:
+        """Whether patches of a head are one value, or one a channel."""
+        asked = self.geometry.by_head["spread"]
+        if not self.geometry.of("spread", key):
+            return False
+        if len(patch_shape) <= 1:
+            return True
+        if isinstance(asked, dict):
+            raise HeadError(
+                f"{label} has patch shape {patch_shape}: spread is for heads with one value a patch, or one "
+                "a channel, (n,) or (n, C)"
+            )
+        return False
+
+    def _spread(self, key: int | str, label: str, channels: tuple[int, ...]) -> Lay:
+        """Return how boxes lie that are filled, from the pixel where they begin to that where they end."""
+        factors = self.geometry.of("scale", key)
+        scale = None if factors is None else in_order(factors, np.float64)
+        boxes = _Boxes.of(self, scale, self.geometry.of("output_shape", key), label)
+        stop = np.maximum(boxes.first + 1, boxes.last)
+        shape = stop.max(axis=0, initial=0) if boxes.shape is None else boxes.shape
+        patch = (stop - boxes.first).max(axis=0, initial=1)
+        n = self.geometry.n_spatial
+        return Lay(
+            _as_grid(boxes.first, stop, tuple(shape.tolist()), tuple(patch.tolist())),
+            channels,
+            tuple(float(each) for each in factors or (1,) * n),
+            tuple(pixels(self.first, scale)[::-1].tolist()),
+            (0,) * n,
+            is_start=True,
+            is_spread=True,
+            moves_channels=False,
+        )
 
     @property
     def boxes(self) -> NDArray[np.int64]:

@@ -5,14 +5,14 @@ Locations name x before y before z, unless ``axes`` says otherwise; arrays have 
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 import numpy as np
 
-from accumulator._inputs.arguments import per_axis
+from accumulator._inputs.arguments import as_ints, each_axis, per_axis
 from accumulator._inputs.options import by_plain_key
 from accumulator.exceptions import LocationError, OptionError
 
@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 
     from accumulator.typing import Crop, StorageOption
 
-FAR: Final = 2**61  # beyond it sums of coordinates could overflow
 _LETTERS: Final = "xyz"
-GEOMETRY: Final = ("output_shape", "origin", "channels_first", "crop", "scale", "axes")
+GEOMETRY: Final = ("output_shape", "origin", "channels_first", "crop", "scale", "axes", "spread")
 
 
 @attrs.frozen(eq=False)
@@ -67,6 +66,7 @@ def as_geometry(  # noqa: PLR0913  what may be said
     crop: StorageOption[Crop] = None,
     scale: StorageOption[float | Sequence[float] | None] = None,
     axes: str | None = None,
+    spread: StorageOption[bool] = False,
 ) -> Geometry:
     """Return what was said of locations with so many numbers, which messages call ``name``."""
     n = _count_axes(n_columns, name)
@@ -81,24 +81,12 @@ def as_geometry(  # noqa: PLR0913  what may be said
         "min" if is_min else first,
         {
             "output_shape": shape,
-            "channels_first": _each("channels_first", channels_first, _as_flag),
+            "channels_first": _each("channels_first", channels_first, partial(_as_flag, "channels_first")),
+            "spread": _each("spread", spread, partial(_as_flag, "spread")),
             "crop": _each("crop", crop, lambda raw: _as_crop(raw, n)),
             "scale": _each("scale", scale, lambda raw: _as_scale(raw, n)),
         },
     )
-
-
-def as_ints(raw: Any, n_spatial: int, name: str, example: str) -> list[int]:
-    """Return one whole number a spatial axis."""
-    try:
-        numbers = [operator.index(number) for number in raw if not isinstance(number, bool)]
-    except TypeError:
-        numbers = []
-    if len(numbers) != n_spatial or any(abs(number) > FAR for number in numbers):
-        raise OptionError(
-            f"{name} is {raw!r}: give {n_spatial} whole numbers, one a spatial axis, such as {example}"
-        )
-    return numbers
 
 
 def _count_axes(n_columns: int, name: str) -> int:
@@ -123,9 +111,9 @@ def _as_columns(axes: Any, n_spatial: int) -> list[int]:
     return [axes.index(letter) for letter in known[::-1]]
 
 
-def _as_flag(raw: Any) -> bool:
+def _as_flag(name: str, raw: Any) -> bool:
     if not isinstance(raw, (bool, np.bool_)):
-        raise OptionError(f"channels_first is {raw!r}: it is True, False, or a dict of them by head")
+        raise OptionError(f"{name} is {raw!r}: it is True, False, or a dict of them by head")
     return bool(raw)
 
 
@@ -133,10 +121,7 @@ def _as_crop(raw: Any, n_spatial: int) -> str | list[int]:
     if isinstance(raw, str) and raw in {"center", "start"}:
         return raw
     try:
-        numbers = (
-            raw if isinstance(raw, (Sequence, np.ndarray)) and not isinstance(raw, str) else [raw] * n_spatial
-        )
-        pixels = as_ints(numbers, n_spatial, "crop", "")
+        pixels = as_ints(each_axis(raw, n_spatial), n_spatial, "crop", "")
     except OptionError:
         pixels = [-1]
     if min(pixels) < 0:

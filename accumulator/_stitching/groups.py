@@ -13,11 +13,11 @@ import numpy as np
 
 from accumulator._core.canvas import Canvas
 from accumulator._core.memory import fits_in_memory
-from accumulator._inputs.options import of_some
+from accumulator._inputs.options import check_heads, of_some
+from accumulator._stitching.counting import as_nodata, counting, with_nodata
 from accumulator._stitching.delivery import Delivery
 from accumulator._stitching.heads import check_shapes, lay_heads, map_specs
-from accumulator._stitching.nodata import as_nodata, with_nodata
-from accumulator._stitching.weights import as_window
+from accumulator._stitching.reduce import with_reduced
 from accumulator.exceptions import MemoryLimitError
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from accumulator._stitching.grid import Grid
     from accumulator._stitching.numbers import MapSpec
     from accumulator._stitching.request import Request
-    from accumulator._stitching.weights import Window
 
 _ROW_NBYTES: Final = 64  # that it takes to know a row of the maps
 _SomeBands = TypeVar("_SomeBands", bound="Bands")
@@ -48,7 +47,6 @@ class Group:
     heads: Heads[int]  # their numbers in the batch
     lays: Sequence[Lay]
     maps: Heads[MapSpec]
-    window: Window
     stored: HeadOptions  # how the maps are stored
 
     @property
@@ -59,7 +57,19 @@ class Group:
     @property
     def nbytes(self) -> int:
         """Bytes of the maps."""
-        return math.prod(self.grid.shape) * sum(each.n_channels * each.dtype.itemsize for each in self.maps)
+        return math.prod(self.grid.shape) * sum(
+            math.prod(each.stored_channels) * each.stored_dtype.itemsize for each in self.maps
+        )
+
+    def given(self, weights: Sequence[NDArray[Any] | None] | None) -> list[NDArray[Any] | None] | None:
+        """Return what the user says that pixels of these heads count, out of what is said of all."""
+        if weights is None:
+            return None
+        some = [weights[head] for head in self.heads]
+        return [
+            None if each is None else lay.cropped(each).reshape(len(each), *lay.grid.patch)
+            for lay, each in zip(self.lays, some, strict=True)
+        ]
 
     def seen(self, heads: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         """Return what counts of a batch: patches of these heads, channels last."""
@@ -74,7 +84,9 @@ class Group:
     def blank(self) -> Heads[NDArray[Any]]:
         """No row of each map."""
         shape = self.grid.shape[1 : self.grid.n_spatial]
-        return self.maps.like(np.empty((0, *shape, *each.channels), each.dtype) for each in self.maps)
+        return self.maps.like(
+            np.empty((0, *shape, *each.stored_channels), each.stored_dtype) for each in self.maps
+        )
 
     def open(self, budget: Budget, store: str | None) -> Canvas:
         """Return the canvas for the maps, whose heads are fixed; nobody has it if this raises."""
@@ -88,20 +100,22 @@ class Group:
             raise
         return canvas
 
-    def deliver(
+    def deliver(  # noqa: PLR0913  what it depends on
         self,
         kind: type[_SomeBands],
         canvas: Canvas,
         written: NDArray[np.bool_],
+        left_out: NDArray[np.bool_],
         request: Request,
         *,
         is_small: bool,
     ) -> Delivery[_SomeBands]:
         """Return what takes bands of such a kind; maps that are not small may have to leave memory."""
-        home = canvas.views if is_small else None  # else no band is held in a map
+        is_reduced = any(each.reduced is not None for each in self.maps)
+        home = canvas.views if is_small and not is_reduced else None  # else no band is held in a map
         specs, limit = self.maps.values, request.budget.memory_limit
-        make = partial(kind, window=self.window, specs=specs, home=home, memory_limit=limit)
-        bands = make(self.grid, written=written)
+        make = partial(kind, specs=specs, home=home, memory_limit=limit)
+        bands = make(self.grid, written=written, left_out=left_out)
         return Delivery(self, bands, canvas, self.map_rows, request.on_band, make)
 
 
@@ -114,9 +128,11 @@ def check_rows_fit(n_rows: int) -> None:
         )
 
 
-def as_groups(request: Request, specs: Heads[HeadSpec]) -> list[Group]:
+def as_groups(request: Request, specs: Heads[HeadSpec], *, has_weights: bool) -> list[Group]:
     """Return the heads of a batch by how their patches lie, or refuse them."""
     frame, none = request.frame, as_nodata(request.nodata, specs.keys)
+    blendings = request.blendings(specs.keys)
+    check_heads({"reduce": request.reduce}, specs.keys)
     lays = lay_heads(frame, specs)
     by_place: dict[Any, list[int]] = {}
     for head, lay in enumerate(lays):
@@ -126,12 +142,16 @@ def as_groups(request: Request, specs: Heads[HeadSpec]) -> list[Group]:
     for heads in by_place.values():
         some = specs.some(heads)
         own = lays.some(heads)
-        window = as_window(request.blend, own.values[0].grid.patch)
-        overlaps = own.values[0].grid.most_overlaps()
-        maps = map_specs(some, own, window, overlaps, is_averaged=request.is_averaged)
-        maps = with_nodata(maps, of_some(none, specs.keys, heads), window, len(frame.start))
+        grid, n = own.values[0].grid, len(frame.start)
+        some_blendings = [blendings[head] for head in heads]
+        maps = map_specs(some, own, some_blendings, grid.most_overlaps(), is_averaged=request.is_averaged)
+        maps = with_nodata(maps, of_some(none, specs.keys, heads))
+        maps = maps.like(counting(each, n, has_weights=has_weights) for each in maps)
+        fills, labels = [spec.storage.fill_value for spec in some], [specs.label(head) for head in heads]
+        reduce = of_some(request.reduce, specs.keys, heads)
+        maps = with_reduced(maps, reduce, fills, grid.shape[: grid.n_spatial], labels)
         stored = request.stored.of_some(specs.keys, heads)
-        groups.append(Group(some.like(heads), own.values, maps, window, stored))
+        groups.append(Group(some.like(heads), own.values, maps, stored))
     return groups
 
 

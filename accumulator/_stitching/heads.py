@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING
 from accumulator._inputs.options import check_heads
 from accumulator._inputs.text import listed
 from accumulator._inputs.warn import warn
+from accumulator._stitching.blends import CHOOSING, LABEL_BLENDS, as_window
 from accumulator._stitching.numbers import MapSpec, mean_dtype, result_dtype, sum_dtype, wider
-from accumulator._stitching.weights import LABEL_BLENDS
 from accumulator.exceptions import BlendWarning, HeadError, OptionError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from accumulator._inputs.heads import Heads
     from accumulator._inputs.validation import HeadSpec
+    from accumulator._stitching.blends import Blending
     from accumulator._stitching.frame import Frame, Lay
     from accumulator._stitching.geometry import Geometry
     from accumulator._stitching.grid import Grid
-    from accumulator._stitching.weights import Window
 
 
 def lay_heads(frame: Frame, specs: Heads[HeadSpec]) -> Heads[Lay]:
@@ -40,30 +42,62 @@ def check_shapes(geometry: Geometry, lays: Heads[Lay]) -> None:
 
 
 def map_specs(
-    specs: Heads[HeadSpec], lays: Heads[Lay], window: Window, n_overlaps: int, *, is_averaged: bool
+    specs: Heads[HeadSpec],
+    lays: Heads[Lay],
+    blendings: Sequence[Blending],
+    n_overlaps: int,
+    *,
+    is_averaged: bool,
 ) -> Heads[MapSpec]:
-    """Return the maps that heads make, where so many rows cover a pixel at most.
+    """Return the maps that heads make, each blended so, where so many rows cover a pixel at most.
 
     Where it ``is_averaged``, patches are means of several. Raises HeadError or HeadDtypeError where a head
     cannot be a map.
     """
-    maps = []
+    maps: list[MapSpec] = []
+    windows = {blending: as_window(blending, lays.values[0].grid.patch) for blending in blendings}
     for i, (spec, lay) in enumerate(zip(specs, lays, strict=True)):
-        if window.blend == "max" and spec.dtype.kind == "c":
-            raise HeadError(f"{specs.label(i)} is complex, which has no largest value: blend its parts")
+        window = windows[blendings[i]]
+        if window.blend in {"max", "min"} and spec.dtype.kind == "c":
+            raise HeadError(
+                f"{specs.label(i)} is complex, which has no largest or smallest value: blend its parts"
+            )
+        if window.blend == "vote" and spec.dtype.kind not in "biu":
+            raise HeadError(
+                f'{specs.label(i)} is {spec.dtype}, and blend="vote" is for classes, which are integers: '
+                'push the argmax of your model, or blend by a mean and say reduce="argmax"'
+            )
         dtype = result_dtype(spec.dtype, specs.label(i))
         patches = mean_dtype(spec.dtype) if is_averaged else spec.dtype
         sums = sum_dtype(patches, window, n_overlaps)
         is_checked = window.is_sum and sums == patches.newbyteorder("=") and wider(sums) != sums
-        maps.append(MapSpec(lay.channels, dtype, spec.storage.fill_value, sums, is_checked))
+        maps.append(
+            MapSpec(
+                window,
+                lay.grid.patch,
+                lay.channels,
+                dtype,
+                spec.storage.fill_value,
+                sums,
+                is_checked,
+                is_spread=lay.is_spread,
+            )
+        )
     return specs.like(maps)
 
 
-def warn_of_mean(specs: Heads[HeadSpec], grid: Grid) -> None:
+def warn_of_mean(
+    specs: Heads[HeadSpec], blendings: Sequence[Blending], heads: Sequence[int], grid: Grid
+) -> None:
     """Warn of integers that meet in a mean which nobody has asked for: if they are labels, it is another."""
-    labels = [specs.label(i) for i, spec in enumerate(specs) if spec.dtype.kind in "iu"]
+    labels = [
+        specs.label(head)
+        for head in heads
+        if specs.values[head].dtype.kind in "iu" and blendings[head].is_unsaid
+    ]
     if labels and grid.has_overlaps():
-        others = " or ".join(f'"{blend}"' for blend in LABEL_BLENDS)
+        *first, last = (f'"{blend}"' for blend in LABEL_BLENDS)
+        others = f"{', '.join(first)} or {last}"
         warn(
             f"{listed(labels)}: integers are blended by their mean, which makes class 1 of 0 and 2; for "
             f'labels say blend={others}, and for quantities blend="average" or another mean',
@@ -71,9 +105,13 @@ def warn_of_mean(specs: Heads[HeadSpec], grid: Grid) -> None:
         )
 
 
-def warn_of_passes(specs: Heads[HeadSpec]) -> None:
+def warn_of_passes(specs: Heads[HeadSpec], blendings: Sequence[Blending]) -> None:
     """Warn of integers whose passes are averaged, in a blend for labels: their mean may be another."""
-    labels = [specs.label(i) for i, spec in enumerate(specs) if spec.dtype.kind in "iu"]
+    labels = [
+        specs.label(i)
+        for i, (spec, blending) in enumerate(zip(specs, blendings, strict=True))
+        if spec.dtype.kind in "iu" and blending.name in CHOOSING
+    ]
     if labels:
         warn(
             f'{listed(labels)}: on_duplicate="average" makes the mean of passes, also of integers and '

@@ -85,6 +85,7 @@ def facts_of(
                 "shape": list(lay.shape),
                 "patch": list(lay.grid.patch[: lay.grid.n_spatial]),
                 "scale": list(lay.scale),
+                **({"spread": True} if lay.is_spread else {}),
             }
             for number, (heads, lay) in enumerate(placed)
         ],
@@ -148,9 +149,13 @@ def _load_sheet(
     folder, n = facts["folder"], geometry.n_spatial
     if folder and not (isinstance(folder, str) and folder.isascii() and folder.isdigit()):
         raise ResultFormatError(f"{root} is damaged: it has maps in {folder!r}")
-    said = as_geometry(locs.shape[1], output_shape=facts["shape"], scale=facts["scale"], crop="start")
+    is_spread = bool(facts.get("spread", False))
+    said = as_geometry(
+        locs.shape[1], output_shape=facts["shape"], scale=facts["scale"], crop="start", spread=is_spread
+    )
     said = attrs.evolve(said, origin=geometry.origin, columns=geometry.columns)
-    lay = as_frame(locs, said).lay(0, f"the maps in {root / folder}", tuple(facts["patch"]))
+    patch = () if is_spread else tuple(facts["patch"])
+    lay = as_frame(locs, said).lay(0, f"the maps in {root / folder}", patch)
     rows = FullBatch.load(root / folder)
     shapes = {tuple(array.shape[:n]) for array in Heads.of(rows.outputs)}
     if shapes != {lay.shape} or len(facts["heads"]) != len(rows.outputs):

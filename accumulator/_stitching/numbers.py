@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 import numpy as np
 
+from accumulator._stitching.votes import N_SLOTS
 from accumulator.exceptions import HeadDtypeError
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from accumulator._stitching.weights import Window
+    from accumulator._stitching.blends import Window
+    from accumulator._stitching.reduce import Reduced
 
 FEW: Final = 64  # additions after which float32 is still float32: an error of a few last digits
 # Weights up to which a dtype holds the products: of any value whose square is finite, too, and a few of them.
@@ -36,20 +38,42 @@ _WIDER: Final[Mapping[np.dtype[Any], np.dtype[Any]]] = {
 class MapSpec:
     """One head of the map."""
 
+    window: Window
+    patch: tuple[int, ...]  # a patch's spatial shape
     channels: tuple[int, ...]  # the shape behind the spatial axes: ``(C,)``, or nothing
-    dtype: np.dtype[Any]  # of the map
+    dtype: np.dtype[Any]  # of the blended values
     fill_value: Any  # of pixels that nothing covers
     sum_dtype: np.dtype[Any]  # of bands
     is_checked: bool  # whether values may be so large that their sum is infinite in `sum_dtype`
     nodata: Any = None  # what does not count where another patch has a number
-    known_dtype: np.dtype[Any] | None = None  # of what is known of each number then; None without nodata
+    known_dtype: np.dtype[Any] | None = None  # of what is known of each number; None where that is not needed
+    is_known_by_pixel: bool = False  # as all channels of a pixel come from one patch
+    is_spread: bool = False  # whether a patch has one value for its whole box
+    reduced: Reduced | None = None  # what is made of bands before they are stored
 
     @property
     def pixel_nbytes(self) -> int:
         """Bytes of a pixel in a band."""
-        return self.n_channels * (
-            self.sum_dtype.itemsize + (0 if self.known_dtype is None else self.known_dtype.itemsize)
+        known = 0 if self.known_dtype is None else self.known_dtype.itemsize
+        if self.window.blend == "vote":
+            known = N_SLOTS * (known + self.dtype.itemsize)
+        return self.n_channels * self.sum_dtype.itemsize + known * (
+            1 if self.is_known_by_pixel else self.n_channels
         )
+
+    @property
+    def stored_channels(self) -> tuple[int, ...]:
+        """The shape behind the spatial axes of what is stored."""
+        return self.channels if self.reduced is None else self.reduced.channels
+
+    @property
+    def stored_dtype(self) -> np.dtype[Any]:
+        """The dtype of what is stored."""
+        return self.dtype if self.reduced is None else self.reduced.dtype
+
+    def patches_shape(self, n: int) -> tuple[int, ...]:
+        """Return the shape of so many patches, channels in one axis."""
+        return (n, self.n_channels) if self.is_spread else (n, *self.patch, self.n_channels)
 
     @property
     def n_channels(self) -> int:
@@ -107,11 +131,13 @@ def result_dtype(head: np.dtype[Any], label: str) -> np.dtype[Any]:
     return head
 
 
-def lowest(dtype: np.dtype[Any]) -> Any:
-    """Return what every value of a dtype is at least."""
-    if dtype.kind == "b":
-        return False
-    return -np.inf if dtype.kind == "f" else np.iinfo(dtype).min
+def blank(dtype: np.dtype[Any], blend: str) -> Any:
+    """Return what a band of a dtype has before anything is blended into it."""
+    if blend not in {"max", "min"} or dtype.kind == "b":
+        return blend == "min"
+    if dtype.kind == "f":
+        return -np.inf if blend == "max" else np.inf
+    return np.iinfo(dtype).min if blend == "max" else np.iinfo(dtype).max
 
 
 def convert(values: NDArray[Any], target: NDArray[Any]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from accumulator._core.canvas import Canvas
 from accumulator._inputs import tuning
 from accumulator._inputs.heads import Heads
-from accumulator._stitching.nodata import is_nodata
+from accumulator._stitching.counting import is_nodata
 from accumulator._stitching.numbers import mean_dtype
 from accumulator._stores.memory.row_numbers import without_repeats
 
@@ -45,13 +45,12 @@ class Passes:
         cls,
         locs: NDArray[Any],
         maps: Heads[MapSpec],
-        patch: tuple[int, ...],
         budget: Budget,
     ) -> Passes:
-        """Make room for the means of all boxes, whose patches have such a spatial shape."""
+        """Make room for the means of all boxes."""
         canvas = Canvas(len(locs), budget, "last")
         passes = cls(locs, maps, canvas, np.zeros(len(locs), dtype=np.int64))
-        blank = [np.empty((0, *patch, spec.n_channels), mean_dtype(spec.dtype)) for spec in maps]
+        blank = [np.empty(spec.patches_shape(0), mean_dtype(spec.dtype)) for spec in maps]
         counts = [
             np.empty(head.shape, np.uint32) for head, spec in zip(blank, maps, strict=True) if _counts(spec)
         ]

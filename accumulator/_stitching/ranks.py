@@ -8,7 +8,6 @@ only where it lies across two shares.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -27,7 +26,7 @@ from accumulator._stitching.grid import n_outside
 from accumulator._stitching.groups import as_groups, check_rows_fit
 from accumulator._stitching.heads import warn_of_mean
 from accumulator._stitching.kept import facts_of, note
-from accumulator._stitching.source import in_batches, is_at_hand, read
+from accumulator._stitching.source import in_batches, read
 from accumulator._stitching.stitcher import Stitcher
 from accumulator._stitching.whole import WholeBands
 from accumulator._stores.format.mark import hash_locations, hash_written
@@ -57,15 +56,14 @@ def stitch_share(source: Source, who: Rank, raw_store: Any, options: StitchOptio
     with contextlib.closing(Stitcher(batch.output_locs[source.rows], **options)) as unused:
         request = unused._canvas.request  # noqa: SLF001  what it was asked for is all that is wanted of it
     specs = as_specs(source.none, request.options)
-    groups = as_groups(request, specs)
+    groups = as_groups(request, specs, has_weights=source.weights is not None)
     if len(groups) > 1:
         raise OptionError(
             "heads whose maps are of different shape cannot be in one store that ranks write: stitch each "
             "shape to its own, with heads="
         )
     group = groups[0]
-    if request.is_blend_unsaid:
-        warn_of_mean(specs, group.grid)
+    warn_of_mean(specs, request.blendings(specs.keys), range(len(specs)), group.grid)
     check_rows_fit(group.grid.shape[0])
     outside = n_outside([lay.grid for lay in source.lays])
     facts = facts_of(specs.names, request.frame, [(group.heads.values, group.lays[0])], outside)
@@ -99,13 +97,11 @@ def stitch_share(source: Source, who: Rank, raw_store: Any, options: StitchOptio
 
 def _token(source: Source, request: Request, group: Group) -> str:
     """Return all that tells other maps from these, as text that an error may show."""
-    batch, blend = source.batch, str(request.blend)
-    if not isinstance(request.blend, str):
-        blend = f"weights {hashlib.sha256(request.blend.tobytes()).hexdigest()[:8]}"
+    batch, blends = source.batch, [str(each) for each in request.blendings(source.none.keys)]
     lists = hash_locations(batch.output_locs)[:8], hash_written(batch.written)[:8], source.hash()[:16]
-    said = {
+    said: dict[str, Any] = {
         "heads": list(source.picked),
-        "blend": blend,
+        "blend": blends[0] if len(set(blends)) == 1 else blends,
         "nodata": [None if each.nodata is None else complex(each.nodata) for each in group.maps],
         "origin": list(map(int, request.frame.origin)),
         "shape": list(group.grid.shape[: group.grid.n_spatial]),
@@ -115,6 +111,12 @@ def _token(source: Source, request: Request, group: Group) -> str:
         "axes": list(request.frame.geometry.columns),
         "patches": f"{len(source.rows)} ({'-'.join(lists)})",
     }
+    since: dict[str, list[Any]] = {  # told where there are any, as runs that were begun before do not
+        "spread": [lay.is_spread for lay in group.lays],
+        "reduce": [None if each.reduced is None else each.reduced.name for each in group.maps],
+        "weights": source.weighed_by,
+    }
+    said |= {name: values for name, values in since.items() if any(values)}
     return "; ".join(f"{name} {value}" for name, value in said.items())
 
 
@@ -160,13 +162,14 @@ class Share:
         written = np.zeros(len(source.rows), dtype=bool)
         kind: type[Bands] = WholeBands if self._is_at_hand() else Bands
         limit = request.budget.memory_limit
-        make = partial(kind, window=group.window, specs=group.maps.values, home=None, memory_limit=limit)
+        make = partial(kind, specs=group.maps.values, home=None, memory_limit=limit)
         bands = make(grid, written=written)
         delivery = Delivery(group, bands, self.canvas, group.map_rows, request.on_band, make, first)
         try:
             if isinstance(bands, WholeBands):
                 arrays: list[Any] = list(source.heads)  # all of them in memory
-                for number in bands.blend_all(group.seen(arrays), source.rows):
+                given = group.given(source.weigh(slice(None)))
+                for number in bands.blend_all(group.seen(arrays), source.rows, given):
                     delivery.deliver([number])
                     yield
                 return
@@ -176,7 +179,8 @@ class Share:
                 values = as_stored_heads(heads, self.specs)
                 rows = np.searchsorted(source.rows, some)
                 bands.open(rows)
-                bands.add(bands.prepare(rows, group.seen(values)))
+                given = group.given(source.weigh(some))
+                bands.add(bands.prepare(rows, group.seen(values), given))
                 delivery.deliver(bands.complete())
                 yield
             delivery.deliver(bands.all_open())
@@ -185,14 +189,14 @@ class Share:
 
     def _is_at_hand(self) -> bool:
         """Whether all patches can be blended from where they are."""
-        lays = zip(self.source.heads.keys, self.source.heads, self.source.lays, strict=True)
-        asked = self.request.options.for_head
-        return all(is_at_hand(head, lay, asked(key, head.dtype)[1]) for key, head, lay in lays)
+        return self.source.is_at_hand(self.request.options)
 
     def _fill(self, first: int, last: int) -> None:
         """Place rows that no patch touches: each row has somebody who has made it."""
         blank = self.group.blank
-        fills = [spec.fill_value for spec in self.group.maps]
+        fills = [
+            spec.fill_value if spec.reduced is None else spec.reduced.fill_value for spec in self.group.maps
+        ]
         row_nbytes = sum(math.prod(head.shape[1:]) * head.itemsize for head in blank)
         step = max(1, _FILLED_NBYTES // max(1, row_nbytes))
         for start, stop in spans(first + np.flatnonzero(~self.canvas.written[first:last]), 0):

@@ -12,18 +12,18 @@ from accumulator._core.locations import LocationIndex
 from accumulator._core.plan import Budget
 from accumulator._inputs.arguments import as_folder, as_limit, as_passes, as_store, as_threshold
 from accumulator._inputs.declared import as_declared
-from accumulator._inputs.options import HeadOptions
+from accumulator._inputs.options import HeadOptions, check_heads
 from accumulator._pictures.progress import as_progress
+from accumulator._stitching.blends import Blending, as_blend
 from accumulator._stitching.frame import as_frame
 from accumulator._stitching.geometry import GEOMETRY, as_geometry
 from accumulator._stitching.groups import check_rows_fit
-from accumulator._stitching.weights import Unsaid, as_blend
+from accumulator._stitching.reduce import as_reduce
 from accumulator.exceptions import OptionError, ResultExistsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from accumulator._inputs.heads import Heads
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from accumulator.typing import (
         ArrayLike,
         Bands,
-        Blend,
         DeclaredHeads,
         FillValue,
         Passes,
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
         StorageOption,
     )
 
+_DEFAULT: Final = Blending("average", is_unsaid=True)  # of heads that a dict does not name
 _STORED: Final = ("fill_value", "chunks", "shards", "compressors")
 
 
@@ -49,8 +49,8 @@ class Request:
     declared: Heads[NDArray[Any]] | None
     on_duplicate: Passes
     index: LocationIndex
-    blend: Blend | NDArray[np.float64]
-    is_blend_unsaid: bool
+    blend: Blending | dict[int | str, Blending]
+    reduce: Any
     bar: Any
     nodata: StorageOption[FillValue | None]
     options: HeadOptions
@@ -64,6 +64,13 @@ class Request:
     def is_averaged(self) -> bool:
         """Whether patches of one box count as one, their mean."""
         return self.on_duplicate == "average"
+
+    def blendings(self, keys: Sequence[int | str]) -> list[Blending]:
+        """Return how the patches of each head are blended."""
+        if not isinstance(self.blend, dict):
+            return [self.blend] * len(keys)
+        check_heads({"blend": self.blend}, keys)
+        return [self.blend.get(key, _DEFAULT) for key in keys]
 
 
 def as_request(
@@ -95,7 +102,7 @@ def as_request(
         policy,
         index,
         blend,
-        isinstance(given["blend"], Unsaid),
+        as_reduce(given["reduce"]),
         bar,
         given["nodata"],
         options,

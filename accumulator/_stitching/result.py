@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, Unpack, overload
 
@@ -20,7 +19,7 @@ from accumulator._stitching.geometry import GEOMETRY, as_geometry
 from accumulator._stitching.grid import n_outside
 from accumulator._stitching.heads import check_shapes, lay_heads
 from accumulator._stitching.ranks import stitch_share
-from accumulator._stitching.source import Source, in_batches, is_at_hand, read
+from accumulator._stitching.source import Source, in_batches, read
 from accumulator._stitching.stitcher import Stitcher
 from accumulator._stores.reading.saved import is_map
 from accumulator.exceptions import NothingPushedError, OptionError
@@ -39,6 +38,7 @@ def stitch(
     batch: FullBatch,
     *,
     heads: Sequence[int | str] | None = None,
+    weights: int | str | None = None,
     rank: None = None,
     world_size: None = None,
     **options: Unpack[StitchOptions],
@@ -50,6 +50,7 @@ def stitch(
     batch: FullBatch,
     *,
     heads: Sequence[int | str] | None = None,
+    weights: int | str | None = None,
     rank: int | Auto,
     world_size: int | Auto,
     **options: Unpack[StitchOptions],
@@ -60,6 +61,7 @@ def stitch(
     batch: FullBatch,
     *,
     heads: Sequence[int | str] | None = None,
+    weights: int | str | None = None,
     rank: int | Auto | None = None,
     world_size: int | Auto | None = None,
     **options: Unpack[StitchOptions],
@@ -72,8 +74,11 @@ def stitch(
         What `FullBatchAccumulator.finalize` or `FullBatch.load` returned, in RAM or on disk, of a run that is
         complete or not. Only rows that were written count.
     heads : sequence of str or int, optional
-        Names or numbers of the heads to stitch, which must have patches of the same height and width; by
-        default all. Heads without names are numbered anew, in the options too.
+        Names or numbers of the heads to stitch; by default all but ``weights``. Heads without names are
+        numbered anew, in the options too.
+    weights : str or int, optional
+        The name or number of a head that says what the pixels of the others count, as `Stitcher.push` takes
+        it: ``(N, h, w)``, or ``(N,)`` for one number a patch; an axis of one channel behind it is left out.
     rank, world_size : int or "auto", optional
         Which of several processes this is, as in `FullBatchAccumulator`: each makes whole rows of the maps,
         a part of ``store``, and leaves out those that somebody has made already. `publish` makes maps of all
@@ -140,7 +145,11 @@ def stitch(
             "FullBatchAccumulator or the Stitcher that they are pushed to"
         )
     who = as_rank(rank, world_size)
-    chosen = _chosen(Heads.of(batch.outputs), heads)
+    outputs = Heads.of(batch.outputs)
+    weighing = None if weights is None else _chosen(outputs, [weights], "weights").values[0]
+    if heads is None and weights is not None:
+        heads = [key for key in outputs.keys if key != plain_key(weights)]
+    chosen = _chosen(outputs, heads)
     store = options.pop("store", None) if who is not None else None
     lays = _lay(batch, chosen, options)
     grids = [lay.grid for lay in lays]
@@ -148,25 +157,19 @@ def stitch(
         _log.info("%d boxes lie wholly outside of the maps, and are left out", n)
     touching = np.any([grid.is_inside for grid in grids], axis=0)  # of a cut-out, no other row is read
     rows = np.flatnonzero(batch.written & touching)
+    picked = [plain_key(head) for head in heads or outputs.keys]
+    source = Source(batch, chosen, picked, rows, lays, weighing)
     if who is not None:
-        picked = [plain_key(head) for head in heads or Heads.of(batch.outputs).keys]
-        stitch_share(Source(batch, chosen, picked, rows, lays), who, store, options)
+        stitch_share(source, who, store, options)
         return None
     with Stitcher(batch.output_locs[rows], **options) as stitcher:
         stitcher._told = batch.output_locs, batch.written, n_outside(grids)  # noqa: SLF001
-        dtypes = HeadOptions(dtype=options.get("dtype"))
-        at_hand = [
-            array
-            for key, array, lay in zip(chosen.keys, chosen, lays, strict=True)
-            if is_at_hand(array, lay, dtypes.for_head(key, array.dtype)[1])
-        ]
-        if len(rows) and len(at_hand) == len(chosen):
-            stitcher._push_whole(chosen.like(at_hand).as_given(), rows)  # noqa: SLF001
+        if len(rows) and source.is_at_hand(HeadOptions(dtype=options.get("dtype"))):
+            stitcher._push_whole(chosen.like(map(np.asarray, chosen)), rows, source.weigh(slice(None)))  # noqa: SLF001
         else:
-            largest = max(grids, key=lambda grid: math.prod(grid.shape))
-            for some in in_batches(largest, rows, chosen.values):
+            for some in in_batches(source.largest, rows, chosen.values):
                 values = chosen.like(read(array, some) for array in chosen)
-                stitcher.push(values.as_given(), batch.output_locs[some])
+                stitcher._take(values, batch.output_locs[some], source.weights_of(some))  # noqa: SLF001
     return stitcher.finalize()
 
 
@@ -198,13 +201,15 @@ def check_is_of_patches(batch: FullBatch) -> None:
         )
 
 
-def _chosen(outputs: Heads[RowArray], heads: Sequence[int | str] | None) -> Heads[RowArray]:
-    """Return the heads that were asked for, by name or by number."""
+def _chosen(
+    outputs: Heads[RowArray], heads: Sequence[int | str] | None, name: str = "heads"
+) -> Heads[RowArray]:
+    """Return the heads that were asked for, by name or by number, in an option of such a name."""
     known = dict(zip(outputs.keys, outputs, strict=True))
     if heads is not None and (isinstance(heads, str) or not isinstance(heads, Sequence)):
         raise OptionError(f"heads is {heads!r}: give a list of them, of [{listed(map(repr, known))}]")
     chosen = list(known) if heads is None else [plain_key(head) for head in heads]
     if not chosen or len(set(chosen)) != len(chosen) or not set(chosen) <= known.keys():
-        raise OptionError(f"heads is {heads!r}: choose from [{listed(map(repr, known))}], each once")
+        raise OptionError(f"{name} is {heads!r}: choose from [{listed(map(repr, known))}], each once")
     names = None if outputs.names is None else tuple(map(str, chosen))
     return Heads(tuple(known[head] for head in chosen), names)

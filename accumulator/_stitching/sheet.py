@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import attrs
 import numpy as np
 
-from accumulator._stitching.weights import Summer, as_window
+from accumulator._stitching.blends import Blending, as_window
+from accumulator._stitching.weights import Summer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,6 +32,6 @@ class Sheet:
         grid = self.grid
         first, last, _ = slice(start, stop).indices(grid.shape[0])
         touching = grid.is_inside & (grid.start[:, 0] < last) & (grid.stop[:, 0] > first)
-        summer = Summer(grid, as_window("average", grid.patch))
+        summer = Summer(grid, as_window(Blending("average"), grid.patch))
         counts = summer.band(np.flatnonzero(touching), first, max(first, last))
         return counts.array.astype(np.uint32).reshape(-1, *grid.shape[1 : grid.n_spatial])

@@ -12,6 +12,8 @@ import numpy as np
 
 from accumulator._core.memory import fits_in_memory
 from accumulator._inputs import tuning
+from accumulator._inputs.heads import Heads
+from accumulator._stitching.given import as_weights
 from accumulator._stores.format.checksums import row_checksums
 from accumulator._stores.reading.saved import open_result
 from accumulator.exceptions import ResultFormatError
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from accumulator._core.full_batch import FullBatch
-    from accumulator._inputs.heads import Heads
+    from accumulator._inputs.options import HeadOptions
     from accumulator._stitching.frame import Lay
     from accumulator._stitching.grid import Grid
     from accumulator.typing import RowArray
@@ -37,6 +39,30 @@ class Source:
     picked: Sequence[int | str]  # what the result calls each of them
     rows: NDArray[np.intp]  # rising
     lays: Heads[Lay]
+    weights: RowArray | None = None  # of the result: what pixels count, ``(N, h, ...)`` or ``(N,)``
+
+    def is_at_hand(self, options: HeadOptions) -> bool:
+        """Whether all patches can be blended from where they are."""
+        if not isinstance(self.weights, (np.ndarray, type(None))):
+            return False
+        lays = zip(self.heads.keys, self.heads, self.lays, strict=True)
+        return all(_is_at_hand(head, lay, options.for_head(key, head.dtype)[1]) for key, head, lay in lays)
+
+    def weights_of(self, rows: NDArray[np.intp] | slice) -> NDArray[Any] | None:
+        """Return what pixels of some rows count, or each row; None where all count the same."""
+        if self.weights is None:
+            return None
+        weights: NDArray[Any] = self.weights[rows] if isinstance(rows, slice) else read(self.weights, rows)  # type: ignore[assignment]  # no scalar
+        has_channel = weights.ndim == self.lays.values[0].grid.n_spatial + 2 or weights.ndim == 2
+        return weights[..., 0] if has_channel and weights.shape[-1] == 1 else weights
+
+    def weigh(self, rows: NDArray[np.intp] | slice) -> list[Any] | None:
+        """Return the same for each head, one number a pixel."""
+        weights = self.weights_of(rows)
+        if weights is None:
+            return None
+        lays = dict(zip(self.heads.keys, self.lays, strict=True))
+        return as_weights(weights, len(weights), lays, self.heads)
 
     @property
     def none(self) -> Heads[NDArray[Any]]:
@@ -52,7 +78,7 @@ class Source:
         """Return a hash of all patches, by their checksums: the recorded ones, where they are in a store."""
         recorded = self._recorded()
         found = hashlib.sha256()
-        for key, head in zip(self.picked, self.heads, strict=True):
+        for key, head in zip([*self.picked, *self.weighed_by], self._arrays, strict=True):
             sums = self._sums(head) if recorded is None else recorded[key][self.rows]
             found.update(sums.astype("<u8").tobytes())
         return found.hexdigest()
@@ -67,6 +93,16 @@ class Source:
             return dict(zip(saved.heads.keys, saved.checksums, strict=True))
         return None
 
+    @property
+    def weighed_by(self) -> list[int | str]:
+        """What the result calls the weights, if there are any."""
+        keyed = zip(Heads.of(self.batch.outputs).keys, Heads.of(self.batch.outputs), strict=True)
+        return [key for key, array in keyed if array is self.weights]
+
+    @property
+    def _arrays(self) -> list[RowArray]:
+        return [*self.heads, *([] if self.weights is None else [self.weights])]
+
     def _sums(self, head: RowArray) -> NDArray[np.uint64]:
         sums = np.empty(len(self.rows), np.uint64)
         row_nbytes = head.dtype.itemsize * math.prod(head.shape[1:])
@@ -77,7 +113,7 @@ class Source:
         return sums
 
 
-def is_at_hand(array: RowArray, lay: Lay, asked: np.dtype[Any] | None) -> TypeGuard[NDArray[Any]]:
+def _is_at_hand(array: RowArray, lay: Lay, asked: np.dtype[Any] | None) -> TypeGuard[NDArray[Any]]:
     """Whether patches can be blended from where they are."""
     if not isinstance(array, np.ndarray) or not array.dtype.isnative or asked not in {None, array.dtype}:
         return False

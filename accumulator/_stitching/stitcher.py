@@ -12,16 +12,16 @@ from accumulator._inputs.text import as_text
 from accumulator._inputs.validation import as_heads, check_rows
 from accumulator._pictures.progress import Progress
 from accumulator._stitching.bands import Bands
+from accumulator._stitching.blends import DEFAULT_BLEND
 from accumulator._stitching.deliveries import Deliveries
 from accumulator._stitching.map import StitchedMap, as_map
 from accumulator._stitching.request import as_request
-from accumulator._stitching.weights import DEFAULT_BLEND
 from accumulator._stitching.whole import WholeBands
 from accumulator._stores.memory.row_numbers import as_numbers
-from accumulator.exceptions import ClosedError, HeadError, NothingPushedError
+from accumulator.exceptions import ClosedError, HeadError, NothingPushedError, OptionError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import DTypeLike, NDArray
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         Crop,
         DeclaredHeads,
         FillValue,
+        Reduce,
         Scale,
         StorageOption,
         StrPath,
@@ -63,14 +64,32 @@ class Stitcher(Collector[StitchedMap, Deliveries]):
         end_y]``, or for other than two axes all starts and then all ends, x before y before z. A box is as
         large as its patch, and may reach over the edges of the maps. One that was cut where the maps end is
         the first part of its patch; any other smaller one is refused, unless ``crop`` says what it is. Bands
-        wait for every box of the list until `finalize`: leave out what will not come.
-    blend : {"average", "gaussian", "hann", "max", "last"} or array, default "average"
-        The value of a pixel that several patches cover: their mean, where all count the same or most in
-        their middle (a Gaussian whose sigma is an eighth of the patch; Hann's window, on each axis
-        ``np.hanning(n + 2)[1:-1]`` of what ``crop`` leaves of the patch, also if the box was cut); the
-        largest; or that of the box that comes last in the list. Or an array of weights, of a patch's spatial
-        shape; a pixel that only weights of 0 reach holds the fill value. Labels have no mean: take "last" or
-        "max"; a mean of integers that is not said by its name warns. NaN in a patch makes its pixels NaN.
+        wait for every box of the list until `finalize`, or until `will_not_come` names it.
+    blend : str, ("vote", window) or array, or dict of them by head, default "average"
+        The value of a pixel that several patches cover:
+
+        - "average", "gaussian", "hann": their mean, where all count the same or most in their middle (a
+          Gaussian whose sigma is an eighth of the patch; Hann's window, on each axis
+          ``np.hanning(n + 2)[1:-1]`` of what ``crop`` leaves of the patch, also if the box was cut). An array
+          of weights, of a patch's spatial shape, is a window of your own.
+        - "max", "min": the largest or the smallest. "last": that of the box that comes last in the list.
+          "nearest": that of the patch whose centre is nearest, of several the first in the list.
+        - "vote": the class that most patches have, of several the lowest. ``("vote", "hann")``, "gaussian" or
+          an array: votes count as that window says. For integers and bools; memory follows how many classes
+          meet in a pixel.
+
+        A pixel that only weights of 0 reach holds the fill value. Labels have no mean: take "vote", "last"
+        or "max"; a mean of integers that is not said by its name warns. NaN in a patch makes its pixels NaN.
+    spread : bool or dict by head, default False
+        Whether heads of one value a patch, ``(n,)`` or ``(n, C)``, fill their boxes with it: a heat map of a
+        patch classifier. With ``scale`` it is a coarse one, of one pixel a patch if that is 1 / stride; a
+        box then goes from the pixel nearest to its start to that nearest to its end.
+    reduce : "argmax" or callable, or dict of them by head, optional
+        What becomes of the blended map before it is stored: the class that is largest, as the smallest
+        unsigned integers that hold it, so that probabilities are never stored; or a function that takes rows
+        of the map, ``(n, W, C)``, read-only, and returns an array ``(n, W, ...)`` of any dtype. It sees some
+        rows at a time, and at the first push one of zeros, to learn what it makes. ``fill_value`` is then
+        that of what is stored, also where ``nodata`` is all there is.
     output_shape : sequence of int, optional
         The spatial shape of the maps in their own pixels, ``(height, width)``; by default they end with the
         last box.
@@ -143,7 +162,7 @@ class Stitcher(Collector[StitchedMap, Deliveries]):
         An option has a value that it cannot have; or there are no boxes, and no ``output_shape``. A
         ValueError.
     HeadError
-        ``heads`` that are declared cannot be maps; a ValueError.
+        ``heads`` that are declared cannot be maps, or ``reduce`` makes none of them; a ValueError.
     HeadDtypeError
         ``heads`` are not numbers, or of a dtype that zarr cannot store; a TypeError.
     MemoryLimitError
@@ -177,7 +196,9 @@ class Stitcher(Collector[StitchedMap, Deliveries]):
         self,
         full_output_locs: ArrayLike,
         *,
-        blend: Blend | ArrayLike = DEFAULT_BLEND,
+        blend: StorageOption[Blend] = DEFAULT_BLEND,
+        spread: StorageOption[bool] = False,
+        reduce: StorageOption[Reduce | None] = None,
         output_shape: StorageOption[Sequence[int] | None] = None,
         origin: Sequence[int] | Literal["min"] | None = None,
         channels_first: StorageOption[bool] = False,
@@ -204,6 +225,8 @@ class Stitcher(Collector[StitchedMap, Deliveries]):
             heads,
             on_duplicate,
             blend=blend,
+            spread=spread,
+            reduce=reduce,
             output_shape=output_shape,
             origin=origin,
             channels_first=channels_first,
@@ -223,8 +246,8 @@ class Stitcher(Collector[StitchedMap, Deliveries]):
             shards=shards,
             compressors=compressors,
         )
-        came = np.zeros(len(request.index), dtype=bool)
-        self.__attrs_init__(request.index, Deliveries(request, came), came)
+        came, left_out = (np.zeros(len(request.index), dtype=bool) for _ in range(2))
+        self.__attrs_init__(request.index, Deliveries(request, came, left_out), came)
         if request.declared is not None:
             try:
                 self._start(request.declared, Bands)
@@ -239,7 +262,13 @@ class Stitcher(Collector[StitchedMap, Deliveries]):
         with self._lock:
             return self._canvas.open_nbytes
 
-    def push(self, batch_output: BatchOutput, batch_locs: ArrayLike) -> None:
+    def push(
+        self,
+        batch_output: BatchOutput,
+        batch_locs: ArrayLike,
+        *,
+        weights: ArrayLike | Mapping[str, ArrayLike] | None = None,
+    ) -> None:
         """Blend a batch of patches into the maps.
 
         The first push fixes the number, names, patch shapes and dtypes of the heads, unless ``heads`` has
@@ -250,7 +279,12 @@ class Stitcher(Collector[StitchedMap, Deliveries]):
         batch_output : tuple, list or dict of ``(n, h, w, C)`` or ``(n, h, w)`` array-like, or one such array
             Patches of each head, as `FullBatchAccumulator.push` takes them.
         batch_locs : (n, K) array-like of whole numbers
-            The box of each patch.
+            The box of each patch: rows or columns, as `FullBatchAccumulator.push` takes locations.
+        weights : (n, h, w) or (n,) array-like, or dict of them by head, optional
+            What each pixel of the patches counts, or each patch: masks, confidences. Numbers of at least 0,
+            or bools; they are multiplied with those of ``blend``. What counts 0 is as if it had not come: for
+            "max", "min", "last" and "nearest" that is all they say. Given with one batch, they are given with
+            the first; a batch without them, and a head that a dict does not name, counts 1.
 
         Raises
         ------
@@ -260,17 +294,20 @@ class Stitcher(Collector[StitchedMap, Deliveries]):
             A box comes twice, in this batch or after an earlier one, and ``on_duplicate`` is "error"; a
             ValueError.
         LocationError
-            ``batch_locs`` is not 2-d whole numbers, or has the wrong number of columns. At the first push
-            also: boxes are not as large as the patches, and no option says why. A ValueError.
+            ``batch_locs`` is not whole numbers, has other columns than the list, or may be rows or columns.
+            At the first push also: boxes are not as large as patches, and no option says why. A ValueError.
         HeadError
-            The number of rows or heads, the names or a patch shape are wrong; a ValueError.
+            The number of rows or heads, the names, a patch shape or that of ``weights`` are wrong; at the
+            first push also: ``blend`` or ``reduce`` is not for such a head. A ValueError.
         HeadDtypeError
             A head is not numbers, has a mask, or is of a dtype that its first batch's cannot hold without
             loss; a TypeError.
         HeadValueError
-            The ``dtype`` asked for cannot hold a value; a ValueError and an OverflowError.
+            The ``dtype`` asked for cannot hold a value, or weights are negative, infinite, NaN, or out of
+            proportion (1e-100 to 1e100); a ValueError and an OverflowError.
         OptionError
-            At the first push: options or weights do not fit the heads; a ValueError.
+            At the first push: options do not fit the heads. ``weights`` are no numbers, come after batches
+            without them, or where passes are averaged. A ValueError.
         MemoryLimitError
             The bands that would be open do not fit in memory; or values are so large that sums need a wider
             dtype, which does not. A MemoryError.
@@ -294,29 +331,88 @@ class Stitcher(Collector[StitchedMap, Deliveries]):
         -----
         After an error nothing of the batch was taken, with two exceptions. Values too large for the memory
         there is may be found half-way: the stitcher then refuses all further calls, as it does after an
-        interrupt while patches are blended. And an error of ``on_band`` is raised here too: its band counts
-        as delivered, and `written` tells whether the batch was taken. Heads may be fixed even if the first
+        interrupt while patches are blended. And errors of ``on_band`` and ``reduce`` are raised here too:
+        after ``on_band``'s the band counts as delivered, with ``reduce``'s the next call tries again;
+        `written` tells whether the batch was taken. Heads may be fixed even if the first
         push failed for want of memory or disk. Threads may push at the same time; they take turns.
         """
         with self._lock:
             self._refuse_if_done("push")
-            maps, policy = self._canvas, self._canvas.request.on_duplicate
-            found, has_repeats = self._index.match_any(batch_locs, may_repeat=policy != "error")
-            heads, rows = as_heads(batch_output), as_numbers(found)
-            if not heads:
-                raise HeadError("the batch has no heads: push at least one array a batch")
-            check_rows(heads, len(rows))
-            heads = maps.fit(heads)
-            if policy != "average" and (has_repeats or self._written[rows].any()):
-                rows, heads = maps.without_repeats(rows, heads)
-            if not maps.each:
-                self._start(heads, Bands)
-            take = maps.average if policy == "average" else maps.blend
-            take(rows, heads)
-            if self._progress is not None:
-                self._progress.show()
-            if policy != "average":  # which blends in the end
-                maps.deliver()
+            self._take(as_heads(batch_output), batch_locs, weights)
+
+    def will_not_come(self, locs: ArrayLike) -> None:
+        """Say that boxes of the list have no patch: bands wait for them no more.
+
+        Their pixels are those of other patches, or the fill value. The locations stay in the list, not
+        written; those that have come already stay as they are.
+
+        Parameters
+        ----------
+        locs : (n, K) array-like of whole numbers
+            The boxes, as `push` takes them.
+
+        Raises
+        ------
+        UnknownLocationError
+            A box is not in the list; a KeyError.
+        LocationError
+            ``locs`` is not whole numbers, has other columns than the list, or may be rows or columns; a
+            ValueError.
+        ClosedError
+            It was finalized or closed, or began to be, or a push was interrupted half-way; a ValueError.
+        ProcessError
+            This is another process than the stitcher's; a RuntimeError.
+
+        Notes
+        -----
+        After an error nothing was said, unless it is one of ``on_band``.
+
+        Examples
+        --------
+        >>> full_output_locs = [[0, 0, 2, 1], [2, 0, 4, 1]]
+        >>> with Stitcher(full_output_locs) as stitcher:
+        ...     stitcher.push(np.ones((1, 1, 2), np.float32), full_output_locs[:1])
+        ...     stitcher.will_not_come(full_output_locs[1:])
+        >>> stitcher.finalize().outputs[0].tolist()
+        [[1.0, 1.0, 0.0, 0.0]]
+        """
+        with self._lock:
+            self._refuse_if_done("say what will not come")
+            found, _ = self._index.match_any(locs, may_repeat=True)
+            rows = as_numbers(found)
+            self._canvas.left_out[rows[~self._written[rows]]] = True
+            if self._canvas.request.on_duplicate != "average":
+                self._canvas.deliver()
+
+    def _take(self, heads: Heads[NDArray[Any]], batch_locs: ArrayLike, weights: Any) -> None:
+        """Do what `push` does."""
+        maps, policy = self._canvas, self._canvas.request.on_duplicate
+        found, has_repeats = self._index.match_any(batch_locs, may_repeat=policy != "error")
+        rows = as_numbers(found)
+        if not heads:
+            raise HeadError("the batch has no heads: push at least one array a batch")
+        check_rows(heads, len(rows))
+        maps.refuse_left_out(rows)
+        heads = maps.fit(heads)
+        if weights is not None and policy == "average":
+            raise OptionError(
+                'weights cannot be given with on_duplicate="average", where boxes count as the mean of passes'
+            )
+        kept: Any = slice(None)
+        if policy != "average" and (has_repeats or self._written[rows].any()):
+            kept = maps.without_repeats(rows)
+        if not maps.each:
+            self._start(heads, Bands, has_weights=weights is not None)
+        if policy == "average":
+            maps.average(rows, heads)
+        else:
+            counts = None if weights is None else maps.take_weights(weights, len(rows), Bands)
+            counts = counts and [None if each is None else each[kept] for each in counts]
+            maps.blend(rows[kept], heads.like(head[kept] for head in heads), counts)
+        if self._progress is not None:
+            self._progress.show()
+        if policy != "average":  # which blends in the end
+            maps.deliver()
 
     def finalize(self) -> StitchedMap:
         """Return the maps.
@@ -362,16 +458,20 @@ class Stitcher(Collector[StitchedMap, Deliveries]):
                 f"{len(self._written)}, {as_text(self.open_nbytes)} in open bands, {state}>"
             )
 
-    def _push_whole(self, batch_output: BatchOutput, patches: NDArray[np.intp]) -> None:
+    def _push_whole(
+        self, heads: Heads[NDArray[Any]], patches: NDArray[np.intp], weights: list[Any] | None
+    ) -> None:
         """Blend all that will come: each box's patch is a row of arrays in memory, told by its number.
+
+        ``weights`` say what pixels of the rows of each head count, or nothing.
 
         Raises what `push` does, and leaves the stitcher to be closed then.
         """
         with self._lock:
-            heads = as_heads(batch_output)
-            deliveries = self._start(heads, WholeBands)
+            deliveries = self._start(heads, WholeBands, has_weights=weights is not None)
             for each in deliveries:
-                for number in each.bands.blend_all(each.group.seen(heads.values), patches):
+                given = each.group.given(weights)
+                for number in each.bands.blend_all(each.group.seen(heads.values), patches, given):
                     each.deliver([number])
                     if each is deliveries[-1]:
                         self._written |= each.bands.are_over(number)
@@ -379,9 +479,11 @@ class Stitcher(Collector[StitchedMap, Deliveries]):
                         self._progress.show()
             self._written[:] = True
 
-    def _start(self, heads: Heads[NDArray[Any]], kind: type[_SomeBands]) -> Sequence[Delivery[_SomeBands]]:
+    def _start(
+        self, heads: Heads[NDArray[Any]], kind: type[_SomeBands], *, has_weights: bool = False
+    ) -> Sequence[Delivery[_SomeBands]]:
         """Fix the heads; nothing has changed if this raises."""
-        deliveries = self._canvas.start(heads, kind)
+        deliveries = self._canvas.start(heads, kind, has_weights=has_weights)
         self._tell_at_exit()
         bar, n = self._canvas.request.bar, len(self._index)
         if bar is not None:

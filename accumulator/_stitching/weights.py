@@ -1,4 +1,4 @@
-"""What each pixel of a patch counts where patches overlap, and the sum of it over a band of the map.
+"""The sum of what patches count over a band of the map, where they overlap.
 
 The sums come from the boxes of the rows alone, in float64: no map of counts is kept, and none can wrap. Rows
 of a grid are summed axis by axis: all patches of one row of the grid make one line, and all its lines are
@@ -8,128 +8,20 @@ multiples of it.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 import numpy as np
 
-from accumulator._inputs.arrays import as_array
-from accumulator.exceptions import OptionError
-from accumulator.typing import Blend
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
+    from accumulator._stitching.blends import Window
     from accumulator._stitching.grid import Grid
-    from accumulator.typing import ArrayLike
 
-_SIGMA: Final = 0.125  # of a patch's length, as MONAI has it
-_MOST_BITS: Final = 1000  # that a weight is lifted by: sums of them stay finite
 _LINES_NBYTES: Final = 2**25  # kept, with a multiple of each: a grid has one line, tissue a few a band
-
-
-LABEL_BLENDS: Final[tuple[Blend, ...]] = ("last", "max")  # which make no value that no patch has
-
-
-class Unsaid(str):
-    """The default of an option, which is told from the same text where a user says it."""
-
-    __slots__ = ()
-
-
-DEFAULT_BLEND: Final = Unsaid("average")
-
-
-def _ones(length: int) -> NDArray[np.float64]:
-    return np.ones(length)
-
-
-def _gaussian(length: int) -> NDArray[np.float64]:
-    at = np.arange(length) - (length - 1) / 2
-    weights: NDArray[np.float64] = np.exp(-((at / (_SIGMA * length)) ** 2) / 2)
-    return weights
-
-
-def _hann(length: int) -> NDArray[np.float64]:
-    """Return Hann's window without its zeros at both ends, as torchio has it."""
-    weights: NDArray[np.float64] = np.sin(np.pi * (np.arange(length) + 1) / (length + 1)) ** 2
-    return weights
-
-
-_WINDOWS: Final[Mapping[str, Callable[[int], NDArray[np.float64]]]] = {
-    "average": _ones,
-    "gaussian": _gaussian,
-    "hann": _hann,
-    "max": _ones,
-    "last": _ones,
-}
-
-
-@attrs.frozen(eq=False)
-class Window:
-    """How patches of one spatial shape are blended."""
-
-    blend: str  # the name; "weights" for the user's own
-    # the weights axis by axis, whose product they are; None for the user's own
-    lines: tuple[NDArray[np.float64], ...] | None
-    weights: NDArray[np.float64]  # their product, in the patch's spatial shape; 0, or about 1 and more
-
-    @property
-    def is_sum(self) -> bool:
-        """Whether patches are added and divided, rather than chosen from."""
-        return self.blend not in LABEL_BLENDS
-
-    @property
-    def is_weighted(self) -> bool:
-        """Whether pixels count differently."""
-        return self.is_sum and self.blend != "average"
-
-    @property
-    def largest(self) -> float:
-        """The largest weight."""
-        return float(self.weights.max())
-
-
-def as_blend(raw: Blend | ArrayLike) -> Blend | NDArray[np.float64]:
-    """Return the name of a way to blend, or weights of at least 0 whose largest is 1."""
-    names: tuple[Blend, ...] = get_args(Blend)
-    if isinstance(raw, str):
-        if raw not in names:
-            raise OptionError(f"blend is {raw!r}: it is one of {', '.join(names)}, or an array of weights")
-        return names[names.index(raw)]
-    given = as_array(raw, "blend", OptionError)
-    if given.dtype.kind not in "biuf":
-        raise OptionError(f"blend is {type(raw).__name__}, not a name or an array of weights")
-    weights = given.astype(np.float64)
-    if weights.size == 0 or not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
-        raise OptionError("blend has weights that are negative, infinite, NaN, or all zero")
-    weights /= weights.max()
-    return weights
-
-
-def as_window(blend: Blend | NDArray[np.float64], patch: tuple[int, ...]) -> Window:
-    """Return how patches of a spatial shape are blended."""
-    if isinstance(blend, str):
-        lines = tuple(_lifted(_WINDOWS[blend](length)) for length in patch)
-        weights = np.ones(())
-        # In the order in which `Summer` multiplies: a lone patch stays itself, but for a last digit.
-        for line in reversed(lines):
-            weights = _upright(line, weights.ndim) * weights
-        return Window(blend, lines, weights)
-    if patch not in {blend.shape, (*blend.shape, 1)}:  # a 1-d map has a second axis here
-        raise OptionError(f"blend has weights of shape {blend.shape}, but patches are {patch}")
-    return Window("weights", None, _lifted(blend.reshape(patch)))
-
-
-def _lifted(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return weights times a power of two, so that the least is 1 or more.
-
-    A product is then no smaller than the value, which may be near the least that its dtype has.
-    """
-    least = float(weights[weights > 0].min())
-    return np.ldexp(weights, min(1 - math.frexp(least)[1], _MOST_BITS))
 
 
 class Line:

@@ -32,14 +32,24 @@ class WholeBands(Bands):
     infinite, its band is made anew.
     """
 
-    def blend_all(self, heads: Sequence[NDArray[Any]], patches: NDArray[np.intp]) -> Iterator[int]:
-        """Blend all patches, and yield the bands as they are ready to be finished, in order."""
+    _given: Sequence[NDArray[Any] | None] | None = None
+
+    def blend_all(
+        self,
+        heads: Sequence[NDArray[Any]],
+        patches: NDArray[np.intp],
+        given: Sequence[NDArray[Any] | None] | None = None,
+    ) -> Iterator[int]:
+        """Blend all patches, and yield the bands as they are ready to be finished, in order.
+
+        Pixels of each head count as much as is ``given``, ``(n, h, ...)``, besides their weights.
+        """
+        self._given = given
         heads = [
-            head.reshape(len(head), *self.grid.patch, spec.n_channels)
-            for head, spec in zip(heads, self._specs, strict=True)
+            head.reshape(spec.patches_shape(len(head))) for head, spec in zip(heads, self._specs, strict=True)
         ]
         numbers = self._touched()
-        is_shared = sum(head[:1].nbytes for head in heads) >= tuning.now.shared_patch_nbytes
+        is_shared = self._patch_nbytes >= tuning.now.shared_patch_nbytes
         step = self._pool.n if is_shared else 1
         for first in range(0, len(numbers), step):
             some = numbers[first : first + step]
@@ -70,7 +80,7 @@ class WholeBands(Bands):
         """Blend all patches of a band, and finish it."""
         start, stop = self._extent(number)
         rows = np.sort(self._rows_between(start, stop))
-        share = share_of(self.grid, rows, start, stop, self.height, sum(head[:1].nbytes for head in heads))
+        share = share_of(self.grid, rows, start, stop, self.height, self._patch_nbytes)
         if share is not None:
             share.patches = patches[rows[share.patches]].tolist()
         try:
@@ -79,10 +89,8 @@ class WholeBands(Bands):
         except FloatingPointError:
             specs = [attrs.evolve(spec, sum_dtype=wider(spec.sum_dtype)) for spec in self._specs]
             band = self._open[number]
-            band.sums = [self._fresh(spec, spec.sum_dtype) for spec in specs]
-            for known in band.known:
-                if known is not None:
-                    known[...] = 0
+            band.sums = [self._fresh(spec) for spec in specs]
+            band.forget()
             self._make_values(number, share, heads, specs)
 
     def _make_values(
@@ -90,9 +98,9 @@ class WholeBands(Bands):
     ) -> None:
         band, (start, stop) = self._open[number], self._extent(number)
         if share is not None:
-            layers = self._layers(heads, {number: band}, specs)
+            layers = self._layers(heads, {number: band}, specs, given=self._given)
             unchecked = [layer._replace(is_checked=False) for layer in layers]
-            blend_share(self._window.blend, unchecked, attrs.evolve(share, done=0), set(), _nothing_later)
+            blend_share(unchecked, attrs.evolve(share, done=0), set(), _nothing_later)
         for finish in self._strips(band, start, stop):
             finish()
 

@@ -12,9 +12,7 @@ from accumulator.exceptions import LocationError
 from accumulator.integrations._begin import OneRun
 
 need("lightning.pytorch", "lightning")
-import torch  # noqa: E402  behind an error that names the extra
-from lightning.pytorch.callbacks import BasePredictionWriter  # noqa: E402
-from lightning.pytorch.utilities import move_data_to_device  # noqa: E402
+from lightning.pytorch.callbacks import BasePredictionWriter  # noqa: E402  behind an error that names the extra
 
 if TYPE_CHECKING:
     from accumulator import FullBatchAccumulator
@@ -36,9 +34,9 @@ class AccumulatorWriter(OneRun, BasePredictionWriter):
     store : path
         Where the result will be: all machines have it at this path. Nothing is there yet, or the same run.
     batch_locs : str or callable, optional
-        Where the ``(n, K)`` locations of a batch are: a key of the prediction, whose other keys are heads,
-        or of the batch; or a function of both. By default ``predict_step`` returns a pair: the output, as
-        `FullBatchAccumulator.push` takes it, and the locations. Tensors may be on any device.
+        Where the locations of a batch are: a key of the prediction, whose other keys are heads, or of the
+        batch; or a function of both. By default ``predict_step`` returns a pair: the output and the
+        locations, as `FullBatchAccumulator.push` takes them. Tensors may be on any device.
     **options
         Others of `FullBatchAccumulator`: ``dtype``, ``fill_value``, ``chunks``, ``shards``, ``compressors``,
         ``heads``, ``resume_token``, ``checkpoint_interval``, ``memory_limit`` (of a process).
@@ -49,7 +47,7 @@ class AccumulatorWriter(OneRun, BasePredictionWriter):
     MissingExtraError
         At import: Lightning is not installed, the extra ``lightning``; an ImportError.
     LocationError
-        ``locs`` are not 2-d whole numbers; in ``trainer.predict`` also: a batch has none. A ValueError.
+        ``locs`` are not whole numbers; in ``trainer.predict`` also: a batch has none. A ValueError.
     OptionError
         An option cannot be given here, or ``store`` is not a local path; a ValueError.
 
@@ -103,8 +101,7 @@ class AccumulatorWriter(OneRun, BasePredictionWriter):
         """Push the predictions of a batch: all or none of them."""
         del trainer, pl_module, batch_indices, batch_idx, dataloader_idx
         if self._accumulator is not None:
-            output, locs = self._output_and_locs(prediction, batch)
-            self._accumulator.push(*move_data_to_device((output, locs), torch.device("cpu")))
+            self._accumulator.push(*self._output_and_locs(prediction, batch))
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Finalize the part; when all processes have, rank 0 publishes.

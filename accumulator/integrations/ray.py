@@ -6,6 +6,8 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from accumulator import publish
 from accumulator._inputs.extras import need
 from accumulator._inputs.ranks import Rank
@@ -42,7 +44,7 @@ class AccumulatorDatasink(OneRun, Datasink):
     store : path
         Where the result will be: all machines have it at this path. Nothing is there yet, or the same run.
     loc : str, default "loc"
-        The column of locations: ``(n, K)`` whole numbers in a block of n rows.
+        The column of locations: ``(n, K)`` whole numbers in a block of n rows, ``(n,)`` where K is 1.
     heads : sequence of str, optional
         The columns that are heads, ``(n, *patch_shape)``; all but ``loc`` by default. They keep their names.
     **options
@@ -55,7 +57,7 @@ class AccumulatorDatasink(OneRun, Datasink):
     MissingExtraError
         At import: Ray Data is not installed, the extra ``ray``; an ImportError.
     LocationError
-        ``locs`` are not 2-d whole numbers; in a task also: blocks have no column ``loc``. A ValueError.
+        ``locs`` are not whole numbers; in a task also: blocks have no column ``loc``. A ValueError.
     OptionError
         An option cannot be given here, or ``store`` is not a local path; a ValueError.
 
@@ -122,6 +124,8 @@ class AccumulatorDatasink(OneRun, Datasink):
         # An object for each row is what lists become: they are numbers, unless push tells otherwise.
         told = {name: list(data) if data.dtype == object else data for name, data in columns.items()}
         locs = told.pop(self._loc)
+        if isinstance(locs, list):  # of rows, which arrays in a list might not be
+            locs = [row.tolist() if isinstance(row, np.ndarray) else row for row in locs]
         heads = list(told) if self._heads is None else self._heads
         missing = [name for name in heads if name not in told]
         if missing:

@@ -14,17 +14,10 @@ import time
 
 import numpy as np
 
-from accumulator import FullBatchAccumulator
+from accumulator import FullBatchAccumulator, grid_locations
 
 SIZE = 16
 HEADS = {"mean": ((SIZE // 2, SIZE // 2), "float32"), "brightest": ((1,), "uint8")}
-
-
-def grid(n_columns: int, n_rows: int) -> np.ndarray:
-    """Return where patches lie: ``[start_x, start_y, end_x, end_y]``."""
-    x, y = np.meshgrid(np.arange(n_columns) * SIZE, np.arange(n_rows) * SIZE)
-    starts = np.stack([x.ravel(), y.ravel()], axis=1)
-    return np.concatenate([starts, starts + SIZE], axis=1)
 
 
 def predict(locs: np.ndarray) -> dict[str, np.ndarray]:
@@ -47,7 +40,8 @@ def main() -> None:
 
     # SLURM says by SIGTERM that time is up. As an exception it lets the block record what it has.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    locs = grid(*options.grid)
+    columns, rows = options.grid
+    locs = grid_locations((rows * SIZE, columns * SIZE), SIZE)
     with FullBatchAccumulator(
         locs,
         store=options.store,

@@ -15,23 +15,19 @@ import signal
 import sys
 import time
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import distributed, nn
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from accumulator import FullBatchAccumulator, publish
+from accumulator import FullBatchAccumulator, grid_locations, publish
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SIZE = 16
 HEADS = {"mean": ((SIZE // 2, SIZE // 2), "float32"), "brightest": ((1,), "uint8")}
-
-
-def grid(n_columns: int, n_rows: int) -> np.ndarray:
-    """Return where patches lie: ``[start_x, start_y, end_x, end_y]``."""
-    x, y = np.meshgrid(np.arange(n_columns) * SIZE, np.arange(n_rows) * SIZE)
-    starts = np.stack([x.ravel(), y.ravel()], axis=1)
-    return np.concatenate([starts, starts + SIZE], axis=1)
 
 
 class Patches(Dataset):
@@ -83,7 +79,8 @@ def main() -> None:
     distributed.init_process_group("gloo")
     # The last rank may end hours after the first, which waits for it: longer than torch lets it by default.
     everyone = distributed.new_group(timeout=timedelta(days=7))
-    rank, locs = distributed.get_rank(), grid(*options.grid)
+    columns, rows = options.grid
+    rank, locs = distributed.get_rank(), grid_locations((rows * SIZE, columns * SIZE), SIZE)
     patches, model = Patches(locs), Model(options.seconds).eval()
     with FullBatchAccumulator(
         locs,

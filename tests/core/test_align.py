@@ -276,3 +276,14 @@ def test_failing_disk_leaves_no_folder(monkeypatch):
 
 def _fail(*_, **__):
     raise OSError(5, "the disk is gone")
+
+
+def test_arrays_in_a_list_are_rows_where_they_could_be_columns():
+    """As they have always been: the class refuses them, which remembers what came before."""
+    full = np.array([[1, 2], [3, 4], [1, 3], [2, 4]])
+    batch = [np.array([1, 2]), np.array([3, 4])]
+    (canvas,), left, taken = prepare_multitask_full_batch(
+        [np.array([[5.0], [6.0]])], batch, full, None, is_last=False
+    )
+    assert canvas.tolist() == [[5.0], [6.0]]
+    assert (left.tolist(), taken.tolist()) == (full[2:].tolist(), full[:2].tolist())

@@ -7,14 +7,12 @@ import subprocess
 import sys
 
 import pytest
-from helpers.limits import MIB, memory_group, threads
+from helpers.limits import MIB, TIMEOUT, memory_group, run_script, threads
 from helpers.oracle import distinct, grid
 from helpers.soak import soaked
 
 from accumulator import FullBatchAccumulator
 from accumulator._stores.memory import copying as _copying
-
-TIMEOUT = 300  # seconds; only what hangs takes them
 
 # Three rows in four come, in shuffled batches of 8; prints where the result lies and whether it is right.
 RUN = """
@@ -34,20 +32,6 @@ output = result.outputs[0]
 right = all((output[row] == (patch + row if result.written[row] else 0)).all() for row in range(0, n, 7))
 print(type(output).__name__, right, result.written.sum() == len(rows))
 """
-
-
-def run_script(script, *arguments, **process):
-    """Run a script in a process of its own, where warnings are errors, and return what it printed."""
-    ended = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=TIMEOUT,
-        **process,
-    )
-    assert ended.returncode == 0, f"exit {ended.returncode}\n{ended.stderr}"
-    return ended.stdout.split()
 
 
 def run(n_rows, options, *, prefix=""):

@@ -293,16 +293,18 @@ def test_grid_covers_every_pixel_without_a_tile_too_many(height, width):
     assert covered.all()
 
 
-def test_tissue_share_counts_pixels_of_the_slide_only():
+def test_tiles_with_enough_tissue_are_told_by_their_pixels_on_the_slide():
     """What a tile has beyond the slide does not dilute its tissue."""
     tissue = np.zeros((330, 600), dtype=bool)
     tissue[:, 480:] = True
     tissue[:80, :160] = True
     locs = _tiles.tile_locations(330, 600)
-    expected = [tissue[y : y + 320, x : x + 320].mean() for y in (0, 160) for x in (0, 160, 320)]
-    assert _tiles.tissue_share(tissue, locs).tolist() == expected
-    assert expected[2] == 120 / 280
-    assert expected[0] == 80 * 160 / 320**2
+    shares = np.array([tissue[y : y + 320, x : x + 320].mean() for y in (0, 160) for x in (0, 160, 320)])
+    assert shares[2] == 120 / 280
+    assert shares[0] == 80 * 160 / 320**2
+    for least in {0.12, *shares}:
+        expected = locs[(shares >= least) & (shares > 0)]
+        np.testing.assert_array_equal(_tiles.tile_locations(330, 600, tissue, least), expected)
 
 
 def test_tiles_are_cut_where_they_are_and_continued_by_reflection():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 MIB = 2**20
+TIMEOUT = 300  # seconds; only what hangs takes them
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -49,3 +52,17 @@ def _remove(group):
 def threads():
     """Return the library's threads that are alive."""
     return [each.name for each in threading.enumerate() if each.name.startswith("accumulator")]
+
+
+def run_script(script, *arguments, **process):
+    """Run a script in a process of its own, where warnings are errors, and return what it printed."""
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=TIMEOUT,
+        **process,
+    )
+    assert ended.returncode == 0, f"exit {ended.returncode}\n{ended.stderr}"
+    return ended.stdout.split()

@@ -7,8 +7,14 @@ import numpy as np
 import pytest
 from helpers.oracle import distinct, grid
 
-from accumulator import FullBatchAccumulator, prepare_multitask_full_batch
-from accumulator.exceptions import DuplicateLocationError, HeadDtypeError
+from accumulator import FullBatch, FullBatchAccumulator, Stitcher, prepare_multitask_full_batch
+from accumulator.exceptions import (
+    DuplicateLocationError,
+    HeadDtypeError,
+    HeadError,
+    LocationError,
+    UnknownLocationError,
+)
 
 LOCS = grid(3)
 
@@ -39,18 +45,16 @@ class Capsule:
 class Tensor:
     """What a torch tensor does: it must be detached first, and NumPy does not know its bfloat16."""
 
-    def __init__(self, values, dtype="torch.float32", *, device="cpu", requires_grad=True):
-        self.values, self.dtype, self.device, self.requires_grad = values, dtype, device, requires_grad
+    def __init__(self, values, dtype="torch.float32", *, requires_grad=True):
+        self.values, self.dtype, self.requires_grad = values, dtype, requires_grad
 
     def detach(self):
-        return Tensor(self.values, self.dtype, device=self.device, requires_grad=False)
+        return Tensor(self.values, self.dtype, requires_grad=False)
 
     def float(self):
-        return Tensor(self.values.astype("f4"), "torch.float32", device=self.device, requires_grad=False)
+        return Tensor(self.values.astype("f4"), "torch.float32", requires_grad=False)
 
     def __array__(self, dtype=None, copy=None):
-        if self.device != "cpu":
-            raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu()")
         if self.requires_grad:
             raise RuntimeError("Can't call numpy() on Tensor that requires grad.")
         if self.dtype == "torch.bfloat16":
@@ -112,12 +116,70 @@ def test_locations_are_taken_by_value(wrap):
     np.testing.assert_array_equal(done, [*(LOCS + 100), *LOCS])
 
 
-def test_gpu_tensor_is_refused_with_the_remedy():
-    """A tensor that is not in CPU memory is not fetched behind the user's back."""
-    with FullBatchAccumulator(LOCS) as accumulator:
-        with pytest.raises(HeadDtypeError, match=r"head 0 is a test_validation.Tensor .* tensor.cpu\(\)"):
-            accumulator.push((Tensor(VALUES, device="cuda:0"),), LOCS)
-        accumulator.push(Tensor(VALUES), LOCS)
+def as_columns(locs, wrap=np.ascontiguousarray, kind=list):
+    """Return what a loader makes of tuples: an array for each number of a location."""
+    return kind(wrap(column) for column in np.ascontiguousarray(np.asarray(locs).T))
+
+
+@pytest.mark.parametrize("wrap", [np.ascontiguousarray, Arrayish, Capsule, Tensor])
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_locations_may_be_columns_everywhere(where, wrap, kind):
+    """As loaders collate tuples: in both classes, in a look and in the function, also four boxes at once."""
+    locs, patches = grid(11), distinct(11, (4, 4, 1))
+    order = np.random.default_rng(7).permutation(11)
+    for collector in (FullBatchAccumulator, Stitcher):
+        with collector(locs, **where) as one, collector(locs, **where) as other:
+            for start in range(0, 11, 4):  # the first two batches are of four
+                rows = order[start : start + 4]
+                one.push(patches[rows], as_columns(locs[rows], wrap, kind))
+                other.push(patches[rows], locs[rows])
+            if collector is Stitcher:
+                one.will_not_come(as_columns(locs, wrap, kind))  # those that came stay
+            if collector is FullBatchAccumulator:
+                assert one.missing_rows(as_columns(locs, wrap, kind)).tolist() == []
+            np.testing.assert_array_equal(one.written, other.written)
+        np.testing.assert_array_equal(one.finalize().outputs[0][:], other.finalize().outputs[0][:])
+    for n in (4, 7):
+        outputs, left, done = prepare_multitask_full_batch(
+            (patches[:n],), as_columns(locs[:n], wrap, kind), locs, None, is_last=False
+        )
+        np.testing.assert_array_equal(outputs[0], patches[:n])
+        assert (len(left), len(done)) == (11 - n, n)
+
+
+@pytest.mark.parametrize("wrap", [list, np.asarray, Arrayish, Capsule, Tensor])
+def test_locations_of_one_number_may_be_in_one_dimension_everywhere(tmp_path, where, wrap):
+    """`[3, 7, 9]` are three locations: in both classes, in a look, in the function, and in what is stored."""
+    locs, rows, patches = np.array([3, 7, 9, 4]), [2, 0, 3], distinct(3)
+    with FullBatchAccumulator(wrap(locs), **where) as accumulator:
+        assert accumulator.missing_rows(wrap(locs[1:])).tolist() == [0, 1, 2]
+        accumulator.push(patches, wrap(locs[rows]))
+        assert accumulator.missing_locs.tolist() == [[7]]
+    result = accumulator.finalize()
+    np.testing.assert_array_equal(result.outputs[0][:][rows], patches)
+    result.save(tmp_path / "saved.zarr")
+    assert FullBatch.load(tmp_path / "saved.zarr").output_locs.tolist() == [[3], [7], [9], [4]]
+    outputs, left, done = prepare_multitask_full_batch(
+        (patches,), wrap(locs[rows]), wrap(locs), wrap(locs + 10), is_last=True
+    )
+    np.testing.assert_array_equal(outputs[0][rows], patches)
+    assert left.shape == (0, 1)
+    assert done.tolist() == [[13], [17], [19], [14], [3], [7], [9], [4]]
+    with pytest.raises(LocationError, match="columns"):
+        Stitcher(wrap(locs))
+
+
+def test_refused_columns_change_nothing(where):
+    """Four arrays of four that are in the list neither way are refused, and the next batch is taken."""
+    locs = grid(8)
+    with FullBatchAccumulator(locs, **where) as accumulator:
+        with pytest.raises(UnknownLocationError):
+            accumulator.push(distinct(4), as_columns(locs[:4] + 1))
+        with pytest.raises(HeadError, match="batch_locs 5, head 0 4"):
+            accumulator.push(distinct(4), as_columns(locs[:5]))
+        assert not accumulator.written.any()
+        accumulator.push(distinct(4), as_columns(locs[4:]))
+    assert accumulator.written.tolist() == [False] * 4 + [True] * 4
 
 
 def test_predictions_are_not_copied_on_the_way(monkeypatch):

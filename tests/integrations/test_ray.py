@@ -186,6 +186,16 @@ def test_a_task_that_is_done_again_in_one_process():
 
 
 @needs_ray
+def test_as_many_rows_as_columns_are_rows():
+    """A block says which are its rows, also where its columns would be locations, too."""
+    points, pandas = np.array([[0, 1], [2, 3], [0, 2], [1, 3]]), importlib.import_module("pandas")
+    sink = importlib.import_module("accumulator.integrations.ray").AccumulatorDatasink(points, "run.zarr")
+    frame = pandas.DataFrame({"loc": list(points[:2]), "score": [0.5, 0.25]})
+    assert sink.write([frame], SimpleNamespace(task_idx=0)) == 2
+    assert sink.missing_rows().tolist() == [2, 3]
+
+
+@needs_ray
 def test_what_is_refused():
     """Errors name the column, and what came before in a task is recorded."""
     task = SimpleNamespace(task_idx=0)

@@ -137,7 +137,7 @@ def test_map_with_storage_options():
         (LOCS, {"origin": 3}, OptionError, "origin"),
         (LOCS, {"output_shape": (0, 4)}, OptionError, "spatial shape"),
         (LOCS, {"output_shape": (4.5, 4)}, OptionError, "output_shape"),
-        (LOCS, {"blend": "mean"}, OptionError, "average, gaussian, hann, max, last"),
+        (LOCS, {"blend": "mean"}, OptionError, "average, gaussian, hann, max, min, last, nearest, vote"),
         (LOCS, {"blend": np.zeros((4, 4))}, OptionError, "zero"),
         (LOCS, {"blend": -np.ones((4, 4))}, OptionError, "negative"),
         (LOCS, {"blend": [[1, np.nan]]}, OptionError, "NaN"),

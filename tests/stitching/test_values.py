@@ -223,7 +223,7 @@ CLASSES = np.array([[[0, 0]], [[2, 2]]])
 def test_mean_of_integers_that_nobody_asked_for_warns(is_streamed):
     """Once, with the blends that are for labels: class 1 appears where 0 and 2 meet."""
     kind = Stitcher if is_streamed else FullBatchAccumulator
-    with pytest.warns(BlendWarning, match=r"'class'.*blend=\"last\" or \"max\"") as caught:  # noqa: PT031
+    with pytest.warns(BlendWarning, match=r'"vote", "last" or "max"') as caught:  # noqa: PT031
         with kind(MEETING) as taker:
             for row in range(2):
                 heads = {"class": CLASSES.astype("u1"), "p": CLASSES.astype("f4")}

@@ -14,6 +14,7 @@ from accumulator import (
     FullBatchAccumulator,
     StitchedMap,
     Stitcher,
+    grid_locations,
     prepare_multitask_full_batch,
     stitch,
 )
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from accumulator.typing import StitchOptions, StorageOptions
 
 locs = np.zeros((4, 4), dtype=np.int64)
+assert_type(grid_locations((8, 8), 4, overlap=0.5, border="over", origin=[0, 0]), npt.NDArray[np.int64])
+grid_locations(locs.shape, (4, 4), stride=(2, 4), mask=locs > 0, min_mask_ratio=1)
+grid_locations((8, 8), 4.0)  # type: ignore[arg-type]
+grid_locations((8, 8), 4, border="cut")  # type: ignore[arg-type]
 patches = np.zeros((4, 8, 8, 3), dtype=np.float32)
 
 with FullBatchAccumulator(locs) as accumulator:
