@@ -53,14 +53,18 @@ _OPTION: Final = re.compile(
     rf"(?<![\w./'\"-])(?:(?P<flag>{'|'.join(_FLAGS)})\b(?:{_VALUE})?"
     rf"|(?P<word>{'|'.join(_WORDS)})(?:{_VALUE.replace('<value>', '<its>')}|(?= is | has )))"
 )
-_OR: Final = re.compile(r'(--[\w-]+) (\w+) or "(\w+)"')  # another value of the same option
+_OR: Final = re.compile(r'(--[\w-]+) \w+(?:, "\w+")* or "\w+"')  # other values of the same option
 
 
 def in_flags(text: str) -> str:
     """Return what an error or a warning says, with the command's options for Python's."""
     for phrase, words in _PHRASES.items():
         text = text.replace(phrase, words)
-    return _OR.sub(r"\1 \2 or \1 \3", _OPTION.sub(_as_flag, text))
+    return _OR.sub(_each_with_flag, _OPTION.sub(_as_flag, text))
+
+
+def _each_with_flag(found: re.Match[str]) -> str:
+    return re.sub(r'"(\w+)"', rf"{found[1]} \1", found[0])
 
 
 def _as_flag(found: re.Match[str]) -> str:

@@ -251,6 +251,7 @@ def test_channels_of_patches_that_have_them_first_are_named(end, is_named, names
         ("output_shape is (1, 2)", "--shape is (1, 2)"),
         ('crop="center" or crop=8: give crop= too', "--crop center or --crop 8: give --crop too"),
         ('say blend="last" or "max"', "say --blend last or --blend max"),
+        ('say blend="vote", "last" or "max", or', "say --blend vote, --blend last or --blend max, or"),
         ("heads is ['nope']: choose", "--head is ['nope']: choose"),
         ("the scales differ: give a dict by head", "the scales differ: stitch them one by one, with --head"),
         ("of which crop leaves (2, 2) on another scale", "of which crop leaves (2, 2) on another scale"),
