@@ -49,7 +49,8 @@ WIDER = {  # what they meant is part of what they mean
     # Its options were those of `Stitcher`, in **options.
     "def accumulator.stitch(batch, *, heads=None, rank=None, world_size=None, **options)": (
         "def accumulator.stitch(batch, *, heads=None, weights=None, blend='average', spread=False, "
-        "reduce=None, output_shape=None, origin=None, channels_first=False, crop=None, scale=None, axes=None, dtype=None, "
+        "reduce=None, output_shape=None, origin=None, channels_first=False, crop=None, scale=None, "
+        "axes=None, dtype=None, "
         "fill_value=0, nodata=None, on_band=None, save_path='temp_fullbatch', memory_threshold=80, "
         "memory_limit=None, store=None, progress=False, chunks=None, shards=None, compressors=None, "
         "on_duplicate='error', rank=None, world_size=None)"

@@ -306,6 +306,16 @@ def test_what_is_no_store_is_one_line_and_exit_code_one(command, kind, capsys):
         assert "thing" in found["error"]
 
 
+def test_a_folder_of_stores_names_some(complete, capsys):
+    """Whoever gave the folder that stores are in sees what may be meant; a broken store names no part."""
+    Path("slides").mkdir()
+    for number in range(2):
+        shutil.copytree(complete, f"slides/{number}.zarr")
+    assert "in it there is '0.zarr', or '1.zarr'" in run(capsys, "info", "slides")[2]
+    (complete / "zarr.json").unlink()
+    assert "in it there is" not in run(capsys, "info", complete)[2]
+
+
 @pytest.mark.parametrize("is_killed", [True, False])
 def test_store_that_is_being_created(is_killed, capsys):
     """It has no rows yet: `info` and `verify` say so, and what needs rows says how to go on."""

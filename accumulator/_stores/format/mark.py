@@ -6,6 +6,7 @@ It is trusted no further than it can be checked: a group may come from a strange
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import stat
 from typing import TYPE_CHECKING, Any, Final
@@ -26,6 +27,7 @@ MARK: Final = "accumulator"
 VERSION: Final = 2
 CREATING, RUNNING, COMPLETE = "creating", "running", "complete"
 MOST_METADATA: Final = 16 * 2**20  # bytes of a file of it
+_MOST_NAMED: Final = 3  # stores in a folder
 _HASHED_NUMBERS: Final = 2**16  # that are copied at a time
 
 
@@ -137,7 +139,7 @@ def read_json(file: Path, path: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError) as cause:
         raise ResultFormatError(
             f"{path} is neither a result that FullBatch.save wrote nor a run kept by store=, or its first "
-            f"push has not come: there is no {name}"
+            f"push has not come: there is no {name}{_stores_in(path)}"
         ) from cause
     except OSError as cause:
         raise storage_error(cause, f"{file} cannot be read") from cause
@@ -148,6 +150,14 @@ def read_json(file: Path, path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise ResultFormatError(f"{path} is damaged: {name} is not a JSON object")
     return document
+
+
+def _stores_in(path: Path) -> str:
+    """Return the first few stores in a folder, as whoever gave it may mean one of them."""
+    if (path / OUTPUTS).exists():  # or it was one itself
+        return ""
+    some = sorted(file.parent.name for file in itertools.islice(path.glob("*/zarr.json"), _MOST_NAMED))
+    return f"; in it there is {', or '.join(map(repr, some))}" if some else ""
 
 
 def _is_possible(mark: Mark) -> bool:
