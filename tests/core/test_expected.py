@@ -186,6 +186,13 @@ def test_ranks_agree_on_it_and_the_result_has_it():
     assert (found.state, found.n_expected, found.n_missing) == ("complete", 6, 3)
 
 
+def test_without_it_ranks_agree_as_they_did():
+    """No key more than earlier versions know."""
+    with open_rank(0, None) as accumulator:
+        push(accumulator, [0])
+        assert "n_expected" not in json.loads(Path("run.zarr/parts/run.json").read_text("utf-8"))
+
+
 def test_ranks_that_expect_too_much_leave_nothing():
     """They are refused before anything is made."""
     with pytest.raises(OptionError, match="n_expected is 13, but full_output_locs has 12"):
