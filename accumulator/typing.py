@@ -110,9 +110,11 @@ Chunks: TypeAlias = int | Sequence[int] | None
 """Rows of a chunk or shard, or its whole shape; None where the library may choose."""
 
 Compressors: TypeAlias = (
-    "BytesBytesCodec | Sequence[BytesBytesCodec | Mapping[str, Any]] | Literal['auto'] | None"
+    "BytesBytesCodec | Sequence[BytesBytesCodec | Mapping[str, Any]] "
+    "| Literal['auto', 'zstd', 'gzip', 'blosc'] | None"
 )
-"""Codecs of zarr, also as its metadata writes them, "auto" for zarr's choice, or None."""
+"""Codecs of zarr, also as its metadata writes them; one by its name alone, with zarr's settings; "auto" for
+zarr's choice, or None."""
 
 Crop: TypeAlias = Literal["center", "start"] | int | Sequence[int] | None
 """Which part of a larger patch is its box: the middle, the first part, or what is left when so many pixels

@@ -52,6 +52,15 @@ NEW = {  # since then
     "accumulator.typing.WindowName = ('gaussian', 'hann')",
 }
 WIDER = {  # what they meant is part of what they mean
+    # Its options were those of `Stitcher`, in **options.
+    "def accumulator.stitch(batch, *, heads=None, rank=None, world_size=None, **options)": (
+        "def accumulator.stitch(batch, *, heads=None, weights=None, blend='average', spread=False, "
+        "reduce=None, output_shape=None, origin=None, channels_first=False, crop=None, scale=None, "
+        "axes=None, dtype=None, "
+        "fill_value=0, nodata=None, on_band=None, save_path='temp_fullbatch', memory_threshold=80, "
+        "memory_limit=None, store=None, progress=False, chunks=None, shards=None, compressors=None, "
+        "on_duplicate='error', rank=None, world_size=None)"
+    ),
     "accumulator.typing.Blend = ('average', 'gaussian', 'hann', 'max', 'last')": "accumulator.typing.Blend",
 }
 MODULES = (accumulator, accumulator.exceptions, accumulator.typing)
@@ -139,6 +148,17 @@ def test_public_names_and_signatures_are_those_recorded():
         if line != WIDER.get(old, old):
             assert name_of(line) == name_of(old)
             assert is_wider(old, line), line
+
+
+def test_stitch_spells_the_options_that_it_hands_on():
+    """Each of those that a checker knows is in its signature, with the default of `Stitcher`."""
+    spelled = inspect.signature(accumulator.stitch).parameters
+    handed = inspect.signature(accumulator.Stitcher).parameters
+    options = accumulator.typing.StitchOptions.__optional_keys__
+    assert options == set(spelled) - {"batch", "heads", "weights", "rank", "world_size", "on_duplicate"}
+    for name in options:
+        assert spelled[name].kind is spelled[name].KEYWORD_ONLY
+        assert spelled[name].default is handed[name].default
 
 
 @pytest.mark.parametrize(

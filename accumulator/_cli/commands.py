@@ -7,19 +7,18 @@ without what it needs.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from accumulator import __version__
 from accumulator._cli.publish import add_publish
-from accumulator._cli.shared import add_command, as_count, show
+from accumulator._cli.shared import Parser, add_command, as_count, as_sizes, let_go, say, show
 from accumulator._cli.stitch import add_stitch
 from accumulator._cli.watch import add_watch
 from accumulator._cli.words import plain_warnings, tell
 from accumulator._inputs.extras import need
-from accumulator._inputs.text import encodable, printable
+from accumulator._inputs.text import as_text, printable
 from accumulator._report.facts import Verdict, info, missing, verify
 from accumulator._report.page import write_report
 from accumulator.exceptions import AccumulatorError
@@ -133,7 +132,8 @@ Prints the locations that no prediction came for, one a line, its numbers separa
 
 They are in canonical order; if nothing is missing, nothing is printed. --json prints one object: "n", how
 many, "rows", their places in the list of locations, and "locations". What a rank has recorded is not missing,
-whether it is published or not.
+whether it is published or not. Those that a mask leaves out are printed too: where n_expected was given, a
+store knows how many they are, and accumulator info says so, but not which.
 """
 
 _MISSING_EXAMPLES: Final = """\
@@ -151,15 +151,18 @@ into, a histogram of its values, how it is stored, and when it was written.
 
 The page is a single file that needs no network and opens in any browser. Maps larger than 1024 pixels show
 every second pixel, every third and so on; of heads larger than 1 GiB only evenly chosen chunks are read. The
-page says both. Damaged rows are shown as such. A store that is being written is not disturbed: the page shows
-what it had recorded at that moment; make another one to see more. Of a store in parts it shows what was
-published by now, and a table of the ranks.
+page says both. Where boxes overlap, maps of floating-point heads show the mean, those of whole numbers, which
+may be labels, the last patch: accumulator stitch blends as you say, and its maps as plain zarr have a page
+too. Damaged rows are shown as such. A store that is being written is not disturbed: the page shows what it
+had recorded at that moment; make another one to see more. Of a store in parts it shows what was published by
+now, and a table of the ranks.
 """
 
 _REPORT_EXAMPLES: Final = """\
 examples:
   accumulator report run.zarr                   to report.html, here
   accumulator report run.zarr -o monday.html    to another file, which must not be there yet
+  accumulator report run.zarr --pixel-size 0.5 --channel stroma --channel tumour
 
 exit codes: 0 done, 1 no store, one that cannot be read, or a file that is there already, 2 wrong arguments
 Needs jinja2 and Pillow: pip install 'full-batch-accumulator[report]'
@@ -168,15 +171,20 @@ Needs jinja2 and Pillow: pip install 'full-batch-accumulator[report]'
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    arguments = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
     try:
-        with plain_warnings():
+        arguments = _parser().parse_args(words or ["--help"])
+    finally:
+        say()  # whoever reads the help may have seen enough
+    is_json = getattr(arguments, "json", False)
+    try:
+        with plain_warnings(is_json=is_json):
             return int(arguments.run(arguments))
-    except BrokenPipeError:  # whoever reads has seen enough: Python shall not complain of it at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # in the middle of something that cannot go on unread
+        let_go()
         return 1
     except (AccumulatorError, OSError, MemoryError) as error:
-        print(tell("error", str(error)), file=sys.stderr)
+        print(tell("error", error, is_json=is_json, path=getattr(arguments, "path", None)), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("accumulator: interrupted", file=sys.stderr)
@@ -184,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="accumulator",
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -267,12 +275,24 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="the page, which must not be there yet (default: report.html)",
     )
+    report.add_argument(
+        "--pixel-size",
+        type=_pixel_size,
+        metavar="SIZE",
+        help="micrometers of a unit of the locations, or of a pixel of maps: one number, or X,Y",
+    )
+    report.add_argument(
+        "--channel",
+        action="append",
+        metavar="NAME",
+        help="a channel's name, in heads with as many channels; repeat it for each in turn",
+    )
     return parser
 
 
 def _demo(arguments: argparse.Namespace) -> int:
     options = {name: value for name, value in vars(arguments).items() if name != "run"}
-    return 0 if need("accumulator._demo.run", "demo").run_demo(**options) else 1
+    return 0 if need("accumulator._demo.run", "demo").run_demo(**options, say=say) else 1
 
 
 def _look(arguments: argparse.Namespace) -> int:
@@ -281,7 +301,7 @@ def _look(arguments: argparse.Namespace) -> int:
         try:
             found = arguments.look(path)
         except AccumulatorError as error:  # and the others are looked at all the same
-            print(tell("error", str(error)), file=sys.stderr)
+            print(tell("error", error, is_json=arguments.json, path=path), file=sys.stderr)
             is_wrong = True
         else:
             show(found, is_json=arguments.json)
@@ -290,10 +310,21 @@ def _look(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    nbytes = write_report(arguments.path, arguments.output)
-    line = f"{printable(str(arguments.output))}: {nbytes / 1e6:.1f} MB, open it in a browser"
-    print(encodable(line, sys.stdout))
+    nbytes = write_report(
+        arguments.path,
+        arguments.output,
+        pixel_size=arguments.pixel_size,
+        channel_names=arguments.channel,
+    )
+    say(f"{printable(str(arguments.output))}: {as_text(nbytes)}, open it in a browser")
     return 0
+
+
+def _pixel_size(text: str) -> tuple[float, float]:
+    sizes = as_sizes(text)
+    if len(sizes) not in {1, 2}:
+        raise argparse.ArgumentTypeError(f"{text} is neither one number nor X,Y")
+    return sizes[0], sizes[-1]
 
 
 def _percent(text: str) -> float:

@@ -46,13 +46,8 @@ def add_publish(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command to the others."""
     short = "make one result of what several ranks have recorded"
     parser = add_command(add, "publish", _publish, short, _DESCRIPTION, _EXAMPLES)
-    parser.usage = "accumulator publish PATH [options]"  # an option takes all words behind it
-    parser.add_argument(
-        "path",
-        type=Path,
-        metavar="PATH",
-        help="the store's folder, before --leave-out, which takes many words",
-    )
+    parser.usage = "accumulator publish PATH [options]"
+    parser.add_argument("path", type=Path, metavar="PATH", help="the store's folder")
     parser.add_argument(
         "--partial", action="store_true", help="publish what is recorded by now, also while ranks are at work"
     )
@@ -71,11 +66,11 @@ def add_publish(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     parser.add_argument(
         "--leave-out",
-        nargs="+",
-        action="extend",
+        action="append",
         default=[],
         metavar="NAME",
-        help="damaged parts to publish without, as the error about them names them; they stay where they are",
+        help="a damaged part to publish without, as the error about it names it; it stays where it is; "
+        "repeatable",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
 
@@ -88,12 +83,15 @@ class _Published:
     state: str
     n: int
     n_written: int
+    n_missing: int
+    n_left_out: int
 
     def as_json(self) -> dict[str, Any]:
-        return attrs.asdict(self) | {"n_missing": self.n - self.n_written}
+        return attrs.asdict(self)
 
     def lines(self) -> Iterator[str]:
-        rows = f"{self.n_written} of {self.n} rows published, {self.n - self.n_written} missing"
+        n, left = self.n - self.n_left_out, f", {self.n_left_out} left out" * bool(self.n_left_out)
+        rows = f"{self.n_written} of {n} rows published, {self.n_missing} missing{left}"
         yield f"{printable(self.path)}: {self.state}: {rows}"
         if self.state == IN_PARTS:
             yield "it is not complete: publish again, without --partial, once all ranks have ended"
@@ -108,6 +106,7 @@ def _publish(arguments: argparse.Namespace) -> int:
         on_duplicate=arguments.on_duplicate,
         leave_out=arguments.leave_out,
     ) as batch:
-        n, n_written = len(batch.written), int(batch.written.sum())
-    show(_Published(str(path.absolute()), state_of(path), n, n_written), is_json=arguments.json)
+        n, n_written, n_left_out = len(batch.written), int(batch.written.sum()), batch._n_left_out  # noqa: SLF001
+    root, state, n_missing = str(path.absolute()), state_of(path), n - n_written - n_left_out
+    show(_Published(root, state, n, n_written, n_missing, n_left_out), is_json=arguments.json)
     return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import math
 import sys
 from collections.abc import Mapping
 from fractions import Fraction
@@ -15,7 +14,7 @@ import attrs
 import numpy as np
 
 from accumulator import FullBatch, StitchedMap, stitch
-from accumulator._cli.shared import add_command, show
+from accumulator._cli.shared import add_command, as_number, as_sizes, show
 from accumulator._export import check_ome_tiff, check_ome_zarr
 from accumulator._export.map import UNITS
 from accumulator._inputs.heads import Heads
@@ -23,8 +22,8 @@ from accumulator._inputs.text import listed, printable, shape_text
 from accumulator._stitching.blends import DEFAULT_BLEND
 from accumulator._stitching.result import check_is_of_patches
 from accumulator._stores.files.target import is_inside
-from accumulator.exceptions import OptionError
-from accumulator.typing import BlendName, MapKind
+from accumulator.exceptions import NothingPushedError, OptionError
+from accumulator.typing import BlendName, MapKind, WindowName
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -46,7 +45,8 @@ The name of the output says what it is:
 
 Locations are [start_x, start_y, end_x, end_y] in pixels of the patches, patches have their channels last,
 and a box is as large as its patch: what else is so has to be said, by --channels-first, --crop, --scale or
---axes. The first three take HEAD=VALUE too, and may be repeated.
+--axes. --crop and --scale take HEAD=VALUE too, and may be repeated. A head is called by its name or, as in
+Python, by its number: 0 is the first. Numbers an axis have commas between them, x first.
 """
 _EXAMPLES: Final = """\
 examples:
@@ -54,10 +54,12 @@ examples:
   accumulator stitch run.zarr -o tumour.ome.tif --head tumour --pixel-size 0.5
   accumulator stitch run.zarr -o map.zarr --channels-first --crop center --scale 1/4 --origin min
   accumulator stitch run.zarr -o maps.zarr --scale coarse=1/2 --crop coarse=8
-  accumulator stitch run.zarr -o region.zarr --origin 20000 31000 --shape 4096 4096 --fill nan
+  accumulator stitch run.zarr -o heat.ome.tif --head grade --spread --scale 1/256
+  accumulator stitch run.zarr -o labels.zarr --head tissue --blend hann --reduce argmax --fill 255
+  accumulator stitch run.zarr -o region.zarr --origin 20000,31000 --shape 4096,4096 --fill nan
 
-exit codes: 0 done, 1 no store, one that cannot be stitched or read, or an output that is there already,
-2 wrong arguments
+exit codes: 0 done, 1 no store, one that cannot be stitched or read, a map that would have no patch, or an
+output that is there already, 2 wrong arguments
 OME files need more packages: pip install 'full-batch-accumulator[ome]'
 """
 _KINDS: Final = {".ome.zarr": "OME-Zarr", ".ome.tif": "OME-TIFF", ".ome.tiff": "OME-TIFF", ".zarr": "zarr"}
@@ -67,10 +69,8 @@ def add_stitch(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command to the others."""
     short = "blend the patches of a store into maps, and write them as OME-Zarr, OME-TIFF or zarr"
     parser = add_command(add, "stitch", _stitch, short, _DESCRIPTION, _EXAMPLES)
-    parser.usage = "accumulator stitch PATH -o FILE [options]"  # some options take all words behind them
-    parser.add_argument(
-        "path", type=Path, metavar="PATH", help="the store's folder, before the options: some take many words"
-    )
+    parser.usage = "accumulator stitch PATH -o FILE [options]"
+    parser.add_argument("path", type=Path, metavar="PATH", help="the store's folder")
     parser.add_argument(
         "-o", "--output", type=_output, required=True, metavar="FILE", help="the file, not there yet"
     )
@@ -79,32 +79,44 @@ def add_stitch(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     parser.add_argument(
         "--blend",
-        choices=get_args(BlendName),
-        default=DEFAULT_BLEND,
+        type=_for_head(_blend),
+        action="append",
+        metavar="[HEAD=]BLEND",
         help="how overlapping patches are blended: their mean, plain or with more weight in the middle "
-        "(gaussian, hann), the largest value, or the last in the list (default: average)",
+        "(average, gaussian, hann), the largest or smallest value (max, min), that of the last in the list "
+        "or of the nearest centre (last, nearest), or the class that most have (vote, vote:hann, "
+        "vote:gaussian) (default: average)",
+    )
+    parser.add_argument(
+        "--spread", action="store_true", help="heads of one value a patch fill their boxes: heat maps"
+    )
+    parser.add_argument(
+        "--reduce",
+        type=_for_head(_reduce),
+        action="append",
+        metavar="[HEAD=]argmax",
+        help="store the largest channel of each pixel, and not the channels",
+    )
+    parser.add_argument(
+        "--weights", metavar="HEAD", help="a head that says what pixels of the others count, and is no map"
     )
     parser.add_argument(
         "--shape",
-        type=int,
-        nargs="+",
-        metavar="N",
-        help="height and width of the maps; PATH comes before it (default: all patches)",
+        type=_whole_numbers,
+        metavar="H,W",
+        help="height and width of the maps (default: all patches)",
     )
     parser.add_argument(
         "--origin",
         type=_origin,
-        nargs="+",
-        metavar="N",
-        help='x and y of their first pixel, or "min", where the first box begins (default: 0 0)',
+        metavar="X,Y",
+        help='their first pixel, or "min", where the first box begins (default: 0,0)',
     )
     parser.add_argument(
-        "--channels-first",
-        action="append",
-        nargs="?",
-        const=True,
-        metavar="HEAD",
-        help="patches are (n, C, h, w): those of all heads, or of this one; PATH comes before it",
+        "--channels-first", action="store_true", help="patches are (n, C, h, w), those of all heads"
+    )
+    parser.add_argument(
+        "--channels-first-of", action="append", metavar="HEAD", help="those of this head; repeatable"
     )
     parser.add_argument(
         "--crop",
@@ -123,17 +135,19 @@ def add_stitch(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--axes", metavar="ORDER", help="the order of the locations' columns, such as yx")
     parser.add_argument(
-        "--fill", type=_number, default=0, metavar="VALUE", help="where no patch is, such as nan (default: 0)"
+        "--fill",
+        type=as_number,
+        default=0,
+        metavar="VALUE",
+        help="where no patch is, such as nan (default: 0)",
     )
     parser.add_argument(
         "--nodata",
-        type=_number,
+        type=as_number,
         metavar="VALUE",
         help="a number that does not count where another patch has a value, such as nan",
     )
-    parser.add_argument(
-        "--pixel-size", type=_size, nargs="+", metavar="SIZE", help="one number, or x and y, in --unit"
-    )
+    parser.add_argument("--pixel-size", type=as_sizes, metavar="SIZE", help="one number, or X,Y, in --unit")
     parser.add_argument("--unit", choices=tuple(UNITS), default="micrometer", help="(default: micrometer)")
     parser.add_argument(
         "--channel", action="append", metavar="NAME", help="a channel's name; repeat it for each in turn"
@@ -166,11 +180,19 @@ class _Stitched:
             "n_written": int(self.maps.written.sum()),
             "n_stitched": self.maps.n_stitched,
             "n_outside": self.maps.n_outside,
+            "images": self.images(),
             "heads": [
                 {"name": name, "shape": list(array.shape), "dtype": str(array.dtype)}
                 for name, array in Heads.of(self.maps.outputs).by_name().items()
             ],
         }
+
+    def images(self) -> list[str]:
+        """Return the paths that a viewer opens, or Python where the maps are plain zarr."""
+        names = Heads.of(self.maps.outputs).by_name()
+        if self.kind == "OME-Zarr" and (self.output / "OME").is_dir():  # which lists several images
+            return [str(self.output / name) for name in names if (self.output / name).is_dir()]
+        return [str(self.output)]
 
     def lines(self) -> Iterator[str]:
         facts, output = self.as_json(), printable(str(self.output))
@@ -180,9 +202,8 @@ class _Stitched:
         yield f"{patches}; {self.kind} in {output}"
         if facts["n_outside"]:
             yield f"{facts['n_outside']} patches lie wholly outside of the maps, and are left out"
-        if self.kind == "OME-Zarr" and (self.output / "OME").is_dir():  # which lists several images
-            images = (head["name"] for head in facts["heads"] if (self.output / head["name"]).is_dir())
-            yield from (f"a viewer opens {output}/{printable(name)}" for name in images)
+        for image in map(printable, facts["images"]):
+            yield f"StitchedMap.load opens {image}" if self.kind == "zarr" else f"a viewer opens {image}"
 
 
 def _stitch(arguments: argparse.Namespace) -> int:
@@ -194,9 +215,12 @@ def _stitch(arguments: argparse.Namespace) -> int:
         raise OptionError(f"{output} is in the store itself: write elsewhere")
     batch = FullBatch.load(arguments.path, partial=True)
     check_is_of_patches(batch)
-    heads = arguments.head
-    if heads is not None and isinstance(batch.outputs, list):
-        heads = [int(head) if head.isascii() and head.isdigit() else head for head in heads]
+    if not batch.written.any():
+        raise NothingPushedError(
+            f"{arguments.path} has none of its {len(batch.written)} patches, so that there is nothing to see "
+            "on a map; `accumulator info` says how far it is"
+        )
+    heads = None if arguments.head is None else [_key(batch, head) for head in arguments.head]
     sizes = arguments.pixel_size
     options: dict[str, Any] = {
         "pixel_size": sizes[0] if sizes is not None and len(sizes) == 1 else sizes,
@@ -207,15 +231,24 @@ def _stitch(arguments: argparse.Namespace) -> int:
         raise OptionError("--pixel-size, --channel and --kind are for OME files, not for plain zarr")
     options["unit"] = arguments.unit
     options["kind"] = options["kind"] or "image"
-    channels_first = _by_head(batch, [(head, True) for head in arguments.channels_first or ()]) or False
-    _check(batch, heads, kind, channels_first, options)
+    said = [(None, True)] * arguments.channels_first
+    said += [(head, True) for head in arguments.channels_first_of or ()]
+    channels_first = _by_head(batch, said) or False
+    weights = None if arguments.weights is None else _key(batch, arguments.weights)
+    if weights is not None and heads is None:
+        heads = [key for key in Heads.of(batch.outputs).keys if key != weights]
+    reduce = _by_head(batch, arguments.reduce)
+    _check(batch, heads, kind, (channels_first, reduce), options)
     options["kind"] = _by_place(options["kind"], heads)
     with stitch(
         batch,
         heads=heads,
-        blend=arguments.blend,
+        weights=weights,
+        blend=_by_place(_by_head(batch, arguments.blend), heads) or DEFAULT_BLEND,
+        spread=arguments.spread,
+        reduce=_by_place(reduce, heads),
         output_shape=arguments.shape,
-        origin="min" if arguments.origin == ["min"] else arguments.origin,
+        origin=arguments.origin,
         channels_first=_by_place(channels_first, heads),
         crop=_by_place(_by_head(batch, arguments.crop), heads),
         scale=_by_place(_by_head(batch, arguments.scale), heads),
@@ -226,6 +259,10 @@ def _stitch(arguments: argparse.Namespace) -> int:
         save_path=output.absolute().parent,
         progress=sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None,
     ) as maps:
+        if not maps.n_stitched:
+            raise OptionError(
+                f"none of the {maps.written.sum()} patches lies on the map: give another --origin or --shape"
+            )
         if kind == "zarr":
             maps.save(output)
         elif kind == "OME-Zarr":
@@ -240,10 +277,13 @@ def _check(
     batch: FullBatch,
     heads: list[Any] | None,
     kind: str,
-    channels_first: StorageOption[bool],
+    channels: tuple[StorageOption[bool], Any],
     options: dict[str, Any],
 ) -> None:
-    """Refuse now what the file would refuse when the maps are made."""
+    """Refuse now what the file would refuse when the maps are made.
+
+    Of channels it is told whether they are first, and what becomes of them.
+    """
     given = Heads.of(batch.outputs)
     outputs = dict(zip(given.keys, given, strict=True))
     if kind == "OME-TIFF" and len(heads or outputs) != 1:
@@ -256,9 +296,10 @@ def _check(
         return  # stitching says what is wrong with such heads
     small: dict[str, Any] = {}
     for head, array in chosen.items():
-        is_first = channels_first.get(head) if isinstance(channels_first, Mapping) else channels_first
-        channels = array.shape[1 : array.ndim - n_spatial] if is_first else array.shape[1 + n_spatial :]
-        small[str(head)] = np.broadcast_to(np.zeros((), array.dtype), (1,) * n_spatial + channels)
+        is_first, is_reduced = (each.get(head) if isinstance(each, Mapping) else each for each in channels)
+        behind = array.shape[1 : array.ndim - n_spatial] if is_first else array.shape[1 + n_spatial :]
+        dtype, behind = (np.dtype(np.uint8), ()) if is_reduced else (array.dtype, behind)
+        small[str(head)] = np.broadcast_to(np.zeros((), dtype), (1,) * n_spatial + behind)
     if kind == "OME-Zarr" and small:
         check_ome_zarr(small, n_spatial=n_spatial, **options)
     for name, array in small.items() if kind == "OME-TIFF" else ():
@@ -269,16 +310,22 @@ def _by_head(batch: FullBatch, said: list[tuple[Any, Any]] | None) -> Any:
     """Return what was said for all heads, or a dict of what was said of single ones."""
     by_head: dict[Any, Any] = {}
     for head, value in said or ():
-        if head is None or head is True:
+        if head is None:
             if len(said or ()) > 1:
                 raise OptionError("something is said of all heads, and more: say it once, or name each head")
             return value
-        is_number = isinstance(batch.outputs, list) and head.isascii() and head.isdigit()
-        key = int(head) if is_number else head
+        key = _key(batch, head)
         if key in by_head:
             raise OptionError(f"something is said twice of head {key}: say it once")
         by_head[key] = value
     return by_head or None
+
+
+def _key(batch: FullBatch, head: str) -> int | str:
+    """Return what the library calls a head that has this name or number, or may have none."""
+    keys = Heads.of(batch.outputs).keys
+    is_number = head not in keys and head.isascii() and head.isdigit() and int(head) < len(keys)
+    return keys[int(head)] if is_number else head
 
 
 def _by_place(said: Any, heads: list[Any] | None) -> Any:
@@ -301,6 +348,21 @@ def _for_head(read: Callable[[str], Any]) -> Callable[[str], tuple[str | None, A
     return reading
 
 
+def _blend(text: str) -> Any:
+    name, is_pair, window = text.partition(":")
+    windows = get_args(WindowName)
+    if name not in get_args(BlendName) or (is_pair and (name != "vote" or window not in windows)):
+        pairs = ", ".join(f"vote:{each}" for each in windows)
+        raise argparse.ArgumentTypeError(f"{text} is none of {', '.join(get_args(BlendName))}, {pairs}")
+    return (name, window) if is_pair else name
+
+
+def _reduce(text: str) -> str:
+    if text != "argmax":
+        raise argparse.ArgumentTypeError(f"{text} is not argmax: other functions are for Python")
+    return text
+
+
 def _crop(text: str) -> Any:
     if text in {"center", "start"}:
         return text
@@ -319,11 +381,15 @@ def _scale(text: str) -> Any:
     return factors[0] if len(factors) == 1 else factors
 
 
-def _origin(text: str) -> Any:
+def _whole_numbers(text: str) -> list[int]:
     try:
-        return text if text == "min" else int(text)
+        return [int(part) for part in text.split(",")]
     except ValueError as cause:
-        raise argparse.ArgumentTypeError(f'{text} is neither a whole number nor "min"') from cause
+        raise argparse.ArgumentTypeError(f"{text} is not whole numbers with commas between them") from cause
+
+
+def _origin(text: str) -> Any:
+    return text if text == "min" else _whole_numbers(text)
 
 
 def _kind(output: Path) -> str:
@@ -334,24 +400,3 @@ def _output(text: str) -> Path:
     if not _kind(Path(text)):
         raise argparse.ArgumentTypeError(f"{text} ends with none of {', '.join(_KINDS)}")
     return Path(text)
-
-
-def _size(text: str) -> float:
-    size = _number(text)
-    if not size > 0:
-        raise argparse.ArgumentTypeError(f"{text} is not the size of a pixel")
-    return size
-
-
-def _number(text: str) -> float:
-    try:
-        return int(text)  # which a float may not hold
-    except ValueError:
-        pass
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.inf
-    if math.isinf(number):
-        raise argparse.ArgumentTypeError(f"{text} is not a number, or nan")
-    return int(number) if number.is_integer() and abs(number) < 2**53 else number

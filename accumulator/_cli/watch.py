@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from accumulator._cli.shared import add_command
+from accumulator._cli.shared import add_command, let_go
 from accumulator._inputs.text import encodable
 from accumulator._report.live import Watch, glimpse
 from accumulator._report.page import write_report
@@ -33,7 +33,8 @@ examples:
   accumulator watch run.zarr
   accumulator watch run.zarr --report live.html --every 30    open live.html in a browser, and leave it open
 
-exit codes: 0 the run is complete, 1 no store, or one that cannot be read, 2 wrong arguments, 130 Ctrl-C
+exit codes: 0 the run is complete, or nobody reads any more, 1 no store, or one that cannot be read,
+2 wrong arguments, 130 Ctrl-C
 """
 _MOST_CELLS: Final = 64  # characters of the picture
 _LEAST_CELLS: Final = 8
@@ -57,6 +58,14 @@ def add_watch(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _watch(arguments: argparse.Namespace) -> int:
+    try:
+        return _look_on(arguments)
+    except BrokenPipeError:  # nobody watches any more
+        let_go()
+        return 0
+
+
+def _look_on(arguments: argparse.Namespace) -> int:
     watch, n_drawn, last, is_first = Watch(), 0, "", True
     is_terminal = sys.stdout.isatty()
     while True:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import json
 import re
 import sys
 import warnings
@@ -13,6 +15,7 @@ from accumulator.exceptions import AccumulatorError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 _FLAGS: Final = {
     "output_shape": "--shape",
@@ -32,6 +35,8 @@ _WORDS: Final = {
     "scale": "--scale",
     "axes": "--axes",
     "blend": "--blend",
+    "spread": "--spread",
+    "reduce": "--reduce",
     "unit": "--unit",
 }  # which are options where they have a value
 _PHRASES: Final = {
@@ -42,20 +47,26 @@ _PHRASES: Final = {
     "what there is with partial=True": "what there is with --partial",
     'publish with on_duplicate="first" or "last"': "publish with --on-duplicate first or --on-duplicate last",
     "in a dict by head where heads differ": "and stitch heads that differ one by one, with --head",
+    "accumulator.publish(path), or `accumulator publish` in a shell, makes": "`accumulator publish` makes",
+    "with partial=True also while": "with --partial also while",
 }
 _VALUE: Final = r"""=(?P<value>"[^"]*"|\[[^\]]*\]|\([^)]*\)|[\w+-]+(?:[./]\d+)*)?"""
 _OPTION: Final = re.compile(
     rf"(?<![\w./'\"-])(?:(?P<flag>{'|'.join(_FLAGS)})\b(?:{_VALUE})?"
     rf"|(?P<word>{'|'.join(_WORDS)})(?:{_VALUE.replace('<value>', '<its>')}|(?= is | has )))"
 )
-_OR: Final = re.compile(r'(--[\w-]+) (\w+) or "(\w+)"')  # another value of the same option
+_OR: Final = re.compile(r'(--[\w-]+) \w+(?:, "\w+")* or "\w+"')  # other values of the same option
 
 
 def in_flags(text: str) -> str:
     """Return what an error or a warning says, with the command's options for Python's."""
     for phrase, words in _PHRASES.items():
         text = text.replace(phrase, words)
-    return _OR.sub(r"\1 \2 or \1 \3", _OPTION.sub(_as_flag, text))
+    return _OR.sub(_each_with_flag, _OPTION.sub(_as_flag, text))
+
+
+def _each_with_flag(found: re.Match[str]) -> str:
+    return re.sub(r'"(\w+)"', rf"{found[1]} \1", found[0])
 
 
 def _as_flag(found: re.Match[str]) -> str:
@@ -65,24 +76,38 @@ def _as_flag(found: re.Match[str]) -> str:
         return flag
     if value == "False":
         return f"no {flag}"
-    between = "," if name in {"crop", "scale"} else " "
     parts = re.split(", *", value.strip('"[]()'))
-    return f"{flag} {between.join(parts)}"
+    return f"{flag} {','.join(parts)}"
 
 
-def tell(kind: str, text: str) -> str:
-    """Return a line for people: ``accumulator: error: ...``."""
-    return encodable(f"accumulator: {kind}: {printable(in_flags(text))}", sys.stderr)
+def tell(kind: str, what: BaseException, *, is_json: bool = False, path: Path | None = None) -> str:
+    """Return a line for people, ``accumulator: error: ...``, or one for programs.
+
+    That is an object with ``kind`` and its "type", and the "path" that was looked at where that is known.
+    """
+    text = in_flags(_message(what))
+    if not is_json:
+        return encodable(f"accumulator: {kind}: {printable(text)}", sys.stderr)
+    name = "UsageError" if isinstance(what, argparse.ArgumentTypeError) else type(what).__name__
+    return json.dumps({kind: text, "type": name} | ({"path": str(path.absolute())} if path else {}))
+
+
+def _message(error: BaseException) -> str:
+    """Return what an error says; numbers of the operating system mean nothing to people."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror + (f": {error.filename}" if error.filename else "")
+    return str(error) or ("there is not enough memory" if isinstance(error, MemoryError) else repr(error))
 
 
 @contextlib.contextmanager
-def plain_warnings() -> Iterator[None]:
+def plain_warnings(*, is_json: bool = False) -> Iterator[None]:
     """Let warnings to users be a line each, without the line of code that led to them."""
     usual = warnings.formatwarning
 
     def formatted(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> str:
         if issubclass(category, (AccumulatorError, UserWarning)):
-            return tell("warning", str(message)) + "\n"
+            said = message if isinstance(message, Warning) else category(message)
+            return tell("warning", said, is_json=is_json) + "\n"
         return usual(message, category, *place, **more)
 
     warnings.formatwarning = formatted

@@ -28,6 +28,7 @@ from accumulator._inputs.arguments import (
     as_store,
     as_threshold,
     as_token,
+    check_expected,
 )
 from accumulator._inputs.declared import as_declared
 from accumulator._inputs.options import HeadOptions
@@ -111,8 +112,10 @@ class FullBatchAccumulator(Collector[FullBatch, Canvas], Covered):
         would take more than a twentieth of the time. Nothing but a push and `flush` records rows. 0 means
         every push, inf only `flush`.
     n_expected : int, optional
-        The least number of locations that will come, if that is known. A disk without room for so many
-        refuses the first push; one without room for all of them is warned of.
+        How many of the locations are to come, where a mask leaves others out; more may. The others count as
+        left out, not as missing, in what is printed and drawn of the run, and ``store`` keeps the number.
+        Which locations these are nobody is told: `missing_locs` has all that have not come. A disk without
+        room for so many refuses the first push; one without room for all locations is warned of.
     dtype : dtype, optional
         What predictions are stored as, such as float16, in RAM too; by default as they come. Floats are
         rounded, and a value that the dtype cannot hold is an error.
@@ -123,13 +126,14 @@ class FullBatchAccumulator(Collector[FullBatch, Canvas], Covered):
         compressors are those of zarr, and matter on disk and in what `FullBatch.save` writes.
     shards : int or tuple of int, optional
         Rows of a shard, or its whole shape; chunks are then one row by default. None means no shards.
-    compressors : zarr codec or sequence of them, optional
-        None, the default, does not compress: predictions hardly get smaller, and writing takes many times
-        longer. ``dtype``, ``fill_value``, ``chunks``, ``shards`` and ``compressors`` are for all heads, or a
-        dict by head name or number.
+    compressors : str, zarr codec or sequence of codecs, optional
+        "zstd", "gzip" or "blosc" with zarr's settings, or codecs with others. None, the default, does not
+        compress: predictions hardly get smaller, and writing takes many times longer. ``dtype``,
+        ``fill_value``, ``chunks``, ``shards`` and ``compressors`` are for all heads, or a dict by head name
+        or number.
     progress : bool, default False
-        Show a bar of the rows that have come, out of ``n_expected`` or of all, with the gaps, the memory, and
-        whether they are in RAM or in zarr. Needs tqdm, the extra ``progress``.
+        Show a bar of the rows that have come, out of ``n_expected`` or of all, with the gaps that no mask
+        explains, the memory, and whether they are in RAM or in zarr. Needs tqdm, the extra ``progress``.
     heads : list, or dict by name, optional
         The heads that will come: pairs ``(patch_shape, dtype)``, such as ``((256, 256, 1), "float32")``, or
         example arrays, which are batches of any number of rows, even 0, as `push` takes them: their first
@@ -230,7 +234,7 @@ class FullBatchAccumulator(Collector[FullBatch, Canvas], Covered):
     ) -> None:
         who = as_rank(rank, world_size)
         budget = Budget(as_folder(save_path), as_threshold(memory_threshold), as_limit(memory_limit))
-        on_duplicate, n_least = as_on_duplicate(on_duplicate), as_expected(n_expected)
+        on_duplicate, n_expected = as_on_duplicate(on_duplicate), as_expected(n_expected)
         path, mode, token = as_store(store), as_mode(mode), as_token(resume_token)
         interval, bar = as_seconds(checkpoint_interval), as_progress(progress)
         options = HeadOptions(
@@ -243,13 +247,12 @@ class FullBatchAccumulator(Collector[FullBatch, Canvas], Covered):
         declared = as_declared(heads)
         if who is None or path is None:
             index, together = LocationIndex(full_output_locs), None
+            check_expected(n_expected, len(index))
         else:
             budget = attrs.evolve(budget, n_sharing=who.n_on_node)
-            index, together = join(path, who, full_output_locs, declared, options, on_duplicate, token)
-        if n_least > len(index):
-            if together is not None:
-                together.part.release()
-            raise OptionError(f"n_expected is {n_expected}, but full_output_locs has {len(index)} locations")
+            index, together = join(
+                path, who, full_output_locs, declared, options, on_duplicate, token, n_expected=n_expected
+            )
         if path is None and (mode != "w-" or token is not None or interval is not None):
             raise OptionError(
                 "mode, resume_token and checkpoint_interval are for a run that is kept: give store= too"
@@ -261,7 +264,7 @@ class FullBatchAccumulator(Collector[FullBatch, Canvas], Covered):
                 budget,
                 on_duplicate,
                 options,
-                n_least,
+                n_expected,
                 path,
                 mode,
                 token,
@@ -546,26 +549,30 @@ class FullBatchAccumulator(Collector[FullBatch, Canvas], Covered):
     def __repr__(self) -> str:
         """Return coverage, heads and place in one line."""
         with self._lock:
-            canvas = self._canvas
+            canvas, n_left_out = self._canvas, self._n_left_out
             return (
                 f"<FullBatchAccumulator heads: {len(canvas.specs)}, written: {canvas.written.sum()} of "
-                f"{canvas.n_rows}, {self._state}>"
+                f"{canvas.n_rows - n_left_out}{f', {n_left_out} left out' * bool(n_left_out)}, {self._state}>"
             )
 
     def _repr_html_(self) -> str:
         """Return heads, coverage, memory and place as a notebook shows them; nothing is read or written."""
         with self._lock:
-            canvas, written = self._canvas, self.written
+            canvas, written, n_left_out = self._canvas, self.written, self._n_left_out
             shapes = [((canvas.n_rows, *spec.patch_shape), str(spec.dtype)) for spec in canvas.specs]
             heads = canvas.specs.like(shapes).by_name()
             facts = {"state": self._state, "memory": memory_text(canvas.held_nbytes, available_memory())}
             if canvas.zarr_store is not None:
                 facts["stored in"] = str(canvas.zarr_store)
-        return as_html("FullBatchAccumulator", heads, facts, self._index.locs, written)
+        return as_html("FullBatchAccumulator", heads, facts, self._index.locs, written, n_left_out)
 
     @property
     def _coverage(self) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         return self._index.locs, self.written
+
+    @property
+    def _n_left_out(self) -> int:
+        return self._canvas.n_left_out
 
     @property
     def _state(self) -> str:
@@ -577,4 +584,6 @@ class FullBatchAccumulator(Collector[FullBatch, Canvas], Covered):
 def _shown(canvas: Canvas) -> tuple[int, str]:
     """Return what a progress bar shows."""
     memory = memory_state(canvas.held_nbytes, available_memory(), is_in_ram=canvas.zarr_store is None)
-    return canvas.n_written, f"{canvas.n_consumed - canvas.n_written} gaps, {memory}"
+    # Those that a mask leaves out are no gaps; where they lie nobody is told.
+    n_gaps = max(0, canvas.n_consumed - canvas.n_written - canvas.n_left_out)
+    return canvas.n_written, memory if canvas.n_left_out and not n_gaps else f"{n_gaps} gaps, {memory}"

@@ -26,6 +26,7 @@ from accumulator._inputs.heads import Heads
 from accumulator._inputs.options import HeadOptions
 from accumulator._inputs.text import as_text, named
 from accumulator._inputs.validation import HeadSpec, as_specs, as_stored_heads, check_specs
+from accumulator._pictures import left_out
 from accumulator._stores.format.layout import check_options
 from accumulator._stores.kept.fit import check_heads
 from accumulator._stores.kept.run import KeptRun
@@ -51,7 +52,7 @@ class Canvas:
     budget: Budget
     on_duplicate: OnDuplicate = "error"
     options: HeadOptions = attrs.field(factory=HeadOptions)
-    n_expected: int = 0  # rows that will come at least
+    n_expected: int | None = None  # rows that are to come, where that is known
     run: KeptRun | None = None  # which keeps them, on disk whatever the budget
     checkpoint_interval: float = math.inf  # seconds between two records of a run that is kept, or longer
     is_one_call: bool = False  # of the function: its arrays are the caller's, who may have many such calls
@@ -75,7 +76,7 @@ class Canvas:
         budget: Budget,
         on_duplicate: OnDuplicate,
         options: HeadOptions,
-        n_expected: int = 0,
+        n_expected: int | None = None,
         store: str | None = None,
         mode: Mode = "w-",
         resume_token: str | None = None,
@@ -94,9 +95,11 @@ class Canvas:
             canvas = cls(len(locs), budget, on_duplicate, options, n_expected)
             canvas._declare(declared, locs)
             return canvas
-        run = KeptRun.claim(store, mode, locs, resume_token) if part is None else part
+        run = KeptRun.claim(store, mode, locs, resume_token, n_expected) if part is None else part
         budget = attrs.evolve(budget, save_path=str(Path(store).parent))
         interval = 30 if checkpoint_interval is None else checkpoint_interval
+        if run.n_expected is not None:  # as an earlier run, or another rank, was told
+            n_expected = run.n_expected
         canvas = cls(len(locs), budget, on_duplicate, options, n_expected, run, interval)
         try:
             if run.is_resumed:
@@ -162,6 +165,11 @@ class Canvas:
         return 0 if self._batches is None else self._batches.n_written
 
     @property
+    def n_left_out(self) -> int:
+        """How many rows will never come, as a mask leaves them out."""
+        return left_out(self.n_rows, self.n_written, self.n_expected)
+
+    @property
     def n_consumed(self) -> int:
         return self._n_consumed if self._batches is None else self._batches.n_consumed
 
@@ -193,7 +201,7 @@ class Canvas:
             specs,
             self.budget,
             self.store,
-            n_expected=max(self.n_expected, self.n_written),
+            n_expected=max(self.n_expected or 0, self.n_written),
             n_written=self.n_written,
             recorded=None if self.run is None else self.run.recorded,
         )

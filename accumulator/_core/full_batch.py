@@ -13,6 +13,7 @@ from accumulator._core.memory import available_memory
 from accumulator._core.result import Result
 from accumulator._inputs.heads import LOCATION, dimension_names
 from accumulator._inputs.validation import HeadSpec, as_place, as_target
+from accumulator._pictures import left_out
 from accumulator._stores.files.target import reaching, staged
 from accumulator._stores.format.arrays import read_only, storage_of
 from accumulator._stores.format.store import FolderStore
@@ -83,6 +84,8 @@ class FullBatch(Result, Covered):
     _store: FolderStore | None = None  # None in RAM
     _storage: tuple[Storage, ...] = ()  # how heads in RAM are to be saved, where that was said
     _is_partial: bool = False  # loaded from a run under way, whose other rows mean nothing
+    # Rows that were to come, where that is known.
+    _n_expected: int | None = attrs.field(default=None, kw_only=True)
 
     @property
     def missing_locs(self) -> NDArray[Any]:
@@ -160,8 +163,14 @@ class FullBatch(Result, Covered):
         store = FolderStore(source, read_only=True)
         arrays: list[RowArray] = list(RowChecker(saved).guarded(store))
         outputs = saved.heads.like(arrays).as_given()
-        is_partial = not saved.mark.is_complete
-        return cls(outputs, saved.output_locs, saved.written.copy(), store, is_partial=is_partial)
+        return cls(
+            outputs,
+            saved.output_locs,
+            saved.written.copy(),
+            store,
+            is_partial=not saved.mark.is_complete,
+            n_expected=saved.mark.n_expected,
+        )
 
     @property
     def _coverage(self) -> tuple[NDArray[Any], NDArray[np.bool_]]:
@@ -175,6 +184,10 @@ class FullBatch(Result, Covered):
         if told and all(told):  # of maps, whose rows are no locations
             names = names.like(each or () for each in told)
         return next((each[0] for each in names), LOCATION), names
+
+    @property
+    def _n_left_out(self) -> int:
+        return left_out(len(self.written), int(np.count_nonzero(self.written)), self._n_expected)
 
     @property
     def _files(self) -> FolderStore | None:
@@ -206,7 +219,7 @@ class FullBatch(Result, Covered):
     ) -> None:
         if note is not None:
             note(store.root)
-        complete_result(store, self._heads, self.output_locs, self.written, checksums)
+        complete_result(store, self._heads, self.output_locs, self.written, checksums, self._n_expected)
 
     def _move(self, store: FolderStore, target: Path, note: Note | None) -> bool:
         """Move a spilled result that was not saved before; return False where it has to be copied."""
@@ -255,7 +268,15 @@ def hand_over(canvas: Canvas, locs: NDArray[Any], *, is_partial: bool = False) -
     storage = tuple(spec.storage for spec in canvas.specs)
     if not is_partial:
         locs = locs.copy()  # else it is in a file, which nobody changes
-    return FullBatch(heads, locs, canvas.written.copy(), store, storage, is_partial=is_partial)
+    return FullBatch(
+        heads,
+        locs,
+        canvas.written.copy(),
+        store,
+        storage,
+        is_partial=is_partial,
+        n_expected=canvas.n_expected,
+    )
 
 
 def as_read_only(array: RowArray) -> RowArray:

@@ -216,12 +216,17 @@ class Covered(ABC):
         MissingExtraError
             matplotlib is not installed, the extra ``plot``; an ImportError.
         """
-        return plot_coverage(*self._coverage, ax)
+        return plot_coverage(*self._coverage, ax, self._n_left_out)
 
     @property
     @abstractmethod
     def _coverage(self) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """All locations, and which are written."""
+
+    @property
+    @abstractmethod
+    def _n_left_out(self) -> int:
+        """How many of them will never come."""
 
 
 def _tell_unrecorded(reference: weakref.ref[Collector[Any, Any]]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from accumulator._core.locations import LocationIndex
+from accumulator._inputs.arguments import check_expected
 from accumulator._inputs.validation import as_locations, as_specs
 from accumulator._inputs.warn import warn
 from accumulator._stores.files.ownership import is_locked
@@ -71,6 +72,7 @@ def join(  # noqa: PLR0913, PLR0917  what ranks agree on
     on_duplicate: OnDuplicate,
     resume_token: str | None,
     write_patches: Callable[[Path], None] | None = None,
+    n_expected: int | None = None,
 ) -> tuple[LocationIndex, Together]:
     """Begin a part of the run in a store, which is made where nobody has.
 
@@ -80,6 +82,7 @@ def join(  # noqa: PLR0913, PLR0917  what ranks agree on
     declared. Nothing of the part is left then.
     """
     root, locs = Path(store), as_locations(full_output_locs, "full_output_locs")
+    check_expected(n_expected, len(locs))
     specs = None if declared is None else as_specs(declared, options)
     is_of_maps = write_patches is not None
     deadline = time.monotonic() + _PATIENCE_SECONDS
@@ -105,13 +108,23 @@ def join(  # noqa: PLR0913, PLR0917  what ranks agree on
                         arrays,
                         is_joined=is_joined,
                         is_of_maps=is_of_maps,
+                        n_expected=n_expected,
                     )
                     shared = SharedRun.make(root, place, terms, known, write_patches)
             except StorageError as cause:
                 if cause.errno == errno.ENOENT and SharedRun.find(root) is not None:
                     continue  # another rank was faster, and what it has is being published already
                 raise
-        given = terms_of(locs, resume_token, on_duplicate, specs, {}, is_joined=False, is_of_maps=is_of_maps)
+        given = terms_of(
+            locs,
+            resume_token,
+            on_duplicate,
+            specs,
+            {},
+            is_joined=False,
+            is_of_maps=is_of_maps,
+            n_expected=n_expected,
+        )
         shared.check(given)
         if shared.wait_is_over():
             found = shared.index_arrays(locs)

@@ -159,7 +159,8 @@ class Result(Mapping["str | int", "RowArray"]):
         """Return heads, coverage and place in one line."""
         arrays = self._heads.by_name().items()
         heads = ", ".join(f"{name}: {tuple(array.shape)} {array.dtype}" for name, array in arrays)
-        n_written = f"{self.written.sum()} of {len(self.written)} {self._counted}"
+        left = f", {self._n_left_out} left out" * bool(self._n_left_out)
+        n_written = f"{self.written.sum()} of {len(self.written) - self._n_left_out} {self._counted}{left}"
         return f"<{type(self).__name__} {{{heads}}}, {n_written}, {self._files or 'RAM'}>"
 
     def _repr_html_(self) -> str:
@@ -169,7 +170,12 @@ class Result(Mapping["str | int", "RowArray"]):
         if self._files is not None:
             facts["stored in"] = str(self._files)
         heads = {name: (array.shape, str(array.dtype)) for name, array in self._heads.by_name().items()}
-        return as_html(type(self).__name__, heads, facts, self._shown_locs, self.written)
+        return as_html(type(self).__name__, heads, facts, self._shown_locs, self.written, self._n_left_out)
+
+    @property
+    def _n_left_out(self) -> int:
+        """How many locations will never come, as a mask leaves them out."""
+        return 0
 
     @property
     def _shown_locs(self) -> NDArray[Any]:

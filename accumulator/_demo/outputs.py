@@ -56,5 +56,6 @@ def write_outputs(folder: Path, result: FullBatch, maps: StitchedMap) -> dict[st
         maps.save_ome_zarr(image, pixel_size=_UM_PER_PX, channel_names=_CHANNELS)
         result.save(rows)
     with staged(places["report"], replaces=True) as page:
-        write_report(places["rows"], page)  # which says where the rows are
+        size = (_UM_PER_PX, _UM_PER_PX)
+        write_report(places["rows"], page, pixel_size=size, channel_names=_CHANNELS)
     return places

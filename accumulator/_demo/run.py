@@ -42,8 +42,9 @@ def run_demo(  # noqa: PLR0913  the options of the command
     save_path: Path | None,
     cache: Path | None,
     batch_size: int,
+    say: Callable[[str], None],
 ) -> bool:
-    """Run the demo: print its tables, draw its picture, and write rows, map and report into a folder.
+    """Run the demo: say its tables, draw its picture, and write rows, map and report into a folder.
 
     Returns False if a comparison failed; raises what its parts do, `AccumulatorError` or OSError.
     """
@@ -61,7 +62,7 @@ def run_demo(  # noqa: PLR0913  the options of the command
     network = load_network(files["model_v1.onnx"])
     tissue_locs = tile_locations(height, width, tissue, MIN_TISSUE)
     batches = [tissue_locs[first : first + batch_size] for first in range(0, len(tissue_locs), batch_size)]
-    print(f"{len(locs)} tiles of a slide of {width} x {height} px; {len(tissue_locs)} have tissue")
+    say(f"{len(locs)} tiles of a slide of {width} x {height} px; {len(tissue_locs)} have tissue")
 
     def model(batch_locs: NDArray[np.int64]) -> BatchOutput:
         return predict(network, cut_tiles(stains, batch_locs))
@@ -76,17 +77,17 @@ def run_demo(  # noqa: PLR0913  the options of the command
                 places.append(facts["held in"])
                 digests.append({name: sha256_of(head) for name, head in heads_of(result).items()})
                 facts |= {f"sha256 of {name}": digest for name, digest in digests[-1].items()}
-                print(f"\nthrough {places[-1]}:\n{_aligned(facts)}")
+                say(f"\nthrough {places[-1]}:\n{_aligned(facts)}")
                 if threshold == thresholds[-1]:
                     with stitch_maps(result, tissue.shape, **options | {"save_path": temporary}) as maps:
-                        print(f"\nstitched:\n{_seams(maps)}\n")
+                        say(f"\nstitched:\n{_seams(maps)}\n")
                         draw(picture, rgb, result, maps)
                         paths = {} if folder is None else write_outputs(folder, result, maps.blended)
                         paths = {"picture": picture, **paths}
-                        print(_aligned({f"{label}:": path for label, path in paths.items()}))
+                        say(_aligned({f"{label}:": path for label, path in paths.items()}))
     is_same = all(other == digests[0] for other in digests)
     if compare:
-        print(f"same bytes in {' and '.join(places)}: {'yes' if is_same else 'NO'}")
+        say(f"same bytes in {' and '.join(places)}: {'yes' if is_same else 'NO'}")
     return is_same
 
 

@@ -107,13 +107,19 @@ def _is_positive(raw: Any) -> bool:
         return False
 
 
-def as_expected(raw: int | None) -> int:
-    """Return how many rows come at least, 0 where that is unknown."""
+def as_expected(raw: int | None) -> int | None:
+    """Return how many rows are to come, None where that is unknown."""
     if raw is None:
-        return 0
+        return None
     if isinstance(raw, bool) or not isinstance(raw, (int, np.integer)) or raw < 0:
         raise OptionError(f"n_expected is {raw!r}: it is a number of locations")
     return int(raw)
+
+
+def check_expected(n_expected: int | None, n: int) -> None:
+    """Refuse more rows to come than there are locations."""
+    if n_expected is not None and n_expected > n:
+        raise OptionError(f"n_expected is {n_expected}, but full_output_locs has {n} locations")
 
 
 def as_processes(raw: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
 import attrs
 import numpy as np
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from accumulator.typing import StorageOptions
+
+
+_CODECS: Final = ("zstd", "gzip", "blosc")  # that are called by their name alone
 
 
 @attrs.frozen
@@ -51,10 +54,11 @@ class HeadOptions:
     ) -> None:
         self._given = {name: by_plain_key(name, value) for name, value in given.items()}
         self._dimension_names = dimension_names or {}
-        dtype = self._given.get("dtype")
-        for raw in dtype.values() if isinstance(dtype, Mapping) else [dtype]:  # before anything is pushed
+        for raw in self._each("dtype"):  # before anything is pushed
             if raw is not None:
                 _as_dtype(raw)
+        for raw in self._each("compressors"):
+            _as_codecs(raw)
 
     def for_head(self, key: int | str, pushed: np.dtype[Any]) -> tuple[Storage, np.dtype[Any] | None]:
         """Return how a head is stored, and in which dtype if that is not the one it comes in."""
@@ -63,9 +67,8 @@ class HeadOptions:
         fill = as_fill_value(self._of("fill_value", key, 0), target or pushed, key)
         names_of_rest = ("chunks", "shards", "compressors")
         chunks, shards, compressors = (self._of(name, key) for name in names_of_rest)
-        is_none = isinstance(compressors, (list, tuple)) and not compressors
         names = self._dimension_names.get(key)
-        return Storage(chunks, shards, None if is_none else compressors, fill, names), target
+        return Storage(chunks, shards, _as_codecs(compressors), fill, names), target
 
     def of_some(
         self,
@@ -88,6 +91,10 @@ class HeadOptions:
     def check_heads(self, heads: Sequence[int | str]) -> None:
         """Refuse options for heads that there are not."""
         check_heads(self._given, heads)
+
+    def _each(self, name: str) -> list[Any]:
+        value = self._given.get(name)
+        return list(value.values()) if isinstance(value, Mapping) else [value]
 
     def _of(self, name: str, key: int | str, default: Any = None) -> Any:
         value = self._given.get(name, default)
@@ -164,6 +171,18 @@ def as_stored(head: NDArray[Any], dtype: np.dtype[Any], label: str) -> NDArray[A
             f"dtype={dtype} cannot hold: choose another dtype, or change the values"
         )
     return stored
+
+
+def _as_codecs(raw: Any) -> Any:
+    """Return compressors as zarr takes them, which knows no codec by its name alone; None for none."""
+    if isinstance(raw, str) and raw != "auto":
+        if raw not in _CODECS:
+            raise OptionError(
+                f"compressors is {raw!r}: give one of {listed(map(repr, _CODECS))}, 'auto', or a list of "
+                "codecs with settings of their own, such as [zarr.codecs.ZstdCodec(level=3)]"
+            )
+        return ({"name": raw, "configuration": {}},)
+    return None if isinstance(raw, (list, tuple)) and not raw else raw
 
 
 def _became_infinite(stored: NDArray[Any], head: NDArray[Any]) -> NDArray[np.bool_]:

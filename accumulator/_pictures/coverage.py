@@ -33,17 +33,31 @@ class Coverage:
     kind: str  # what a location is; a strip has the rows in canonical order
     n: int  # locations
     n_written: int
+    n_left_out: int = 0  # those that will never come; which ones is not known
     note: str = ""  # why it is not drawn as boxes, where locations have four numbers
 
+    @property
+    def n_missing(self) -> int:
+        """How many are still to come."""
+        return self.n - self.n_written - self.n_left_out
 
-def coverage(locs: NDArray[Any], written: NDArray[np.bool_], most_cells: int = MOST_CELLS) -> Coverage:
+
+def left_out(n: int, n_written: int, n_expected: int | None) -> int:
+    """Return how many of n locations will never come; more may come than were expected."""
+    return 0 if n_expected is None else n - max(n_expected, n_written)
+
+
+def coverage(
+    locs: NDArray[Any], written: NDArray[np.bool_], most_cells: int = MOST_CELLS, n_left_out: int = 0
+) -> Coverage:
     """Return the raster of a list of locations."""
     note = "" if are_boxes(locs) else _NO_BOXES
     locs = locs[:, :2] if note else locs
     n, n_columns = locs.shape
     n_written = int(np.count_nonzero(written))
     if n == 0 or n_columns not in {2, 4}:
-        return Coverage(_strip(written, most_cells), (0.0, 0.0, float(n), 1.0), "strip", n, n_written)
+        strip = _strip(written, most_cells)
+        return Coverage(strip, (0.0, 0.0, float(n), 1.0), "strip", n, n_written, n_left_out)
     columns = locs.T.astype(np.float64)
     (left, right), (top, bottom), cell = _grid(columns, most_cells)
     origin = np.array([left, top])[:, None]
@@ -55,7 +69,7 @@ def coverage(locs: NDArray[Any], written: NDArray[np.bool_], most_cells: int = M
     share[share > 1 - _TINY] = 1  # all of it, but for rounding
     extent = (left, top, left + shape[1] * cell, top + shape[0] * cell)
     kind = "points" if n_columns == 2 else "boxes"
-    return Coverage(np.clip(share, 0, 1), extent, kind, n, n_written, note)
+    return Coverage(np.clip(share, 0, 1), extent, kind, n, n_written, n_left_out, note)
 
 
 def are_boxes(locs: NDArray[Any]) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from accumulator._inputs.text import as_text, shape_text, visible
 from accumulator._pictures.coverage import coverage
-from accumulator._pictures.svg import MISSING, WRITTEN, as_svg
+from accumulator._pictures.svg import as_svg, counts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,18 +24,20 @@ _MOST_HEADS: Final = 20  # that are listed
 _CELL: Final = "padding:1px 10px 1px 0;text-align:left;vertical-align:top;background:none;border:none"
 
 
-def as_html(
+def as_html(  # noqa: PLR0913, PLR0917  what is shown
     title: str,
     heads: Mapping[str, tuple[tuple[int, ...], str]],
     facts: dict[str, str],
     locs: NDArray[Any],
     written: NDArray[np.bool_],
+    n_left_out: int = 0,
 ) -> str:
     """Return a table of facts and heads, each its shape and dtype, beside a picture of the coverage."""
-    shown = coverage(locs, written)
-    share = f" ({shown.n_written / shown.n:.1%})" if shown.n else ""
-    n_missing = f"{shown.n - shown.n_written:,}"
-    rows = {"written": f"{shown.n_written:,} of {shown.n:,}{share}, {n_missing} missing"} | facts
+    shown = coverage(locs, written, n_left_out=n_left_out)
+    n = shown.n - n_left_out
+    share = f" ({shown.n_written / n:.1%})" if n else ""
+    left = f", {n_left_out:,} left out" * bool(n_left_out)
+    rows = {"written": f"{shown.n_written:,} of {n:,}{share}, {shown.n_missing:,} missing{left}"} | facts
     if shown.note:
         rows["drawn"] = shown.note
     plain = "".join(
@@ -54,7 +56,7 @@ def as_html(
     legend = "".join(
         '<span style="margin-right:12px;white-space:nowrap"><span style="display:inline-block;width:10px;'
         f'height:10px;background:{color};margin-right:5px"></span>{text}</span>'
-        for color, text in ((WRITTEN, f"{shown.n_written:,} written"), (MISSING, f"{n_missing} missing"))
+        for color, text in counts(shown)
     )
     return (
         '<div style="display:flex;flex-wrap:wrap;gap:20px;align-items:flex-start;font-size:13px;'

@@ -9,7 +9,7 @@ import numpy as np
 
 from accumulator._inputs.extras import need
 from accumulator._pictures.coverage import coverage
-from accumulator._pictures.svg import MISSING, WRITTEN
+from accumulator._pictures.svg import WRITTEN, color_of_others, counts
 from accumulator.exceptions import OptionError
 
 if TYPE_CHECKING:
@@ -28,20 +28,23 @@ _GROUND: Final = "#e4e7eb"
 _HATCH: Final = "#a3adb8"
 
 
-def plot_coverage(locs: NDArray[Any], written: NDArray[np.bool_], ax: Axes | None = None) -> Axes:
+def plot_coverage(
+    locs: NDArray[Any], written: NDArray[np.bool_], ax: Axes | None = None, n_left_out: int = 0
+) -> Axes:
     """Draw which locations are written and which are missing."""
     need("matplotlib", "plot")
     if ax is None:
         ax = _panels(1)[0]
-    shown = coverage(locs, written, _RASTER_CELLS)
+    shown = coverage(locs, written, _RASTER_CELLS, n_left_out)
+    other = color_of_others(shown)
     if shown.note:
         ax.set_title(f"drawn {shown.note}", fontsize="small", wrap=True, pad=20)
     if shown.kind == "boxes" and shown.n <= _MOST_BOXES:
-        _draw_boxes(ax, locs, written)
+        _draw_boxes(ax, locs, written, other)
     elif shown.kind == "points":
-        _draw_points(ax, locs, written)
+        _draw_points(ax, locs, written, other)
     else:
-        _draw_raster(ax, shown)
+        _draw_raster(ax, shown, other)
     if shown.kind == "strip":
         ax.set(xlim=(0, max(1, shown.n)), yticks=[], xlabel="row, in canonical order", aspect="auto")
     else:
@@ -51,12 +54,8 @@ def plot_coverage(locs: NDArray[Any], written: NDArray[np.bool_], ax: Axes | Non
         ax.set(xlim=(left, right), ylim=(bottom, top), xlabel="x", ylabel="y", aspect="equal")
         ax.ticklabel_format(style="plain", useOffset=False)
     patches: Any = need("matplotlib.patches", "plot")
-    counts = {"written": (WRITTEN, shown.n_written), "missing": (MISSING, shown.n - shown.n_written)}
     ax.legend(
-        handles=[
-            patches.Patch(facecolor=color, label=f"{count:,} {label}")
-            for label, (color, count) in counts.items()
-        ],
+        handles=[patches.Patch(facecolor=color, label=label) for color, label in counts(shown)],
         loc="lower left",
         bbox_to_anchor=(0, 1),
         ncols=2,
@@ -114,11 +113,11 @@ def _panels(n: int, ratio: float = 0.75) -> list[Axes]:
     return panels[:n]
 
 
-def _draw_boxes(ax: Axes, locs: NDArray[Any], written: NDArray[np.bool_]) -> None:
+def _draw_boxes(ax: Axes, locs: NDArray[Any], written: NDArray[np.bool_], other: str) -> None:
     collections: Any = need("matplotlib.collections", "plot")
     boxes = locs.astype(np.float64)
     corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
-    for rows, color in ((~written, MISSING), (written, WRITTEN)):
+    for rows, color in ((~written, other), (written, WRITTEN)):
         ax.add_collection(
             collections.PolyCollection(
                 corners[rows],
@@ -129,16 +128,16 @@ def _draw_boxes(ax: Axes, locs: NDArray[Any], written: NDArray[np.bool_]) -> Non
         )
 
 
-def _draw_points(ax: Axes, locs: NDArray[Any], written: NDArray[np.bool_]) -> None:
+def _draw_points(ax: Axes, locs: NDArray[Any], written: NDArray[np.bool_], other: str) -> None:
     size = 6 if len(locs) < 5000 else 2
-    for rows, color in ((~written, MISSING), (written, WRITTEN)):
+    for rows, color in ((~written, other), (written, WRITTEN)):
         ax.plot(locs[rows, 0], locs[rows, 1], "s", color=color, markersize=size, markeredgewidth=0)
     ax.margins(0.02)
 
 
-def _draw_raster(ax: Axes, shown: Coverage) -> None:
+def _draw_raster(ax: Axes, shown: Coverage, other: str) -> None:
     colors: Any = need("matplotlib.colors", "plot")
-    ends = np.array([colors.to_rgb(MISSING), colors.to_rgb(WRITTEN)])
+    ends = np.array([colors.to_rgb(other), colors.to_rgb(WRITTEN)])
     share = np.nan_to_num(shown.share)[..., None]
     image = np.dstack([(1 - share) * ends[0] + share * ends[1], ~np.isnan(shown.share)])
     left, top, right, bottom = shown.extent

@@ -28,10 +28,12 @@ def as_progress(raw: bool) -> Any:  # noqa: FBT001  an argument to be checked
 class Progress:
     """The bar of one run: ``state`` returns how many rows have come, and what is shown beside that."""
 
-    def __init__(self, bar: Any, n_expected: int, n_most: int, state: Callable[[], tuple[int, str]]) -> None:
+    def __init__(
+        self, bar: Any, n_expected: int | None, n_most: int, state: Callable[[], tuple[int, str]]
+    ) -> None:
         self._n_most, self._state = n_most, state
         self._bar: Any = bar(
-            total=n_expected or n_most,
+            total=n_most if n_expected is None else n_expected,
             initial=state()[0],
             desc="accumulated",
             unit=" rows",

@@ -12,23 +12,39 @@ if TYPE_CHECKING:
 
 WRITTEN: Final = "#0f8a7e"
 MISSING: Final = "#d9622b"
+LEFT_OUT: Final = "#8a97a6"
 _LEVELS: Final = 10  # shares that can be told apart
 _STRIP_HEIGHT: Final = 12  # px
 
 
+def color_of_others(shown: Coverage) -> str:
+    """Return how all that is not written is drawn: as left out only where nothing is missing."""
+    return LEFT_OUT if shown.n_left_out and not shown.n_missing else MISSING
+
+
+def counts(shown: Coverage) -> list[tuple[str, str]]:
+    """Return what the picture shows, as colours and words: a legend."""
+    others = [f"{shown.n_missing:,} missing"] if shown.n_missing or not shown.n_left_out else []
+    others += [f"{shown.n_left_out:,} left out"] if shown.n_left_out else []
+    return [(WRITTEN, f"{shown.n_written:,} written"), (color_of_others(shown), ", ".join(others))]
+
+
 def describe(shown: Coverage) -> str:
     """Return what the picture shows, as a sentence."""
-    share = f" ({shown.n_written / shown.n:.1%})" if shown.n else ""
-    return f"{shown.n_written} of {shown.n} locations written{share}, {shown.n - shown.n_written} missing" + (
-        f", drawn {shown.note}" * bool(shown.note)
+    n = shown.n - shown.n_left_out
+    share = f" ({shown.n_written / n:.1%})" if n else ""
+    return (
+        f"{shown.n_written} of {n} locations written{share}, {shown.n_missing} missing"
+        + f", {shown.n_left_out} left out" * bool(shown.n_left_out)
+        + f", drawn {shown.note}" * bool(shown.note)
     )
 
 
 def as_svg(shown: Coverage, px: int = 180) -> str:
     """Return a raster as an SVG element whose longer side has so many px.
 
-    What is written is green, what is missing orange, and a cell that holds both is green in proportion, over
-    orange.
+    What is written is green, what is missing orange, or grey where all else is left out, and a cell that
+    holds both is green in proportion, over that.
     """
     rows, columns = shown.share.shape
     scale = px / max(rows, columns)
@@ -39,7 +55,7 @@ def as_svg(shown: Coverage, px: int = 180) -> str:
     levels = np.where(listed, np.ceil(np.nan_to_num(shown.share) * _LEVELS - 1e-9), -1).astype(int)
     # All that is written is never rounded up to: a gap of one row must be seen.
     levels[(levels == _LEVELS) & (shown.share < 1)] = _LEVELS - 1
-    parts = [_path(listed & (levels < _LEVELS), MISSING, 0.75)]
+    parts = [_path(listed & (levels < _LEVELS), color_of_others(shown), 0.75)]
     parts += [_path(levels == level, WRITTEN, level / _LEVELS) for level in range(1, _LEVELS + 1)]
     label = describe(shown)
     return (

@@ -13,6 +13,7 @@ import numpy as np
 
 from accumulator._core.memory import available_memory
 from accumulator._inputs.text import few, printable, shape_text
+from accumulator._pictures import left_out
 from accumulator._report.parts import IN_PARTS, DamagedPart, InParts, Part, PartVerdict
 from accumulator._stores.files.ownership import is_locked
 from accumulator._stores.format.mark import COMPLETE, CREATING
@@ -51,6 +52,17 @@ class Info:
     n_published: int = 0  # rows of the result by now; all of any other store
     parts: list[Part] = attrs.field(factory=list)
     damaged_parts: list[DamagedPart] = attrs.field(factory=list)
+    n_expected: int | None = None  # locations that are to come; None where nobody told
+
+    @property
+    def n_left_out(self) -> int:
+        """How many locations will never come, as a mask leaves them out."""
+        return left_out(self.n, self.n_written, self.n_expected)
+
+    @property
+    def n_missing(self) -> int:
+        """How many are still to come."""
+        return self.n - self.n_written - self.n_left_out
 
     @property
     def is_in_parts(self) -> bool:
@@ -59,13 +71,14 @@ class Info:
 
     def as_json(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
-        return attrs.asdict(self) | {"n_missing": self.n - self.n_written}
+        return attrs.asdict(self) | {"n_missing": self.n_missing, "n_left_out": self.n_left_out}
 
     def lines(self) -> Iterator[str]:
         """Yield what is printed for people."""
         writing = {None: "unknown", True: "yes", False: "no"}[self.is_locked]
         token = "none" if self.resume_token is None else printable(self.resume_token)
-        share = f" ({self.n_written / self.n:.1%})" if self.n else ""
+        n_wanted = self.n - self.n_left_out
+        share = f" ({self.n_written / n_wanted:.1%})" if n_wanted else ""
         what = " rows of maps" if self.is_in_parts else ""
         rows = {
             "store": printable(self.path),
@@ -74,7 +87,8 @@ class Info:
             "locations": f"{self.n}" + (what if self.n_columns is None else f" of {self.n_columns} numbers"),
             "written": f"{self.n_written}{share}",
             **({"published": f"{self.n_published}"} if self.is_in_parts else {}),
-            "missing": f"{self.n - self.n_written}",
+            "missing": f"{self.n_missing}",
+            **({} if self.n_expected is None else {"left out by a mask": f"{self.n_left_out}"}),
             "resume_token": token,
             "bytes on disk": f"{self.disk_nbytes:,}",
             "bytes of all heads": f"{sum(head['nbytes'] for head in self.heads):,}",
@@ -211,7 +225,17 @@ def info(path: Path) -> Info:
     taken = disk_nbytes(root)
     token = mark.resume_token
     return Info(
-        str(root), mark.state, is_written, n, n_written, n_columns, token, taken, heads, n_published=n_written
+        str(root),
+        mark.state,
+        is_written,
+        n,
+        n_written,
+        n_columns,
+        token,
+        taken,
+        heads,
+        n_published=n_written,
+        n_expected=mark.n_expected,
     )
 
 
@@ -230,6 +254,7 @@ def _info_of_parts(root: Path, run: InParts) -> Info:
         run.n_published,
         run.parts(),
         run.damaged(),
+        run.shared.terms.n_expected,
     )
 
 

@@ -11,6 +11,8 @@ import numpy as np
 from accumulator._inputs.extras import need
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 # Viridis, which is read in grey and by the colour-blind, at nine places.
@@ -20,6 +22,7 @@ RAMP: Final = (
 )  # fmt: skip
 MASKS: Final = {  # red, green, blue and alpha between the lines, and of the lines
     "missing": ((217, 98, 43, 40), (217, 98, 43, 120)),  # see-through, for light pages and dark ones
+    "left out": ((120, 132, 148, 25), (120, 132, 148, 75)),
     "unread": ((120, 132, 148, 60), (120, 132, 148, 200)),
     "strange": ((255, 255, 255, 255), (0, 0, 0, 255)),
     "damaged": ((70, 10, 20, 255), (255, 70, 90, 255)),
@@ -41,7 +44,10 @@ class Picture:
 
 
 def as_pictures(
-    image: NDArray[Any], covered: NDArray[np.bool_], masks: dict[str, NDArray[np.bool_]]
+    image: NDArray[Any],
+    covered: NDArray[np.bool_],
+    masks: dict[str, NDArray[np.bool_]],
+    names: Sequence[str] | None = None,
 ) -> list[Picture]:
     """Return a map's channels as PNGs; three channels of uint8 also as colours, which come first."""
     pictures = []
@@ -58,7 +64,8 @@ def as_pictures(
         place = (place * 255).round().astype(np.uint8)
         hatched = masks | {"strange": covered & ~is_known}
         ends = f"{low:.4g}", f"{high:.4g}"
-        pictures.append(_picture(f"channel {channel}", _ramp()[place], is_known, hatched, ends))
+        label = f"channel {channel}" if names is None else names[channel]
+        pictures.append(_picture(label, _ramp()[place], is_known, hatched, ends))
     return pictures
 
 

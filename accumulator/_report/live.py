@@ -11,7 +11,7 @@ import attrs
 import numpy as np
 
 from accumulator._inputs.text import printable
-from accumulator._pictures import coverage
+from accumulator._pictures import coverage, left_out
 from accumulator._report.facts import open_record
 from accumulator._report.parts import ALIVE, InParts, Part
 from accumulator._report.timing import timing
@@ -42,6 +42,12 @@ class Glimpse:
     written: NDArray[np.bool_]  # recorded, published or not
     rows_per_second: float | None  # of the whole run, as far as its files tell
     parts: list[Part]
+    n_expected: int | None  # locations that are to come; None where nobody told
+
+    @property
+    def n_to_come(self) -> int:
+        """How many locations are to come, those that have included."""
+        return len(self.written) - left_out(len(self.written), self.n_written, self.n_expected)
 
     @property
     def n_written(self) -> int:
@@ -62,16 +68,26 @@ def glimpse(path: Path) -> Glimpse:
         parts = run.parts()
         fast = sum(part.rows_per_second for part in parts if part.state == ALIVE)
         return Glimpse(
-            now, str(root), run.state, run.is_written, run.locs, run.recorded(), fast or None, parts
+            now,
+            str(root),
+            run.state,
+            run.is_written,
+            run.locs,
+            run.recorded(),
+            fast or None,
+            parts,
+            run.shared.terms.n_expected,
         )
     mark, is_written = open_mark(root), is_locked(root)
     if mark.state == CREATING:
         nothing = np.zeros(mark.n_rows, dtype=bool)
-        return Glimpse(now, str(root), mark.state, is_written, np.zeros((mark.n_rows, 0)), nothing, None, [])
+        blank = np.zeros((mark.n_rows, 0))
+        return Glimpse(now, str(root), mark.state, is_written, blank, nothing, None, [], mark.n_expected)
     saved = open_record(root)
     n_written = int(np.count_nonzero(saved.written))
     rate = timing(root, saved.mark.state, n_written).rows_per_second
-    return Glimpse(now, str(root), saved.mark.state, is_written, saved.output_locs, saved.written, rate, [])
+    locs, written = saved.output_locs, saved.written
+    return Glimpse(now, str(root), saved.mark.state, is_written, locs, written, rate, [], mark.n_expected)
 
 
 @attrs.define(eq=False)
@@ -101,13 +117,13 @@ class Watch:
     def seconds_left(self) -> float | None:
         """How long it takes until all have come, if it goes on so."""
         rate, last = self.rows_per_second, self.looks[-1]
-        left = len(last.written) - last.n_written
+        left = last.n_to_come - last.n_written
         return None if not rate or not left or last.is_over else left / rate
 
     def lines(self, most_cells: int = 0, *, is_plain: bool = False) -> Iterator[str]:
         """Yield what is shown for people, with a picture that is so many characters wide, or none."""
         last = self.looks[-1]
-        n, n_written, rate, left = len(last.written), last.n_written, self.rows_per_second, self.seconds_left
+        n, n_written, rate, left = last.n_to_come, last.n_written, self.rows_per_second, self.seconds_left
         if most_cells > 0:
             yield from picture(last.locs, last.written, most_cells, is_plain=is_plain)
         share = f" ({n_written / n:.1%})" if n else ""

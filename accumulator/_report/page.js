@@ -1,6 +1,14 @@
 "use strict";
 // Each viewer shows one channel at a time, and zooms by wheel, drag, buttons and keys. Without this script all
 // channels are shown below each other.
+const nice = (most) => {
+  const power = 10 ** Math.floor(Math.log10(most));
+  return [5, 2, 1].map((digit) => digit * power).find((length) => length <= most * (1 + 1e-9));
+};
+const lengthText = (number, unit) => (unit === "µm" && number >= 1000
+  ? `${(number / 1000).toLocaleString("en")} mm`
+  : `${Number(number.toPrecision(4)).toLocaleString("en")} ${unit}`);
+
 for (const viewer of document.querySelectorAll("[data-viewer]")) {
   const views = [...viewer.querySelectorAll("[data-view]")];
   const chooser = viewer.querySelector("select");
@@ -14,6 +22,12 @@ for (const viewer of document.querySelectorAll("[data-viewer]")) {
     state.y = Math.min(0, Math.max(height * (1 - state.scale), state.y));
     for (const image of viewer.querySelectorAll("img")) {
       image.style.transform = `translate(${state.x}px, ${state.y}px) scale(${state.scale})`;
+    }
+    for (const box of viewer.querySelectorAll(".stage")) {
+      const whole = Number(box.dataset.width);
+      const length = nice(whole / state.scale / 4);
+      box.querySelector("[data-bar] span").textContent = lengthText(length, box.dataset.unit);
+      box.querySelector("[data-bar] i").style.width = `${(100 * length * state.scale) / whole}%`;
     }
     viewer.dataset.scale = state.scale.toFixed(2);
   };

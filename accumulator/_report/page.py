@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import errno
 import hashlib
+import math
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
@@ -18,8 +19,9 @@ import numpy as np
 
 from accumulator._inputs.extras import need
 from accumulator._inputs.text import as_text, few, shape_text, visible
-from accumulator._pictures import as_svg, describe
+from accumulator._pictures import as_svg, counts, describe
 from accumulator._report.content import gather
+from accumulator._report.facts import state_of
 from accumulator._report.images import MASKS, RAMP
 from accumulator._stores.files.target import check_free, is_inside, write_file
 from accumulator.exceptions import OptionError, StorageError
@@ -27,25 +29,38 @@ from accumulator.exceptions import OptionError, StorageError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from accumulator._report.content import Report
+    from accumulator._report.content import ChannelNames, Report
     from accumulator._report.histogram import Histogram
 
 _COVERAGE_PX: Final = 380
+_HAIR: Final = 1e-9
+_MANY: Final = 1000  # of a unit: micrometres become millimetres, and digits get commas
 
 
-def write_report(store: Path, target: Path, *, refresh: int | None = None, replaces: bool = False) -> int:
+def write_report(  # noqa: PLR0913  what a page has
+    store: Path,
+    target: Path,
+    *,
+    refresh: int | None = None,
+    replaces: bool = False,
+    pixel_size: tuple[float, float] | None = None,
+    channel_names: ChannelNames | None = None,
+) -> int:
     """Write the report of a store to a file that is not there yet, and return its bytes.
 
     With ``refresh`` a browser loads it anew every so many seconds; with ``replaces`` the file may be there.
+    The size of a pixel, (x, y) in micrometres, is that of a unit of the locations, or of a pixel of maps.
     """
     need("jinja2", "report")  # before much is read
+    state_of(store)  # a path that is no store is told of first
     if not replaces:
         check_free(target)
     if is_inside(target, store):
         raise OptionError(f"{target} is in the store: write the report elsewhere")
     if not target.parent.is_dir():
         raise StorageError(errno.ENOENT, "there is no such folder to write the report to", str(target.parent))
-    page = render(gather(store), refresh).encode("utf-8")
+    report = gather(store, pixel_size=pixel_size, channel_names=channel_names)
+    page = render(report, refresh).encode("utf-8")
     write_file(target, page, replaces=replaces)
     return len(page)
 
@@ -64,8 +79,11 @@ def render(report: Report, refresh: int | None = None) -> str:
         "bytes": as_text,
         "date": _date,
         "describe": describe,
+        "counts": counts,
         "duration": lambda seconds: timedelta(seconds=round(seconds)),
         "few": lambda rows: few(rows, 10),
+        "length_text": _length,
+        "nice": _nice,
         "number": lambda number: f"{number:,}",
         "rgba": lambda color: f"rgb({color[0]} {color[1]} {color[2]} / {color[3] / 255:.2f})",
         "shape": shape_text,
@@ -101,6 +119,19 @@ def _bars(histogram: Histogram) -> Iterator[tuple[float | int | str, ...]]:
     for number in np.flatnonzero(counts).tolist():
         first, last = (f"{edge:.6g}" for edge in edges[number : number + 2])
         yield places[number], widths[number], heights[number], first, last, int(counts[number])
+
+
+def _nice(whole: float) -> float:
+    """Return the length of a scale bar, 1, 2 or 5 of some unit, of at most a quarter of the whole."""
+    power = 10.0 ** math.floor(math.log10(whole / 4))
+    return max(digit * power for digit in (1, 2, 5) if digit * power <= whole / 4 * (1 + _HAIR))
+
+
+def _length(number: float, unit: str) -> str:
+    """Return a length as people read it: ``1.5 mm`` for 1500 micrometres."""
+    if unit == "µm" and number >= _MANY:
+        number, unit = number / _MANY, "mm"
+    return f"{number:,.0f} {unit}" if number >= _MANY else f"{number:.4g} {unit}"
 
 
 def _date(seconds: float | None) -> str:

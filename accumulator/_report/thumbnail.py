@@ -36,32 +36,56 @@ def thumbnail(
     max_px: int = MAX_PX,
     *,
     reading: Reading | None = None,
-) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Return a small map of a head: every n-th pixel, later rows over earlier ones.
+) -> tuple[NDArray[Any], NDArray[np.int32]]:
+    """Return a small map of a head, every n-th pixel, and how many boxes cover each.
 
-    Patches that are coarser or finer than their box are stretched; a row without height and width colours
-    its whole box.
+    Where boxes lie over each other floating-point values are averaged; whole numbers may be labels, which
+    have no mean, and the last one counts. Patches that are coarser or finer than their box are stretched; a
+    row without height and width colours its whole box.
     """
     grid = Grid.of(output_locs, max_px)
     axis = channel_axis(array, grid)
     n_shown = min(_MOST_CHANNELS, n_channels(array, axis))
-    image = np.zeros((*grid.shape, n_shown), array.dtype)
-    covered = np.zeros(grid.shape, np.bool_)
+    dtype = {"f": np.dtype(np.float64), "c": np.dtype(np.complex128)}.get(array.dtype.kind)
+    image = np.zeros((*grid.shape, n_shown), dtype or array.dtype)
+    counts = np.zeros(grid.shape, np.int32)
     wanted = np.flatnonzero(written & (grid.areas > 0))
-    for rows, values in read_rows(array, wanted, Reading() if reading is None else reading):
-        patches = _channels_last(values, axis)[..., :n_shown]
-        if grid.areas[rows].mean() <= tuning.now.pasted_px:
-            step = tuning.now.pasted_rows
-            for first in range(0, len(rows), step):
-                block = slice(first, first + step)
-                at, source = grid.few_samples(rows[block], *patches.shape[1:3])
-                image[at], covered[at] = patches[block][source], True
-            continue
-        for row, patch in zip(rows.tolist(), patches, strict=True):
-            x0, y0, x1, y1 = grid.boxes[row].tolist()
-            xs, ys = (grid.samples(row, axis, patch.shape[1 - axis]) for axis in (0, 1))
-            image[y0:y1, x0:x1], covered[y0:y1, x0:x1] = patch[ys[:, None], xs], True
-    return image, covered
+    with np.errstate(all="ignore"):  # what becomes infinite is shown as such
+        for rows, values in read_rows(array, wanted, Reading() if reading is None else reading):
+            patches = _channels_last(values, axis)[..., :n_shown]
+            if grid.areas[rows].mean() <= tuning.now.pasted_px:
+                step = tuning.now.pasted_rows
+                for first in range(0, len(rows), step):
+                    block = slice(first, first + step)
+                    at, source = grid.few_samples(rows[block], *patches.shape[1:3])
+                    if dtype is None:
+                        image[at] = patches[block][source]
+                    else:
+                        np.add.at(image, at, patches[block][source])
+                    np.add.at(counts, at, 1)
+                continue
+            for row, patch in zip(rows.tolist(), patches, strict=True):
+                x0, y0, x1, y1 = grid.boxes[row].tolist()
+                xs, ys = (grid.samples(row, axis, patch.shape[1 - axis]) for axis in (0, 1))
+                if dtype is None:
+                    image[y0:y1, x0:x1] = 0
+                image[y0:y1, x0:x1] += patch[ys[:, None], xs]
+                counts[y0:y1, x0:x1] += 1
+        if dtype is not None:
+            np.divide(image, counts[..., None], out=image, where=counts[..., None] > 0)
+    return image, counts
+
+
+def decimated(array: RowArray, grid: Grid, reading: Reading) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Return every n-th pixel of a whole map, ``(H, W)`` or ``(H, W, C)``, and which lines were read."""
+    n_shown = min(_MOST_CHANNELS, array.shape[2] if array.ndim == 3 else 1)
+    image = np.zeros((*grid.shape, n_shown), array.dtype)
+    is_read = np.zeros(grid.shape[0], np.bool_)
+    for rows, values in read_rows(array, np.arange(0, array.shape[0], grid.step), reading):
+        lines = rows // grid.step
+        image[lines] = values[:, :: grid.step].reshape(len(rows), grid.shape[1], -1)[..., :n_shown]
+        is_read[lines] = True
+    return image, is_read
 
 
 @attrs.frozen(eq=False)
@@ -78,8 +102,8 @@ class Grid:
     areas: NDArray[np.int64]  # (N,): of ``boxes``; 0 where a row is not seen
 
     @classmethod
-    def of(cls, output_locs: NDArray[Any], max_px: int) -> Grid:
-        """Return the grid of all boxes, or raise `NoMapError`."""
+    def of(cls, output_locs: NDArray[Any], max_px: int, whole: tuple[int, int] | None = None) -> Grid:
+        """Return the grid of all boxes, or of a ``whole`` that they lie in; or raise `NoMapError`."""
         if output_locs.shape[1] != 4:
             raise NoMapError(
                 f"its locations have {output_locs.shape[1]} numbers: a map needs boxes of four, start_x, "
@@ -89,10 +113,13 @@ class Grid:
             raise NoMapError(
                 "locations that end before they start are no boxes [start_x, start_y, end_x, end_y]"
             )
-        if len(output_locs) == 0:
+        if whole is not None:
+            left, top, right, bottom = 0, 0, *whole
+        elif len(output_locs) == 0:
             raise NoMapError("there are no locations")
-        left, top = (int(each) for each in output_locs[:, :2].min(axis=0))
-        right, bottom = (int(each) for each in output_locs[:, 2:].max(axis=0))
+        else:
+            left, top = (int(each) for each in output_locs[:, :2].min(axis=0))
+            right, bottom = (int(each) for each in output_locs[:, 2:].max(axis=0))
         width, height = right - left, bottom - top
         if min(width, height) < 1:
             raise NoMapError("its boxes have no area")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final, Unpack, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, Unpack, overload
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from accumulator._inputs.options import HeadOptions
 from accumulator._inputs.ranks import as_rank
 from accumulator._inputs.text import listed
 from accumulator._inputs.validation import HeadSpec
+from accumulator._stitching.blends import DEFAULT_BLEND
 from accumulator._stitching.frame import as_frame
 from accumulator._stitching.geometry import GEOMETRY, Filled, as_geometry
 from accumulator._stitching.grid import n_outside
@@ -25,9 +26,28 @@ from accumulator._stores.reading.saved import is_map
 from accumulator.exceptions import NothingPushedError, OptionError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import DTypeLike
+
+    from accumulator._inputs.ranks import Rank
     from accumulator._stitching.frame import Lay
     from accumulator._stitching.map import StitchedMap
-    from accumulator.typing import Auto, RowArray, StitchOptions
+    from accumulator.typing import (
+        Auto,
+        Bands,
+        Blend,
+        Chunks,
+        Compressors,
+        Crop,
+        FillValue,
+        Reduce,
+        RowArray,
+        Scale,
+        StitchOptions,
+        StorageOption,
+        StrPath,
+    )
 
 
 _log: Final = logging.getLogger("accumulator")
@@ -57,14 +77,35 @@ def stitch(
 ) -> None: ...
 
 
-def stitch(
+def stitch(  # noqa: PLR0913  each is told by its name
     batch: FullBatch,
     *,
     heads: Sequence[int | str] | None = None,
     weights: int | str | None = None,
+    blend: StorageOption[Blend] = DEFAULT_BLEND,
+    spread: StorageOption[bool] = False,
+    reduce: StorageOption[Reduce | None] = None,
+    output_shape: StorageOption[Sequence[int] | None] = None,
+    origin: Sequence[int] | Literal["min"] | None = None,
+    channels_first: StorageOption[bool] = False,
+    crop: StorageOption[Crop] = None,
+    scale: StorageOption[Scale] = None,
+    axes: str | None = None,
+    dtype: StorageOption[DTypeLike | None] = None,
+    fill_value: StorageOption[FillValue] = 0,
+    nodata: StorageOption[FillValue | None] = None,
+    on_band: Callable[[slice, Bands], object] | None = None,
+    save_path: StrPath = "temp_fullbatch",
+    memory_threshold: float = 80,
+    memory_limit: int | str | None = None,
+    store: StrPath | None = None,
+    progress: bool = False,
+    chunks: StorageOption[Chunks] = None,
+    shards: StorageOption[Chunks] = None,
+    compressors: StorageOption[Compressors] = None,
+    on_duplicate: Literal["error"] = "error",
     rank: int | Auto | None = None,
     world_size: int | Auto | None = None,
-    **options: Unpack[StitchOptions],
 ) -> StitchedMap | None:
     """Stitch the patches of a result into one map a head.
 
@@ -83,9 +124,15 @@ def stitch(
         Which of several processes this is, as in `FullBatchAccumulator`: each makes whole rows of the maps,
         a part of ``store``, and leaves out those that somebody has made already. `publish` makes maps of all
         parts, with the same bytes for any number of ranks, and `StitchedMap.load` opens them.
-    **options
-        Those of `Stitcher`. By default the maps end with the last of all locations, written or not; where
-        there are none, give ``output_shape``.
+    blend, spread, reduce, output_shape, origin, channels_first, crop, scale, axes
+        How patches lie and are blended, as `Stitcher` takes it. By default the maps end with the last of all
+        locations, written or not; where there are none, give ``output_shape``.
+    dtype, fill_value, nodata, chunks, shards, compressors
+        What maps hold and how they are stored, as `Stitcher` takes it.
+    on_band, save_path, memory_threshold, memory_limit, store, progress
+        Where maps go and who is told of them, as `Stitcher` takes it.
+    on_duplicate : {"error"}, default "error"
+        A result has each patch once: nothing else has a meaning here.
 
     Returns
     -------
@@ -139,12 +186,44 @@ def stitch(
     if not isinstance(batch, FullBatch):
         raise OptionError(f"batch is {type(batch).__name__}: give a FullBatch, such as FullBatch.load(path)")
     check_is_of_patches(batch)
-    if options.get("on_duplicate", "error") != "error":
+    if on_duplicate != "error":
         raise OptionError(
             "on_duplicate is for patches that come one by one: a result has each once. Give it to the "
             "FullBatchAccumulator or the Stitcher that they are pushed to"
         )
-    who = as_rank(rank, world_size)
+    options: StitchOptions = {
+        "blend": blend,
+        "spread": spread,
+        "reduce": reduce,
+        "output_shape": output_shape,
+        "origin": origin,
+        "channels_first": channels_first,
+        "crop": crop,
+        "scale": scale,
+        "axes": axes,
+        "dtype": dtype,
+        "fill_value": fill_value,
+        "nodata": nodata,
+        "on_band": on_band,
+        "save_path": save_path,
+        "memory_threshold": memory_threshold,
+        "memory_limit": memory_limit,
+        "store": store,
+        "progress": progress,
+        "chunks": chunks,
+        "shards": shards,
+        "compressors": compressors,
+    }
+    return _stitch(batch, heads, weights, as_rank(rank, world_size), options)
+
+
+def _stitch(
+    batch: FullBatch,
+    heads: Sequence[int | str] | None,
+    weights: int | str | None,
+    who: Rank | None,
+    options: StitchOptions,
+) -> StitchedMap | None:
     outputs = Heads.of(batch.outputs)
     weighing = None if weights is None else _chosen(outputs, weights, "weights").values[0]
     if heads is None and weights is not None:

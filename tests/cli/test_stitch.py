@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -46,7 +47,7 @@ def run(*arguments):
 
 def test_ome_zarr_of_two_heads(store, capsys):
     """It has the maps that the library makes, with sizes and names."""
-    arguments = ["--head", "tumour", "--head", "class", "--blend", "hann", "--pixel-size", "0.5", "0.25"]
+    arguments = ["--head", "tumour", "--head", "class", "--blend", "hann", "--pixel-size", "0.5,0.25"]
     assert run("-o", "map.ome.zarr", *arguments) == 0
     said = capsys.readouterr().out
     assert "map tumour: 112 x 144 x 2 float32" in said
@@ -75,7 +76,7 @@ def test_ome_tiff_of_one_head_and_json(capsys):
 
 def test_plain_zarr_of_a_region(store):
     """A region, with NaN where nothing is, within little memory."""
-    arguments = ["--head", "tumour", "--origin", "100", "60", "--shape", "60", "50", "--fill", "nan"]
+    arguments = ["--head", "tumour", "--origin", "100,60", "--shape", "60,50", "--fill", "nan"]
     assert run("-o", "map.zarr", *arguments, "--memory-limit", "1 kB") == 0
     loaded = FullBatch.load("map.zarr").outputs["tumour"]
     expected = stitch(store, heads=["tumour"], origin=[100, 60], output_shape=(60, 50), fill_value=np.nan)
@@ -160,7 +161,18 @@ def test_geometry_is_said_in_the_shell(capsys):
     with FullBatchAccumulator(locs, store="run.zarr") as accumulator:
         accumulator.push(heads, locs)
     batch = accumulator.finalize()
-    said = ["--axes", "yx", "--origin", "min", "--scale", "a=1/4", "--crop", "a=2", "--channels-first", "a"]
+    said = [
+        "--axes",
+        "yx",
+        "--origin",
+        "min",
+        "--scale",
+        "a=1/4",
+        "--crop",
+        "a=2",
+        "--channels-first-of",
+        "a",
+    ]
     assert run("-o", "maps.zarr", *said) == 0
     printed = capsys.readouterr().out
     assert "map a: 24 x 24 x 3 float32" in printed
@@ -175,7 +187,7 @@ def test_geometry_is_said_in_the_shell(capsys):
         maps.outputs["a"][8:16, :8], np.moveaxis(heads["a"][3, :, 2:-2, 2:-2], 0, -1)
     )
     assert maps.origin == (0, -32)
-    said = ["--head", "b", "--axes", "yx", "--origin", "0", "0", "--crop", "start", "--json"]
+    said = ["--head", "b", "--axes", "yx", "--origin", "0,0", "--crop", "start", "--json"]
     assert run("-o", "map.ome.zarr", *said) == 0
     assert json.loads(capsys.readouterr().out)["n_outside"] == 3
     for wrong, message in (
@@ -184,13 +196,13 @@ def test_geometry_is_said_in_the_shell(capsys):
         (["--origin", "min", "--scale", "c=2"], "--scale has an entry for head 'c'"),
         (["--origin", "min", "--crop", "1", "--crop", "a=2"], "name each"),
         (["--origin", "min", "--axes", "zyx"], "--axes is 'zyx'"),
-        (["--origin", "min", "0"], "origin"),
+        (["--channels-first", "--channels-first-of", "a"], "name each"),
     ):
         assert run("-o", "other.zarr", *wrong) == 1
         error = capsys.readouterr().err
         assert error.count("\n") == 1
         assert message in error
-    for wrong in (["--scale", "1/0"], ["--crop", "x"], ["--origin", "max"]):
+    for wrong in (["--scale", "1/0"], ["--crop", "x"], ["--origin", "max"], ["--origin", "min", "0"]):
         with pytest.raises(SystemExit, match="2"):
             run("-o", "other.zarr", *wrong)
 
@@ -207,7 +219,7 @@ def test_channels_of_patches_that_have_them_first_are_named(end, is_named, names
     head = "a" if is_named else "0"
     named = [word for name in names for word in ("--channel", name)]
     said = [word if "-" in word else f"{head}={word}" for word in said]
-    for first in (["--channels-first"], ["--channels-first", head]):
+    for first in (["--channels-first"], ["--channels-first-of", head]):
         output = f"map{len(first)}{end}"
         assert run("-o", output, *named, *first, *said) == 0
         expected = stitch(
@@ -235,11 +247,12 @@ def test_channels_of_patches_that_have_them_first_are_named(end, is_named, names
         ("give scale=[0.25, 1/3].", "give --scale 0.25,1/3."),
         ("channels_first=True if", "--channels-first if"),
         ("channels_first=False if", "no --channels-first if"),
-        ('give origin="min" or origin=[1, 2]', "give --origin min or --origin 1 2"),
-        ("or output_shape=(193, 250), which", "or --shape 193 250, which"),
+        ('give origin="min" or origin=[1, 2]', "give --origin min or --origin 1,2"),
+        ("or output_shape=(193, 250), which", "or --shape 193,250, which"),
         ("output_shape is (1, 2)", "--shape is (1, 2)"),
         ('crop="center" or crop=8: give crop= too', "--crop center or --crop 8: give --crop too"),
         ('say blend="last" or "max"', "say --blend last or --blend max"),
+        ('say blend="vote", "last" or "max", or', "say --blend vote, --blend last or --blend max, or"),
         ("heads is ['nope']: choose", "--head is ['nope']: choose"),
         ("the scales differ: give a dict by head", "the scales differ: stitch them one by one, with --head"),
         ("of which crop leaves (2, 2) on another scale", "of which crop leaves (2, 2) on another scale"),
@@ -274,17 +287,102 @@ def test_warnings_are_one_line():
     command = [sys.executable, "-m", "accumulator", "stitch", "run.zarr", "-o", "m.zarr", "--head", "class"]
     error = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     assert error.startswith("accumulator: warning: head 'class': integers are blended by their mean")
-    assert "--blend last" in error
+    assert "--blend vote" in error
     assert error.count("\n") == 1
 
 
-def test_path_comes_first_in_the_usage(capsys):
-    """Some options take all words behind them: help and usage show the order that works."""
-    with pytest.raises(SystemExit, match="0"):
-        main(["stitch", "--help"])
-    said = " ".join(capsys.readouterr().out.split())
-    assert said.startswith("usage: accumulator stitch PATH -o FILE [options]")
-    assert said.count("PATH comes before it") == 2
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--pixel-size", "0.5"],
+        ["--pixel-size", "0.5,0.25"],
+        ["--shape", "112,144"],
+        ["--origin", "-16,-8"],
+        ["--origin", "min"],
+        ["--channel", "a", "--channel", "b"],
+        ["--scale", "1,1"],
+        ["--crop", "start"],
+    ],
+)
+@pytest.mark.usefixtures("store")
+def test_options_may_stand_before_the_path(options):
+    """Each takes as many words as it says: what comes behind them is the path."""
+    assert main(["stitch", "--head", "tumour", *options, "run.zarr", "-o", "before.ome.zarr"]) == 0
+    assert main(["stitch", "run.zarr", "-o", "behind.ome.zarr", "--head", "tumour", *options]) == 0
+    before, behind = (zarr.open_group(f"{name}.ome.zarr", mode="r") for name in ("before", "behind"))
+    assert before.attrs.asdict() == behind.attrs.asdict()
+    np.testing.assert_array_equal(before["s0"][:], behind["s0"][:])
+
+
+def test_a_flag_may_stand_before_the_path():
+    """Patches that have their channels first, of all heads and of one."""
+    locs = np.array([[0, 0, 4, 4]])
+    with FullBatchAccumulator(locs, store="first.zarr") as accumulator:
+        accumulator.push(np.ones((1, 3, 4, 4)), locs)
+    assert main(["stitch", "--channels-first", "first.zarr", "-o", "all.zarr"]) == 0
+    assert main(["stitch", "--channels-first-of", "0", "first.zarr", "-o", "one.zarr"]) == 0
+    for name in ("all", "one"):
+        assert StitchedMap.load(f"{name}.zarr").outputs[0].shape == (4, 4, 3)
+
+
+def test_heads_that_have_names_are_called_by_number_too(store, capsys):
+    """The first is 0; a name that is a number comes before a number."""
+    assert run("-o", "first.zarr", "--head", "0") == 0
+    expected = stitch(store, heads=["tumour"]).outputs["tumour"]
+    np.testing.assert_array_equal(StitchedMap.load("first.zarr").outputs["tumour"][:], expected)
+    assert run("-o", "last.zarr", "--head", "0", "--head", "1", "--blend", "last", "--scale", "0=1") == 0
+    assert list(StitchedMap.load("last.zarr").outputs) == ["tumour", "class"]
+    assert run("-o", "none.zarr", "--head", "3") == 1
+    assert "--head is ['3']: choose from" in capsys.readouterr().err
+    locs = np.array([[0, 0, 2, 2]])
+    with FullBatchAccumulator(locs, store="named.zarr") as accumulator:
+        accumulator.push({"1": np.zeros((1, 2, 2)), "0": np.ones((1, 2, 2))}, locs)
+    assert main(["stitch", "named.zarr", "-o", "named.map.zarr", "--head", "0"]) == 0
+    assert StitchedMap.load("named.map.zarr").outputs["0"][0, 0] == 1
+
+
+@pytest.mark.usefixtures("store")
+def test_a_map_without_any_patch_is_an_error(capsys, tmp_path):
+    """Whether none came, or none lies there; nothing is written."""
+    with FullBatchAccumulator(LOCS, store="blank.zarr", heads=[((32, 32), "f4")]):
+        pass
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["stitch", "blank.zarr", "-o", "map.zarr"]) == 1
+    assert "blank.zarr has none of its 48 patches" in capsys.readouterr().err
+    assert run("-o", "map.zarr", "--head", "tumour", "--origin", "5000,0", "--shape", "9,9", "--json") == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "none of the 40 patches lies on the map" in json.loads(printed.err)["error"]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.usefixtures("store")
+def test_what_a_viewer_opens_is_said_at_the_end(capsys):
+    """The paths of all images are the last lines, and in JSON."""
+    for output, heads, images in (
+        ("map.ome.zarr", ["0"], ["map.ome.zarr"]),
+        ("maps.ome.zarr", ["0", "1"], ["maps.ome.zarr/tumour", "maps.ome.zarr/class"]),
+        ("map.ome.tif", ["0"], ["map.ome.tif"]),
+        ("map.zarr", ["0", "1"], ["map.zarr"]),
+    ):
+        options = ["--blend", "last", *(word for head in heads for word in ("--head", head))]
+        assert run("-o", output, *options) == 0
+        opens = "StitchedMap.load opens " if output == "map.zarr" else "a viewer opens "
+        assert capsys.readouterr().out.splitlines()[-len(images) :] == [opens + image for image in images]
+        assert run("-o", f"again-{output}", *options, "--json") == 0
+        found = json.loads(capsys.readouterr().out)["images"]
+        assert found == [f"again-{image}" for image in images]
+        assert all(Path(image).exists() for image in found)
+
+
+@pytest.mark.usefixtures("store")
+def test_warnings_are_json_where_that_was_asked_for():
+    """A line each, beside the answer, which has a stream of its own."""
+    command = [sys.executable, "-m", "accumulator", "stitch", "run.zarr", "-o", "m.zarr", "--head", "class"]
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+    said = json.loads(done.stderr)
+    assert (said["type"], "--blend last" in said["warning"]) == ("BlendWarning", True)
+    assert json.loads(done.stdout)["n_stitched"] == 40
 
 
 @pytest.mark.parametrize(
@@ -296,7 +394,7 @@ def test_numbers_are_those_that_were_typed(text, number, capsys):
     locs = [[0, 0, 2, 2]]
     with FullBatchAccumulator(locs, store="one.zarr") as accumulator:
         accumulator.push(np.ones((1, 2, 2), {"1": "u8", "0": "f4"}.get(text[0], "i8")), locs)
-    code = main(["stitch", "one.zarr", "-o", "map.zarr", "--shape", "2", "3", "--fill", text])
+    code = main(["stitch", "one.zarr", "-o", "map.zarr", "--shape", "2,3", "--fill", text])
     if number == 1e300:
         assert "--fill of head 0 is 1e+300, which" in capsys.readouterr().err
     else:
@@ -317,7 +415,7 @@ def test_options_of_chosen_heads_go_by_the_numbers_of_the_store(capsys):
     first, second = rng.random((1, 4, 4, 4)), rng.random((1, 4, 4, 4))
     with FullBatchAccumulator(locs, store="two.zarr") as accumulator:
         accumulator.push([first, second], locs)
-    said = ["stitch", "two.zarr", "--channels-first", "1", "-o"]
+    said = ["stitch", "two.zarr", "--channels-first-of", "1", "-o"]
     assert main([*said, "both.zarr", "--head", "1", "--head", "0"]) == 0
     assert main([*said, "one.zarr", "--head", "1"]) == 0
     turned = np.moveaxis(second[0], 0, -1)
@@ -337,3 +435,63 @@ def test_what_is_said_twice_of_one_head_is_refused(capsys, flag):
     assert main(arguments) == 1
     assert "something is said twice of head tumour" in capsys.readouterr().err
     assert not Path("map.zarr").exists()
+
+
+def test_maps_that_people_ask_for(tmp_path, monkeypatch, capsys):
+    """A heat map, classes, votes and weights from one store: as Python makes them."""
+    monkeypatch.chdir(tmp_path)
+    locs = np.array([[0, 0, 4, 4], [2, 0, 6, 4], [4, 0, 8, 4]])
+    rng = np.random.default_rng(0)
+    heads = {
+        "p": rng.random((3, 4, 4, 3), dtype="f4"),
+        "label": rng.integers(0, 3, (3, 4, 4)).astype("u1"),
+        "grade": rng.random((3, 2), dtype="f4"),
+        "sure": rng.random((3, 4, 4), dtype="f4"),
+    }
+    with FullBatchAccumulator(locs, store="run.zarr") as accumulator:
+        accumulator.push(heads, locs)
+    batch = accumulator.finalize()
+    for arguments, options in (
+        (["--spread", "--weights", "sure"], {"spread": True, "weights": "sure"}),
+        (
+            ["--head", "grade", "--spread", "--scale", "1/2"],
+            {"heads": ["grade"], "spread": True, "scale": 0.5},
+        ),
+        (
+            ["--head", "p", "--reduce", "argmax", "--fill", "255"],
+            {"heads": ["p"], "reduce": "argmax", "fill_value": 255},
+        ),
+        (
+            [
+                "--spread",
+                "--blend",
+                "p=hann",
+                "--blend",
+                "label=vote:hann",
+                "--blend",
+                "grade=min",
+                "--reduce",
+                "p=argmax",
+            ],
+            {
+                "spread": True,
+                "blend": {"p": "hann", "label": ("vote", "hann"), "grade": "min"},
+                "reduce": {"p": "argmax"},
+            },
+        ),
+        (["--head", "label", "--blend", "nearest"], {"heads": ["label"], "blend": "nearest"}),
+    ):
+        shutil.rmtree("maps.zarr", ignore_errors=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", BlendWarning)
+            assert main(["stitch", "run.zarr", "-o", "maps.zarr", *arguments]) == 0
+            wanted = stitch(batch, **options)
+        found = StitchedMap.load("maps.zarr")
+        assert list(found) == list(wanted)
+        for name, array in wanted.items():
+            np.testing.assert_array_equal(found[name][...], array)
+    assert main(["stitch", "run.zarr", "-o", "label.ome.tif", "--head", "p", "--reduce", "argmax"]) == 0
+    for wrong in (["--blend", "votes"], ["--blend", "max:hann"], ["--reduce", "max"]):
+        with pytest.raises(SystemExit):
+            main(["stitch", "run.zarr", "-o", "other.zarr", *wrong])
+    capsys.readouterr()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 import time
 from threading import Thread
 
+import attrs
 import numpy as np
 import pytest
 from helpers.maps import raster
@@ -13,6 +16,7 @@ from helpers.maps import raster
 from accumulator import FullBatchAccumulator
 from accumulator._cli import watch as _watch
 from accumulator._cli.commands import main
+from accumulator._report import live as _live
 from accumulator._report.live import Watch, glimpse, picture
 
 LOCS = raster((32, 48), (4, 4), (4, 4))
@@ -53,6 +57,32 @@ def test_a_run_is_watched_until_it_is_complete(tmp_path, capsys, monkeypatch):
     ]
     assert all('http-equiv="refresh" content="7"' in text for text in pages)
     assert 'http-equiv="refresh"' not in page.read_text()
+
+
+def test_what_a_mask_leaves_out_is_not_waited_for(tmp_path, monkeypatch):
+    """Of 96 locations 40 are to come: 30 are three quarters, and at a row a second ten seconds are left."""
+    with run_of(tmp_path / "run.zarr", n_expected=40) as accumulator:
+        push(accumulator, 0, 30)
+        watch, now = Watch(), 100.0
+        monkeypatch.setattr(_live.time, "monotonic", lambda: now)
+        look = glimpse(tmp_path / "run.zarr")
+        for n in (28, 29, 30):
+            now += 1
+            watch.add(attrs.evolve(look, written=np.arange(96) < n, seconds=now))
+        assert "running: 30 of 40 (75.0%) recorded, 1.0 rows/s, 0:00:10 left" in "".join(watch.lines())
+
+
+def test_nobody_watches_any_more(tmp_path):
+    """A pipe that is closed ends it, without a word."""
+    with run_of(tmp_path / "run.zarr") as accumulator:
+        push(accumulator, 0, 3)
+        command = [sys.executable, "-m", "accumulator", "watch", str(tmp_path / "run.zarr"), "--every", "0.1"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            assert b"3 of 96" in process.stdout.readline()
+            process.stdout.close()
+            push(accumulator, 3, 9)
+            assert process.wait(60) == 0
+            assert process.stderr.read() == b""
 
 
 def test_a_page_that_is_there_is_left_alone(tmp_path, capsys):

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
 
-from accumulator import FullBatch, FullBatchAccumulator
+from accumulator import FullBatch, FullBatchAccumulator, Stitcher
 from accumulator.exceptions import HeadDtypeError, HeadValueError, OptionError
 
 N = 13
@@ -367,6 +367,8 @@ def test_fill_value_that_the_head_cannot_hold_is_refused(where, fill, head, dtyp
         ({"compressors": [GZIP]}, [(4, 2, 2), (8, 3)], [None, None], [["gzip"], ["gzip"]]),
         ({"compressors": {1: (BLOSC, GZIP)}}, [(4, 2, 2), (8, 3)], [None, None], [[], ["blosc", "gzip"]]),
         ({"compressors": ()}, [(4, 2, 2), (8, 3)], [None, None], [[], []]),
+        ({"compressors": "zstd"}, [(4, 2, 2), (8, 3)], [None, None], [["zstd"], ["zstd"]]),
+        ({"compressors": {0: "gzip", 1: "blosc"}}, [(4, 2, 2), (8, 3)], [None, None], [["gzip"], ["blosc"]]),
         (
             {"compressors": [{"name": "gzip", "configuration": {"level": 1}}], "shards": 4},
             [(1, 2, 2), (1, 3)],
@@ -435,7 +437,6 @@ def test_option_for_a_head_that_is_not_there_is_refused(where, options):
         {"shards": 5, "chunks": 2},
         {"shards": (4, 2, 2), "chunks": (4, 2, 3)},
         {"shards": 2, "chunks": 4},
-        {"compressors": "best"},
         {"compressors": 7},
         {"compressors": [ZSTD, None]},
         {"compressors": [{"name": "no such codec"}]},
@@ -451,6 +452,35 @@ def test_impossible_storage_is_refused_at_the_first_push(where, options):
         assert not accumulator.written.any()
         assert list(Path.cwd().iterdir()) == []
         accumulator.close()
+
+
+@pytest.mark.parametrize("raw", ["best", "", "ZSTD", {0: "zstd", 1: "best"}])
+@pytest.mark.parametrize("kind", [FullBatchAccumulator, Stitcher])
+def test_names_of_no_compressor_are_refused_at_once(kind, raw):
+    """Before anything is pushed; the error has those that there are."""
+    with pytest.raises(
+        OptionError, match=r"compressors is '.*': give one of 'zstd', 'gzip', 'blosc', 'auto'"
+    ):
+        kind(LOCS, compressors=raw)
+
+
+@pytest.mark.parametrize("name", ["zstd", "gzip", "blosc"])
+def test_a_compressor_by_its_name_is_that_of_zarr(name):
+    """It has zarr's settings, is resumed as such, and holds in maps too."""
+    codec = {"zstd": ZstdCodec, "gzip": GzipCodec, "blosc": BloscCodec}[name]()
+    boxes = np.array([[x, 0, x + 2, 2] for x in range(0, 8, 2)])
+    with FullBatchAccumulator(boxes, store="named.zarr", compressors=name) as accumulator:
+        accumulator.push(np.ones((2, 2, 2)), boxes[:2])
+    for same in (name, codec):
+        with FullBatchAccumulator(boxes, store="named.zarr", mode="a", compressors=same) as accumulator:
+            assert accumulator.written.tolist() == [True, True, False, False]
+    with FullBatchAccumulator(boxes, store="codec.zarr", compressors=codec) as other:
+        other.push(np.ones((2, 2, 2)), boxes[:2])
+    with Stitcher(boxes, store="map.zarr", compressors=name) as stitcher:
+        stitcher.push(np.ones((4, 2, 2)), boxes)
+    found = [zarr.open_array(f"{path}.zarr/outputs/0", mode="r") for path in ("named", "codec", "map")]
+    assert found[0].compressors == found[1].compressors
+    assert [codecs(array) for array in found] == [[name]] * 3
 
 
 def test_chunks_that_the_memory_cannot_hold_are_refused():

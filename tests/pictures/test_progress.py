@@ -66,6 +66,21 @@ def test_bar_of_what_is_expected(capsys):
 
 
 @pytest.mark.usefixtures("every_push")
+def test_what_a_mask_leaves_out_is_no_gap(capsys):
+    """Of ten rows four are to come: six before the last one are no gaps, whichever they are."""
+    with FullBatchAccumulator(LOCS, progress=True, n_expected=4) as accumulator:
+        push(accumulator, [1, 3, 7])
+        assert ("3/4" in (line := last_line(capsys)), "gaps" in line) == (True, False)
+        push(accumulator, [9])
+        assert ("4/4" in (line := last_line(capsys)), "gaps" in line) == (True, False)
+    with FullBatchAccumulator(LOCS, progress=True, n_expected=7) as accumulator:
+        push(accumulator, [9])
+        assert "6 gaps" in last_line(capsys)  # nine have not come, of which three never do
+    with FullBatchAccumulator(LOCS, progress=True, n_expected=0, heads=[((2, 2, 1), "f4")]):
+        assert "/10" not in last_line(capsys)
+
+
+@pytest.mark.usefixtures("every_push")
 def test_bar_of_a_resumed_run_starts_where_it_was(capsys):
     """Rows of the earlier run count from the start."""
     accumulator = FullBatchAccumulator(LOCS, store="run.zarr", progress=True)

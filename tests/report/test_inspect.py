@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,10 +16,10 @@ import zarr
 from helpers.files import tree
 from helpers.oracle import distinct, grid
 
-from accumulator import FullBatch, FullBatchAccumulator
+from accumulator import FullBatch, FullBatchAccumulator, exceptions
 from accumulator._cli.commands import main
 from accumulator._stores.files.ownership import is_locked
-from accumulator.exceptions import LockedError, UnfinishedError
+from accumulator.exceptions import AccumulatorError, LockedError, UnfinishedError
 
 N = 11
 LOCS = grid(N)
@@ -292,9 +293,27 @@ def test_what_is_no_store_is_one_line_and_exit_code_one(command, kind, capsys):
         path /= "below"
     for option in ([], ["--json"]):
         code, out, err = run(capsys, command, path, *option)
-        assert (code, out) == (1, "")
-        assert err.startswith("accumulator: error: ")
+        assert (code, out, err.count("\n")) == (1, "", 1)
         assert "thing" in err
+        assert "Errno" not in err
+        assert not re.search(r"\bmark\b", err)
+        if not option:
+            assert err.startswith("accumulator: error: ")
+            continue
+        found = json.loads(err)
+        assert issubclass(getattr(exceptions, found["type"]), AccumulatorError)
+        assert found["path"] == str(path.absolute())
+        assert "thing" in found["error"]
+
+
+def test_a_folder_of_stores_names_some(complete, capsys):
+    """Whoever gave the folder that stores are in sees what may be meant; a broken store names no part."""
+    Path("slides").mkdir()
+    for number in range(2):
+        shutil.copytree(complete, f"slides/{number}.zarr")
+    assert "in it there is '0.zarr', or '1.zarr'" in run(capsys, "info", "slides")[2]
+    (complete / "zarr.json").unlink()
+    assert "in it there is" not in run(capsys, "info", complete)[2]
 
 
 @pytest.mark.parametrize("is_killed", [True, False])
@@ -386,7 +405,37 @@ def test_reader_that_has_seen_enough(tmp_path):
         assert process.stdout.readline() == b"4 0 8 4\n"
         process.stdout.close()
         assert process.stderr.read() == b""
-        assert process.wait(60) == 1
+        assert process.wait(60) == 0
+
+
+def test_verdicts_count_though_nobody_reads_them(complete):
+    """A damaged store is found behind a pipe that was closed, and help is no error there."""
+    flip(complete / "outputs/0/c.0.0.0.0")
+    shutil.copytree(complete, "again.zarr")
+    for argv, code in ((["verify", complete, "again.zarr"], 1), (["--help"], 0)):
+        reading, writing = os.pipe()
+        os.close(reading)
+        command = [sys.executable, "-m", "accumulator", *map(str, argv)]
+        done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False, timeout=60)
+        os.close(writing)
+        assert (done.returncode, done.stderr) == (code, b"")
+
+
+def test_bare_command_shows_its_help(capsys):
+    """Whoever types no more than its name learns what there is."""
+    with pytest.raises(SystemExit, match="0"):
+        main([])
+    assert "accumulator missing PATH" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("argv", [["missing", "a", "b"], ["missing", "--yaml", "a"], ["stitch", "a"]])
+def test_wrong_arguments_as_json(argv, capsys):
+    """One object, and no usage beside it."""
+    with pytest.raises(SystemExit, match="2"):
+        main([*argv, "--json"])
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert json.loads(printed.err)["type"] == "UsageError"
 
 
 def test_several_stores_are_looked_at_one_after_the_other(complete, capsys):
@@ -402,8 +451,6 @@ def test_several_stores_are_looked_at_one_after_the_other(complete, capsys):
     assert [Path(each["path"]).name for each in found] == ["run-0.zarr", "run-1.zarr", "run-3.zarr"]
     assert [each["verdict"] for each in found] == ["right", "damaged", "right"]
     assert code == 1
-    assert printed.err.startswith("accumulator: error: ")
-    assert printed.err.count("\n") == 1
-    assert "run-2.zarr" in printed.err
+    assert Path(json.loads(printed.err)["path"]).name == "run-2.zarr"
     assert main(["info", paths[0], paths[3]]) == 0
     assert capsys.readouterr().out.count("state               complete") == 2

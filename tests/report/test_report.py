@@ -18,10 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from playwright import sync_api
 
-from accumulator import FullBatch, FullBatchAccumulator
+from accumulator import FullBatch, FullBatchAccumulator, StitchedMap, Stitcher
 from accumulator._cli.commands import main
+from accumulator._report import page as page_module
 from accumulator._report.content import gather
 from accumulator._report.histogram import histogram
+from accumulator._report.images import as_pictures
 from accumulator._report.page import render, write_report
 from accumulator._report.reading import Reading, read_rows
 from accumulator._report.thumbnail import thumbnail
@@ -95,35 +97,38 @@ class Page(HTMLParser):
 
 
 def whole_map(array, locs, written):
-    """Lay every row over the whole map, pixel by pixel."""
+    """Return the whole map, pixel by pixel: the mean of floats, the last of whole numbers; and how many."""
     left, top = locs[:, :2].min(axis=0)
     right, bottom = locs[:, 2:].max(axis=0)
-    image = np.zeros((bottom - top, right - left, array.shape[-1]), array.dtype)
-    covered = np.zeros(image.shape[:2], bool)
+    patches = [[[] for _ in range(left, right)] for _ in range(top, bottom)]
     for row in np.flatnonzero(written):
-        x0, y0, x1, y1 = locs[row] - [left, top, left, top]
-        image[y0:y1, x0:x1], covered[y0:y1, x0:x1] = array[row], True
-    return image, covered
+        for y in range(*locs[row, 1::2]):
+            for x in range(*locs[row, ::2]):
+                patches[y - top][x - left].append(array[row, y - locs[row, 1], x - locs[row, 0]])
+    blank = np.zeros(array.shape[-1], array.dtype)
+    blend = (lambda values: np.mean(values, axis=0)) if array.dtype.kind in "fc" else (lambda all_: all_[-1])
+    image = np.array([[blend(values) if values else blank for values in line] for line in patches])
+    return image, np.array([[len(values) for values in line] for line in patches])
 
 
 @pytest.mark.parametrize("few_px", [0, 10**6])
-@given(st.integers(1, 40), st.integers(1, 5), st.integers(3, 60), st.booleans())
-def test_thumbnail_is_every_nth_pixel(tuned, few_px, n, columns, max_px, is_zarr):
+@given(st.integers(1, 15), st.integers(1, 5), st.integers(3, 60), st.booleans(), st.sampled_from("fic"))
+def test_thumbnail_is_every_nth_pixel(tuned, few_px, n, columns, max_px, is_zarr, kind):
     """It is what slicing the whole map gives, overlaps and gaps included, row by row or many at once."""
     tuned(pasted_px=few_px, pasted_rows=4)
     locs = grid(n, step=5, columns=columns) + np.array([3, 7, 5, 9])
-    array = distinct(n, (7, 7, 2))
+    array = distinct(n, (7, 7, 2), {"f": "f4", "i": "i2", "c": "c8"}[kind])
     written = np.arange(n) % 3 != 1
     given_array = array
     if is_zarr:
         given_array = zarr.create_array({}, shape=array.shape, chunks=(3, 7, 7, 2), dtype=array.dtype)
         given_array[:] = array
-    image, covered = thumbnail(given_array, locs, written, max_px)
-    whole, whole_covered = whole_map(array, locs, written)
+    image, counts = thumbnail(given_array, locs, written, max_px)
+    whole, whole_counts = whole_map(array, locs, written)
     step = -(-max(whole.shape[:2]) // max_px)
-    np.testing.assert_array_equal(image, whole[::step, ::step])
-    np.testing.assert_array_equal(covered, whole_covered[::step, ::step])
-    assert max(covered.shape) <= max_px
+    np.testing.assert_allclose(image, whole[::step, ::step], rtol=1e-6)
+    np.testing.assert_array_equal(counts, whole_counts[::step, ::step])
+    assert max(counts.shape) <= max_px
 
 
 def test_thumbnail_of_other_patches():
@@ -348,6 +353,158 @@ def test_timing_of_a_run_and_of_what_was_saved(complete):
     assert timing(Path("absent"), "complete", 20).seconds is None
 
 
+def test_names_sizes_and_scale_bar_of_a_page(complete, capsys):
+    """Channels have the names that were given where a head has as many, lengths are micrometers."""
+    argv = ["--pixel-size", "0.5,25", "--channel", "stroma", "--channel", HOSTILE, "-o", "page.html"]
+    assert run(capsys, complete, *argv)[0] == 0
+    text = Path("page.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert "48 x 40 px (24 µm x 1 mm)" in page.text
+    assert " 5 µm " in " ".join(page.text.split())  # of 24, a quarter at most
+    names = [attrs["alt"] for tag, attrs in page.tags if tag == "img"]
+    assert any("Map of head map, stroma," in name for name in names)
+    assert any("channel 1" in name for name in names)  # of the head that has three
+    assert "channel 0, values from 1 to" not in names[0]
+    stages = [attrs for _, attrs in page.tags if attrs.get("class") == "stage"]
+    assert {stage["data-width"] for stage in stages} == {"24.0"}
+    assert all("aspect-ratio: 24.0 / 1000;" in stage["style"] for stage in stages)
+    assert [tag for tag, _ in page.tags].count("script") == 1
+
+
+@pytest.mark.parametrize("names", [["a"] * 4, ["a"] * 41])
+def test_names_that_no_head_has_channels_for(complete, capsys, names):
+    """They are refused, with the numbers that would do, and nothing is written."""
+    code, _, err = run(capsys, complete, *(word for name in names for word in ("--channel", name)))
+    assert code == 1
+    assert f"--channel has {len(names)} names" in err
+    assert "1 or 2 or 3 or 40 channels" in err
+    assert not Path("report.html").exists()
+
+
+@pytest.mark.parametrize("size", ["0", "-1", "x", "nan", "1,2,3", "inf"])
+def test_sizes_that_no_pixel_has(complete, size):
+    """They are wrong arguments."""
+    with pytest.raises(SystemExit, match="2"):
+        main(["report", str(complete), "--pixel-size", size])
+
+
+@given(st.floats(1e-3, 1e9))
+def test_scale_bar_is_round(whole):
+    """It is 1, 2 or 5 of some unit, and between a tenth and a quarter of the map."""
+    length = page_module._nice(whole)
+    assert whole / 10 * (1 - 1e-6) <= length <= whole / 4 * (1 + 1e-6)
+    assert f"{length:.0e}"[0] in "125"
+    assert float(f"{length:.0e}") == pytest.approx(length)
+
+
+@pytest.mark.parametrize(
+    ("n_expected", "figures", "key"),
+    [
+        (None, "66.7% of the locations written 20 written 10 missing", "missing"),
+        (
+            25,
+            "80.0% expected written 20 written 5 missing 5 left out by a mask",
+            "missing or left out by a mask",
+        ),
+        (20, "100.0% expected written 20 written 0 missing 10 left out by a mask", "left out by a mask"),
+    ],
+)
+def test_page_tells_masked_from_missing(n_expected, figures, key):
+    """By numbers, and in maps by their key; where both are, nobody knows which is which."""
+    with FullBatchAccumulator(LOCS, store="run.zarr", n_expected=n_expected) as accumulator:
+        fill(accumulator, np.arange(20))
+    report = gather(Path("run.zarr"))
+    page = render(report)
+    said = re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", page.replace("\n", ""))
+    assert " ".join(f"{value} {label}" for label, value in said).startswith(figures)
+    masks = report.heads[0].map.pictures[0].masks
+    assert masks == ["left out" if n_expected == 20 else "missing"]
+    assert re.search(rf"</span>{key}</span>", page)
+    assert ("not which" in page) == (n_expected == 25)
+
+
+def test_page_says_what_becomes_of_overlaps():
+    """The mean of floats, the last of whole numbers, and nothing where boxes lie side by side."""
+    locs = np.array([[0, 0, 8, 8], [4, 0, 12, 8]])
+    for name, some in (("over.zarr", locs), ("beside.zarr", LOCS)):
+        n = len(some)
+        with FullBatchAccumulator(some, store=name) as accumulator:
+            accumulator.push({"p": distinct(n, (8, 8)), "label": distinct(n, (8, 8), "i4")}, some)
+    report = gather(Path("over.zarr"))
+    assert [head.map.overlap for head in report.heads] == ["averaged", "last"]
+    text = Page(render(report)).text
+    assert "it shows the mean of their patches" in text
+    assert "the last patch is seen" in text
+    report = gather(Path("beside.zarr"))
+    assert [head.map.overlap for head in report.heads] == ["", ""]
+    assert "overlap" not in Page(render(report)).text
+
+
+# Maps that were kept
+
+
+@pytest.fixture
+def kept_map():
+    """Make a store of two maps on another scale, of columns in another order, with gaps and an origin."""
+    locs = np.array([[y, x, y + 8, x + 8] for y in range(8, 40, 8) for x in range(16, 64, 8)])
+    written = np.arange(24) % 5 != 2
+    heads = {"p": distinct(24, (4, 4, 2)), "label": distinct(24, (4, 4), "i4")}
+    options = {"axes": "yx", "origin": "min", "scale": 0.5, "store": "map.zarr", "chunks": 4}
+    with Stitcher(locs, blend="last", **options) as stitcher:
+        stitcher.push({name: head[written] for name, head in heads.items()}, locs[written])
+    stitcher.finalize().close()
+    return StitchedMap.load("map.zarr")
+
+
+@pytest.mark.parametrize("max_px", [1024, 7])
+def test_page_of_maps(kept_map, max_px, monkeypatch):
+    """Every n-th pixel of them, as they are; the coverage is that of their patches, x first."""
+    images = []
+    monkeypatch.setattr(
+        "accumulator._report.content.as_pictures", lambda *given: images.append(given) or as_pictures(*given)
+    )
+    report = gather(Path("map.zarr"), max_px)
+    assert report.is_of_maps
+    assert (report.coverage.kind, report.coverage.n, report.coverage.n_written) == ("boxes", 24, 19)
+    assert report.coverage.extent[:2] == (16, 8)
+    assert report.size == (24, 16)
+    step = -(-24 // max_px)
+    covered = kept_map.coverage() > 0
+    for (image, seen, masks, _), head in zip(images, ("p", "label"), strict=True):
+        whole = np.asarray(kept_map.outputs[head][...]).reshape(16, 24, -1)
+        np.testing.assert_array_equal(image, whole[::step, ::step])
+        np.testing.assert_array_equal(seen, covered[::step, ::step])
+        np.testing.assert_array_equal(masks["missing"], ~covered[::step, ::step])
+        assert not masks["unread"].any()
+    text = Page(render(report)).text
+    assert "19 of 24 locations written" in text
+    assert "those of the patches that the maps were made of" in text
+    assert "overlap" not in text
+
+
+@pytest.mark.usefixtures("kept_map")
+def test_page_of_a_damaged_map():
+    """Damaged lines are painted, and what shares their chunk is not shown."""
+    file = Path("map.zarr/outputs/0/c.1.0.0")
+    data = bytearray(file.read_bytes())
+    data[5] ^= 1
+    file.write_bytes(data)
+    report = gather(Path("map.zarr"))
+    assert report.heads[0].reading.damaged.tolist() == [4]
+    assert report.heads[0].map.pictures[0].masks == ["missing", "unread", "damaged"]
+    assert report.heads[1].map.pictures[0].masks == ["missing"]
+    assert "1 damaged rows: 4" in Page(render(report)).text
+
+
+def test_page_of_a_volume():
+    """It is told why there is no picture."""
+    locs = np.array([[0, 0, 0, 4, 4, 4]])
+    with Stitcher(locs, store="map.zarr") as stitcher:
+        stitcher.push(np.ones((1, 4, 4, 4)), locs)
+    text = Page(render(gather(Path("map.zarr")))).text
+    assert "No map: it is a map of 3 axes of float64, and two are painted." in text
+
+
 # The command
 
 
@@ -471,6 +628,21 @@ def test_zoom_in_a_browser(page):
     assert scale() < before
     page.keyboard.press("0")
     assert scale() == 1
+
+
+def test_scale_bar_in_a_browser(page):
+    """However far one zooms in, the bar is as long as it says."""
+    viewer = page.locator('[data-viewer="0"]')
+    stage, bar = viewer.locator(".stage:visible"), viewer.locator("[data-bar]:visible")
+    for _ in range(5):
+        text = bar.locator("span").inner_text()
+        length, unit = text.split(" ")
+        assert unit == "px"
+        scale = float(viewer.get_attribute("data-scale"))
+        shown = bar.locator("i").bounding_box()["width"] / stage.bounding_box()["width"]
+        assert shown == pytest.approx(float(length) * scale / 48, rel=0.02)
+        assert 0.09 < shown < 0.26
+        viewer.get_by_role("button", name="Zoom in").click()
 
 
 def test_channels_in_a_browser(page):

@@ -71,7 +71,9 @@ by_name = {"a": 4}
 FullBatchAccumulator(locs, chunks=by_name, dtype={"a": np.float16})
 FullBatchAccumulator(locs, chunks="many")  # type: ignore[arg-type]
 FullBatchAccumulator(locs, chunks={"a": "many"})  # type: ignore[dict-item]
-FullBatchAccumulator(locs, compressors="zstd")  # type: ignore[arg-type]
+FullBatchAccumulator(locs, compressors="zstd")
+FullBatchAccumulator(locs, compressors={"a": "gzip", "b": None})
+FullBatchAccumulator(locs, compressors="zip")  # type: ignore[arg-type]
 FullBatchAccumulator(locs, fill_value="nothing")  # type: ignore[arg-type]
 FullBatchAccumulator(locs, "spill")  # type: ignore[call-arg]
 

@@ -6,6 +6,7 @@ It is trusted no further than it can be checked: a group may come from a strange
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import stat
 from typing import TYPE_CHECKING, Any, Final
@@ -26,6 +27,7 @@ MARK: Final = "accumulator"
 VERSION: Final = 2
 CREATING, RUNNING, COMPLETE = "creating", "running", "complete"
 MOST_METADATA: Final = 16 * 2**20  # bytes of a file of it
+_MOST_NAMED: Final = 3  # stores in a folder
 _HASHED_NUMBERS: Final = 2**16  # that are copied at a time
 
 
@@ -41,10 +43,13 @@ class Mark:
     resume_token: str | None = None
     arrays: dict[str, str] = attrs.field(factory=dict)  # `hash_of` the metadata file of each of `parts`
     written: str = ""  # `hash_written`, of a complete run: a file of another run would pass for its record
+    n_expected: int | None = None  # rows that are to come, which not every store tells
 
     def to_json(self) -> dict[str, Any]:
         """Return it as it is stored, with a hash of itself."""
         plain = {"version": VERSION, **attrs.asdict(self)}
+        if self.n_expected is None:  # what earlier versions wrote, and read
+            del plain["n_expected"]
         return plain | {"digest": digest(plain)}
 
     @property
@@ -98,7 +103,8 @@ def read_mark(path: Path) -> Mark:
         )
     if not isinstance(plain, dict) or document.get("node_type") != "group":
         raise ResultFormatError(
-            f"{path} is neither a result that FullBatch.save wrote nor a run kept by store=: it has no mark"
+            f"{path} is neither a result that FullBatch.save wrote nor a run kept by store=: its metadata "
+            "has nothing of either"
         )
     version = plain.get("version")
     if version != VERSION:
@@ -107,16 +113,16 @@ def read_mark(path: Path) -> Mark:
             "the library that wrote it"
         )
     stated = {key: value for key, value in plain.items() if key != "digest"}
-    fields = {field.name for field in attrs.fields(Mark)}
+    fields = {field.name for field in attrs.fields(Mark)} | {"version"}
     try:
-        is_whole = plain.get("digest") == digest(stated) and set(stated) == fields | {"version"}
+        is_whole = plain.get("digest") == digest(stated) and set(stated) | {"n_expected"} == fields
     except RecursionError:
         is_whole = False
     if not is_whole:
-        raise ResultFormatError(f"{path} is damaged: its mark was changed")
+        raise ResultFormatError(f"{path} is damaged: its metadata was changed")
     mark = Mark(**{key: value for key, value in stated.items() if key != "version"})
     if not _is_possible(mark):
-        raise ResultFormatError(f"{path} is damaged: its mark holds impossible values")
+        raise ResultFormatError(f"{path} is damaged: its metadata holds impossible values")
     return mark
 
 
@@ -133,7 +139,7 @@ def read_json(file: Path, path: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError) as cause:
         raise ResultFormatError(
             f"{path} is neither a result that FullBatch.save wrote nor a run kept by store=, or its first "
-            f"push has not come: there is no {name}"
+            f"push has not come: there is no {name}{_stores_in(path)}"
         ) from cause
     except OSError as cause:
         raise storage_error(cause, f"{file} cannot be read") from cause
@@ -144,6 +150,14 @@ def read_json(file: Path, path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise ResultFormatError(f"{path} is damaged: {name} is not a JSON object")
     return document
+
+
+def _stores_in(path: Path) -> str:
+    """Return the first few stores in a folder, as whoever gave it may mean one of them."""
+    if (path / OUTPUTS).exists():  # or it was one itself
+        return ""
+    some = sorted(file.parent.name for file in itertools.islice(path.glob("*/zarr.json"), _MOST_NAMED))
+    return f"; in it there is {', or '.join(map(repr, some))}" if some else ""
 
 
 def _is_possible(mark: Mark) -> bool:
@@ -157,6 +171,7 @@ def _is_possible(mark: Mark) -> bool:
         and isinstance(mark.written, str)
         and isinstance(mark.resume_token, str | None)
         and isinstance(mark.arrays, dict)
+        and is_count(mark.n_expected, mark.n_rows)
         and (
             mark.state == CREATING
             or (
@@ -165,6 +180,11 @@ def _is_possible(mark: Mark) -> bool:
             )
         )
     )
+
+
+def is_count(raw: Any, most: int) -> bool:
+    """Whether it is a number of rows to come, or not told."""
+    return raw is None or (type(raw) is int and 0 <= raw <= most)
 
 
 def _are_names(names: list[Any], n_heads: int) -> bool:

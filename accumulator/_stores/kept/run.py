@@ -45,13 +45,7 @@ from accumulator._stores.reading.saved import SavedResult, is_map, open_result, 
 from accumulator._stores.reading.trust import check_tree
 from accumulator._stores.writing.record import create_record, hash_parts, write_mark
 from accumulator._stores.writing.zarr_rows import ZarrRows
-from accumulator.exceptions import (
-    DamagedError,
-    ResultExistsError,
-    ResumeError,
-    StorageError,
-    StorageWarning,
-)
+from accumulator.exceptions import DamagedError, ResultExistsError, ResumeError, StorageError, StorageWarning
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,26 +91,18 @@ class KeptRun:
         return Record(self.root, self._reserve, self._unsynced)
 
     @classmethod
-    def claim(cls, path: str, mode: str, locs: NDArray[Any], resume_token: str | None) -> Self:
+    def claim(
+        cls, path: str, mode: str, locs: NDArray[Any], resume_token: str | None, n_expected: int | None = None
+    ) -> Self:
         """Take over the folder of a store, there or not yet, and find out whose it is.
 
-        Mode "w-" never touches what is there; "a" resumes it. After an error all is as it was.
-
-        Raises
-        ------
-        ResultExistsError
-            Something is there, which the mode or its content forbids to touch.
-        ResultFormatError
-            What is there is damaged beyond its rows, or no store.
-        ResumeError
-            It is the store of another run.
-        LockedError
-            Somebody writes it.
-        StorageError
-            The disk refused.
+        Mode "w-" never touches what is there; "a" resumes it. After an error all is as it was:
+        ResultExistsError tells that something is there, which the mode or its content forbids to touch,
+        ResultFormatError that it is damaged beyond its rows, or no store, ResumeError that it is another
+        run's, LockedError that somebody writes it, StorageError that the disk refused.
         """
         root, recorded = Path(path), np.zeros(len(locs), dtype=bool)
-        mark = Mark(CREATING, None, 0, len(locs), hash_locations(locs), resume_token)
+        mark = Mark(CREATING, None, 0, len(locs), hash_locations(locs), resume_token, n_expected=n_expected)
         run = cls(root, recorded, locs, ClaimedFolder.claim(root, mode), mark)
         try:
             run._look(mode)
@@ -124,6 +110,11 @@ class KeptRun:
             run.release()
             raise
         return run
+
+    @property
+    def n_expected(self) -> int | None:
+        """How many rows are to come, as this run or an earlier one was told."""
+        return self._mark.n_expected
 
     @property
     def is_complete(self) -> bool:
@@ -271,7 +262,9 @@ class KeptRun:
                 self._empty()
             return
         check_run(self.root, mark, self._mark)
-        self._mark, self.is_resumed = mark, True
+        told, self.is_resumed = self._mark.n_expected, True
+        self._is_marked = told in {None, mark.n_expected}  # else the first push, or the end, writes it
+        self._mark = mark if told is None else attrs.evolve(mark, n_expected=told)
 
     def _found(self) -> list[str]:
         """Return what is in the folder; a run of several ranks is theirs."""

@@ -114,6 +114,7 @@ class PartRun(KeptRun):
         terms = shared.terms
         root = shared.folder / system.unique_name()
         mark = Mark(CREATING, None, 0, terms.n_rows, terms.locations, terms.resume_token)
+        mark = attrs.evolve(mark, n_expected=terms.n_expected)
         claimed = ClaimedFolder.claim(root, "w-")
         try:
             none = np.zeros(terms.n_rows, dtype=bool)

@@ -88,7 +88,8 @@ def publish_parts(root: Path, wish: Wish) -> bool:
         if SharedRun.find(root) is None:  # another process has published all of it just now
             return False
         raise
-    run = PublishedRun.claim(str(root), "a", locs, shared.terms.resume_token)
+    terms = shared.terms
+    run = PublishedRun.claim(str(root), "a", locs, terms.resume_token, terms.n_expected)
     try:
         shared = SharedRun.find(root)  # again: until here another process may have published
         if shared is None:

@@ -25,7 +25,7 @@ from accumulator._stores.files.temporary import make_parents
 from accumulator._stores.files.unsynced import Unsynced
 from accumulator._stores.format.arrays import layout_of, open_group, read_only
 from accumulator._stores.format.layout import BUFFER_NBYTES, layout
-from accumulator._stores.format.mark import digest, hash_locations, hash_of, read_json
+from accumulator._stores.format.mark import digest, hash_locations, hash_of, is_count, read_json
 from accumulator._stores.format.names import OUTPUTS, PARTS
 from accumulator._stores.format.store import FolderStore
 from accumulator._stores.reading.trust import check_output, check_tree
@@ -65,6 +65,7 @@ class Terms:
     arrays: dict[str, tuple[list[int], str]]  # shape and dtype of each file of the index
     is_joined: bool  # whether a run of one process was there before
     is_of_maps: bool = False  # whether rows are those of maps, whose patches are told of beside the heads
+    n_expected: int | None = None  # rows that are to come, of all ranks together
 
     def differences(self, given: Terms) -> Iterator[str]:
         """Yield in which a rank differs from the first."""
@@ -72,8 +73,10 @@ class Terms:
             yield f"it has {self.n_rows} locations, and {given.n_rows} are given"
         elif self.locations != given.locations:
             yield "its locations are others, or in another order"
-        for what in ("resume_token", "on_duplicate"):
+        for what in ("resume_token", "on_duplicate", "n_expected"):
             was, now = getattr(self, what), getattr(given, what)
+            if what == "n_expected" and None in {was, now}:
+                continue  # not every rank has to tell
             if was != now and self.is_of_maps and given.is_of_maps and what == "resume_token":
                 yield f"it has maps of other patches, or made otherwise: {_others(was, now)}"
             elif was != now:
@@ -145,6 +148,8 @@ class SharedRun:
             if specs is not None:
                 _write_heads(place / HEADS, terms.n_rows, specs)
             plain = {"version": _VERSION, **attrs.asdict(terms)}
+            if terms.n_expected is None:  # what earlier versions wrote, and read
+                del plain["n_expected"]
             content = json.dumps(plain | {"digest": digest(plain)}).encode()
             system.replace(place / RUN, memoryview(content), is_synced=True)
             for name in terms.arrays:
@@ -295,6 +300,7 @@ def terms_of(  # noqa: PLR0913  what ranks agree on
     *,
     is_joined: bool,
     is_of_maps: bool = False,
+    n_expected: int | None = None,
 ) -> Terms:
     """Return what a rank proposes."""
     unit_rows = None
@@ -302,7 +308,15 @@ def terms_of(  # noqa: PLR0913  what ranks agree on
         layouts, _ = layout(len(locs), specs.values, BUFFER_NBYTES)
         unit_rows = max(layouts, key=lambda made: made.spec.row_nbytes).unit_rows
     return Terms(
-        len(locs), hash_locations(locs), resume_token, on_duplicate, unit_rows, arrays, is_joined, is_of_maps
+        len(locs),
+        hash_locations(locs),
+        resume_token,
+        on_duplicate,
+        unit_rows,
+        arrays,
+        is_joined,
+        is_of_maps,
+        n_expected,
     )
 
 
@@ -343,7 +357,7 @@ def _read_terms(folder: Path, name: str) -> Terms:
     plain = {key: value for key, value in told.items() if key != "digest"}
     if told.get("digest") != digest(plain) or plain.pop("version", None) != _VERSION:
         raise ResultFormatError(f"{folder / name} is damaged, or of another version of the library")
-    plain.setdefault("is_of_maps", False)
+    plain = {"is_of_maps": False, "n_expected": None} | plain
     if set(plain) != {field.name for field in attrs.fields(Terms)}:
         raise ResultFormatError(f"{folder / name} is damaged: it is not what ranks agree on")
     terms = Terms(**plain)
@@ -362,6 +376,7 @@ def _is_possible(terms: Terms) -> bool:
         and terms.on_duplicate in get_args(OnDuplicate)
         and isinstance(terms.is_joined, bool)
         and isinstance(terms.is_of_maps, bool)
+        and is_count(terms.n_expected, terms.n_rows)
         and isinstance(terms.arrays, dict)
         and {LOCATIONS, "keys"} <= set(terms.arrays) <= set(_ARRAYS)
     ):

@@ -58,16 +58,17 @@ def hash_parts(root: Path, mark: Mark) -> dict[str, str]:
     return {name: hash_of(root / name / "zarr.json") for name in mark.parts}
 
 
-def complete_result(
+def complete_result(  # noqa: PLR0913, PLR0917  what a result is
     store: FolderStore,
     heads: Heads[Any],
     output_locs: NDArray[Any],
     written: NDArray[np.bool_],
     checksums: Sequence[NDArray[np.uint64]],
+    n_expected: int | None = None,
 ) -> None:
     """Add to a group of outputs all that makes it a result; the mark comes last."""
     names = None if heads.names is None else list(heads.names)
-    mark = Mark(COMPLETE, names, len(heads), len(written), hash_locations(output_locs))
+    mark = Mark(COMPLETE, names, len(heads), len(written), hash_locations(output_locs), n_expected=n_expected)
     with telling(f"the result in {store} cannot be completed"):
         group = open_group(store)
         record = create_record(group, heads, output_locs)
