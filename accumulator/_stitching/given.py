@@ -62,7 +62,7 @@ def _check(weights: NDArray[Any]) -> None:
 def _laid(weights: NDArray[Any], n: int, lay: Lay, label: str) -> NDArray[Any]:
     """Return weights with an axis for each of the patches of a head."""
     patch = lay.whole
-    if weights.shape == (n,):
+    if weights.shape == (n,) or n == len(weights) == 0:
         return weights.reshape(n, *(1 for _ in patch))
     if weights.shape != (n, *patch) or lay.is_spread:
         wanted = f"({n},)" if lay.is_spread else f"({n},) or {(n, *patch)}"

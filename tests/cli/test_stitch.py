@@ -452,7 +452,10 @@ def test_maps_that_people_ask_for(tmp_path, monkeypatch, capsys):
         accumulator.push(heads, locs)
     batch = accumulator.finalize()
     for arguments, options in (
-        (["--spread", "--weights", "sure"], {"spread": True, "weights": "sure"}),
+        (
+            ["--head", "p", "--head", "label", "--weights", "sure"],
+            {"heads": ["p", "label"], "weights": "sure"},
+        ),
         (
             ["--head", "grade", "--spread", "--scale", "1/2"],
             {"heads": ["grade"], "spread": True, "scale": 0.5},
