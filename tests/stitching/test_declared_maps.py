@@ -97,11 +97,11 @@ def test_without_declared_heads_each_says_so_in_one_sentence(capsys):
         assert len(said.err.splitlines()) == 1
 
 
-def test_store_without_tissue_is_stitched_by_the_command(capsys):
-    """It gives an empty map, as large as is said."""
-    for locs, name, shape in [(LOCS, "a", []), (NONE, "b", ["--shape", "6", "7"])]:
+def test_store_without_tissue_is_no_map_to_the_command(capsys):
+    """Who looks at a file wants to see something: without any patch it is an error, and nothing is written."""
+    for locs, name in [(LOCS, "a"), (NONE, "b")]:
         with FullBatchAccumulator(locs, heads=[((4, 4, 1), "f4")], store=f"{name}.zarr"):
             pass
-        assert main(["stitch", f"{name}.zarr", "-o", f"{name}-map.zarr", *shape]) == 0
-    assert main(["stitch", "b.zarr", "-o", "c-map.zarr"]) == 1
-    assert "--shape" in capsys.readouterr().err
+        assert main(["stitch", f"{name}.zarr", "-o", f"{name}-map.zarr", "--shape", "6,7"]) == 1
+        assert f"{name}.zarr has none of its {len(locs)} patches" in capsys.readouterr().err
+        assert not Path(f"{name}-map.zarr").exists()
