@@ -98,7 +98,7 @@ def test_without_declared_heads_each_says_so_in_one_sentence(capsys):
 
 
 def test_store_without_tissue_is_no_map_to_the_command(capsys):
-    """Who looks at a file wants to see something: without any patch it is an error, and nothing is written."""
+    """Who looks at a file wants to see something: no patch at all is an error, and nothing is written."""
     for locs, name in [(LOCS, "a"), (NONE, "b")]:
         with FullBatchAccumulator(locs, heads=[((4, 4, 1), "f4")], store=f"{name}.zarr"):
             pass
