@@ -38,7 +38,7 @@ RAM, WRITER = f"{STORES}/memory/ram.py", f"{STORES}/writing/writer.py"
 STITCHING = "accumulator/_stitching"
 BANDS, BLEND, GRID = f"{STITCHING}/bands.py", f"{STITCHING}/blend.py", f"{STITCHING}/grid.py"
 FRAME, COUNTING, PASSES = f"{STITCHING}/frame.py", f"{STITCHING}/counting.py", f"{STITCHING}/passes.py"
-BOXES = f"{STITCHING}/boxes.py"
+LAID = f"{STITCHING}/boxes.py"
 BAND, BLENDS, VOTES = f"{STITCHING}/band.py", f"{STITCHING}/blends.py", f"{STITCHING}/votes.py"
 DELIVERY, REDUCE = f"{STITCHING}/delivery.py", f"{STITCHING}/reduce.py"
 NUMBERS, WEIGHTS = f"{STITCHING}/numbers.py", f"{STITCHING}/weights.py"
@@ -62,7 +62,7 @@ TESTS = {  # the likely ones first
     RESULT: ["core/test_results.py"],
     DIMENSIONS: ["stores/format/test_dimensions.py"],
     FRAME: ["stitching/test_geometry.py", "stitching/test_any_geometry.py", "stitching/test_values.py"],
-    BOXES: ["stitching/test_geometry.py", "stitching/test_any_geometry.py", "stitching/test_values.py"],
+    LAID: ["stitching/test_geometry.py", "stitching/test_any_geometry.py", "stitching/test_values.py"],
     COUNTING: ["stitching/test_nodata.py", "stitching/test_blends.py"],
     VOTES: ["stitching/test_blends.py"],
     REDUCE: ["stitching/test_blends.py"],
@@ -161,15 +161,15 @@ MUTATIONS = [
     (WRITER, "self._is_told = True", "pass"),
     (WRITER, "np.concatenate([self.in_memory(), *(job.rows for job in jobs)])", "jobs[0].rows"),
     (WRITER, "self._changed.wait_for(lambda: job not in self._running)", "pass"),
-    (BOXES, "np.clip(stop, 0, shape)", "np.clip(stop, 0, None)"),
-    (BOXES, "skip = low - start", "skip = low * 0"),
-    (BOXES, "pixels(frame.start, scale) - origin", "pixels(frame.start, scale)"),
-    (BOXES, "ends & ~begins & is_known", "ends & ~begins"),
-    (BOXES, "exact - below >= 0.5", "exact - below > 0.5"),
-    (BOXES, "<= self.slack) & (self.first > 0)", "<= self.slack)"),
+    (LAID, "np.clip(stop, 0, shape)", "np.clip(stop, 0, None)"),
+    (LAID, "skip = low - start", "skip = low * 0"),
+    (LAID, "pixels(frame.start, scale) - origin", "pixels(frame.start, scale)"),
+    (LAID, "ends & ~begins & is_known", "ends & ~begins"),
+    (LAID, "exact - below >= 0.5", "exact - below > 0.5"),
+    (LAID, "<= self.slack) & (self.first > 0)", "<= self.slack)"),
     (FRAME, "return more // 2", "return more"),
     (FRAME, "slice(cut, length - cut)", "slice(cut, length)"),
-    (BOXES, "misfit.refuse_larger(self.length >= patch + 1)", "pass"),
+    (LAID, "misfit.refuse_larger(self.length >= patch + 1)", "pass"),
     (FRAME, "np.array(whole) - 2 * cut", "np.array(whole) - cut"),
     (FRAME, "given[:, self.geometry.columns] = half", "given[:] = half"),
     (FRAME, "if area > _MOST_EMPTY * covered:", "if False:"),
