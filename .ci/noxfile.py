@@ -111,7 +111,7 @@ def smoke(session: nox.Session) -> None:
 @nox.session(default=False)
 def engines(session: nox.Session) -> None:
     """Run a cluster of each engine whose workers are killed: `.ci/run -s engines`."""
-    install(session, "-e", f".[{','.join(ENGINES)}]", "--group", "test")
+    install(session, "-e", f".[{','.join([*ENGINES, 'ome'])}]", "--group", "test")
     session.run("python", "-m", "pytest", "-q", "-n", "0", "tests/integrations", *session.posargs)
 
 
