@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 import uuid
 from typing import TYPE_CHECKING, Any, Final, Unpack
@@ -99,17 +100,18 @@ def _write(target: Path, levels: list[zarr.Array[Any]], tags: list[dict[str, Any
 
 
 def _chain(target: Path) -> None:
-    """Make the levels the next images, too; tifffile has chained them, but left out the first link.
+    """Make the levels the next images, too: each tells where the next one is.
 
     OME-TIFF says of levels that they be SubIFDs alone, OpenSlide knows no SubIFDs. Who reads by OME-XML goes
     where that points to.
     """
     with need("tifffile", "ome").TiffFile(target, mode="r+") as tiff:
         form, file, page = tiff.tiff, tiff.filehandle, tiff.pages[0]
-        file.seek(page.offset)
-        (n_tags,) = struct.unpack(form.tagnoformat, file.read(form.tagnosize))
-        file.seek(page.offset + form.tagnosize + n_tags * form.tagsize)
-        file.write(struct.pack(form.offsetformat, page.subifds[0]))
+        for place, following in itertools.pairwise([page.offset, *page.subifds]):
+            file.seek(place)
+            (n_tags,) = struct.unpack(form.tagnoformat, file.read(form.tagnosize))
+            file.seek(place + form.tagnosize + n_tags * form.tagsize)
+            file.write(struct.pack(form.offsetformat, following))
 
 
 def _metadata(head: Map) -> dict[str, Any]:
