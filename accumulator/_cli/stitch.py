@@ -104,7 +104,7 @@ def add_stitch(add: Callable[..., argparse.ArgumentParser]) -> None:
         "--shape",
         type=_whole_numbers,
         metavar="H,W",
-        help="height and width of the maps (default: all patches)",
+        help="height and width of the maps, in their own pixels (default: all patches)",
     )
     parser.add_argument(
         "--origin",
@@ -147,7 +147,12 @@ def add_stitch(add: Callable[..., argparse.ArgumentParser]) -> None:
         metavar="VALUE",
         help="a number that does not count where another patch has a value, such as nan",
     )
-    parser.add_argument("--pixel-size", type=as_sizes, metavar="SIZE", help="one number, or X,Y, in --unit")
+    parser.add_argument(
+        "--pixel-size",
+        type=as_sizes,
+        metavar="SIZE",
+        help="of a pixel of the map, which is 32 for --scale 1/64 of a slide of 0.5; a number, or X,Y",
+    )
     parser.add_argument("--unit", choices=tuple(UNITS), default="micrometer", help="(default: micrometer)")
     parser.add_argument(
         "--channel", action="append", metavar="NAME", help="a channel's name; repeat it for each in turn"
@@ -398,5 +403,8 @@ def _kind(output: Path) -> str:
 
 def _output(text: str) -> Path:
     if not _kind(Path(text)):
-        raise argparse.ArgumentTypeError(f"{text} ends with none of {', '.join(_KINDS)}")
+        raise argparse.ArgumentTypeError(
+            f"{text} ends with none of {', '.join(_KINDS)}; a GeoTIFF is made in Python, by "
+            "StitchedMap.save_geotiff, as it has to be told where on Earth it lies"
+        )
     return Path(text)

@@ -161,7 +161,7 @@ class Result(Mapping["str | int", "RowArray"]):
         heads = ", ".join(f"{name}: {tuple(array.shape)} {array.dtype}" for name, array in arrays)
         left = f", {self._n_left_out} left out" * bool(self._n_left_out)
         n_written = f"{self.written.sum()} of {len(self.written) - self._n_left_out} {self._counted}{left}"
-        return f"<{type(self).__name__} {{{heads}}}, {n_written}, {self._files or 'RAM'}>"
+        return f"<{type(self).__name__} {{{heads}}}, {n_written}{self._more}, {self._files or 'RAM'}>"
 
     def _repr_html_(self) -> str:
         """Return heads, coverage, memory and place as a notebook shows them; no value is read."""
@@ -171,6 +171,11 @@ class Result(Mapping["str | int", "RowArray"]):
             facts["stored in"] = str(self._files)
         heads = {name: (array.shape, str(array.dtype)) for name, array in self._heads.by_name().items()}
         return as_html(type(self).__name__, heads, facts, self._shown_locs, self.written, self._n_left_out)
+
+    @property
+    def _more(self) -> str:
+        """What else is said of its rows."""
+        return ""
 
     @property
     def _n_left_out(self) -> int:

@@ -195,7 +195,8 @@ class Exported(Result):
         transform : affine.Affine or sequence of 6 float
             That raster's ``transform``, by which ``(x, y)`` of the locations become coordinates.
         nodata : float, optional
-            The value of pixels that have none, such as the fill value. Overviews leave it out.
+            The value of pixels that have none, such as the map's fill value, which is not taken by itself:
+            ``nodata=np.nan`` for ``fill_value=np.nan``. Overviews leave it out.
         channel_names : sequence of str, optional
             One name a channel: the bands' descriptions.
         kind : {"image", "rgb", "labels"}, default "image"

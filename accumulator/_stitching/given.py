@@ -10,6 +10,7 @@ import numpy as np
 from accumulator._inputs import tuning
 from accumulator._inputs.arrays import as_array
 from accumulator._inputs.options import by_plain_key, check_heads
+from accumulator._inputs.text import named
 from accumulator.exceptions import HeadError, HeadValueError, OptionError
 
 if TYPE_CHECKING:
@@ -43,31 +44,39 @@ def _as_numbers(raw: Any, rows: NDArray[np.intp] | None) -> NDArray[Any]:
     if weights.dtype.kind not in "biuf":
         raise OptionError(f"weights are {weights.dtype}: they are numbers of at least 0, or bools")
     if rows is None:
-        _check(weights)
+        _check(weights, np.arange(len(weights) if weights.ndim else 0))
         return weights
     step = max(1, tuning.now.read_nbytes // max(1, weights[:1].nbytes))
     for start in range(0, len(rows), step):
-        _check(weights[rows[start : start + step]])
+        some = rows[start : start + step]
+        _check(weights[some], some)
     return weights
 
 
-def _check(weights: NDArray[Any]) -> None:
+def _check(weights: NDArray[Any], rows: NDArray[np.intp]) -> None:
     with np.errstate(all="ignore"):
-        is_right = (weights == 0) | ((weights >= _LEAST) & (weights <= _MOST))
-    if not is_right.all():
-        wrong = weights[~is_right].flat[0]
-        raise HeadValueError(f"weights have the value {wrong}: a weight is 0, or from {_LEAST} to {_MOST}")
+        is_wrong = ~((weights == 0) | ((weights >= _LEAST) & (weights <= _MOST)))
+    if len(rows) and is_wrong.any():
+        wrong = np.flatnonzero(is_wrong.reshape(len(rows), -1).any(axis=1))
+        value = weights[wrong[0]][is_wrong[wrong[0]]].flat[0]
+        raise HeadValueError(
+            f"{named(rows[wrong], 'weights')} have the value {value} or others like it: a weight is 0, or "
+            f"from {_LEAST} to {_MOST}"
+        )
 
 
 def _laid(weights: NDArray[Any], n: int, lay: Lay, label: str) -> NDArray[Any]:
-    """Return weights with an axis for each of the patches of a head."""
+    """Return weights with an axis for each of the patches of a head; one of a single channel is left out."""
     patch = lay.whole
+    for at in (-1, 1):
+        if weights.ndim in {2, len(patch) + 2} and weights.shape[at] == 1 and weights.shape != (n, *patch):
+            weights = weights.squeeze(at)
     if weights.shape == (n,) or n == len(weights) == 0:
         return weights.reshape(n, *(1 for _ in patch))
     if weights.shape != (n, *patch) or lay.is_spread:
         wanted = f"({n},)" if lay.is_spread else f"({n},) or {(n, *patch)}"
         raise HeadError(
             f"weights have shape {weights.shape}, and for {label} they are {wanted}, a number a patch or a "
-            "pixel; a dict by head has others for others"
+            "pixel of it, before crop; a dict by head has others for others"
         )
     return weights

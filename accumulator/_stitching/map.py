@@ -206,6 +206,10 @@ class StitchedMap(Exported):
         return self.output_locs[:, [*starts, *(len(starts) + column for column in starts)]]
 
     @property
+    def _more(self) -> str:
+        return f", {self.n_outside} of all outside of the maps" if self.n_outside else ""
+
+    @property
     def _dimensions(self) -> tuple[str, Heads[tuple[str, ...]]]:
         shapes = self._heads.like(tuple(array.shape) for array in self._heads)
         return LOCATION, dimension_names(shapes, self._n_spatial)

@@ -119,7 +119,7 @@ def stitch(  # noqa: PLR0913  each is told by its name
         numbered anew, in the options too.
     weights : str or int, optional
         The name or number of a head that says what the pixels of the others count, as `Stitcher.push` takes
-        it: ``(N, h, w)``, or ``(N,)`` for one number a patch; an axis of one channel behind it is left out.
+        it: ``(N, h, w)``, or ``(N,)`` for one number a patch.
     rank, world_size : int or "auto", optional
         Which of several processes this is, as in `FullBatchAccumulator`: each makes whole rows of the maps,
         a part of ``store``, and leaves out those that somebody has made already. `publish` makes maps of all

@@ -52,12 +52,7 @@ class Source:
         """Return what pixels of some rows count, or of all; None where all count the same."""
         if self.weights is None:
             return None
-        weights = np.asarray(self.weights) if rows is None else read(self.weights, rows)
-        if weights.ndim not in {2, self.lays.values[0].grid.n_spatial + 2}:
-            return weights
-        if weights.shape[-1] == 1:
-            return weights[..., 0]
-        return weights[:, 0] if weights.shape[1] == 1 and weights.ndim > 2 else weights
+        return np.asarray(self.weights) if rows is None else read(self.weights, rows)
 
     def weigh(self, rows: NDArray[np.intp] | None = None) -> list[Any] | None:
         """Return the same for each head; of all, those that are to be stitched have to be right."""

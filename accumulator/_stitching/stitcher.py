@@ -285,10 +285,11 @@ class Stitcher(Collector[StitchedMap, Deliveries]):
             The box of each patch: rows or columns, as `FullBatchAccumulator.push` takes locations.
         weights : (n, h, w) or (n,) array-like, or dict of them by head, optional
             What each pixel of the patches counts, or each patch: masks, confidences. Numbers of at least 0,
-            or bools; they are multiplied with those of ``blend``. What counts 0 is as if it had not come: for
-            "max", "min", "last" and "nearest" that is all they say. Where nothing counts the map has the fill
-            value, or ``nodata`` where that is given. Given with one batch, they are given with the first; a
-            batch without them, and a head that a dict does not name, counts 1.
+            or bools, with an axis of one channel or without; they are multiplied with those of ``blend``.
+            What counts 0 is as if it had not come: for "max", "min", "last" and "nearest" that is all they
+            say. Where nothing counts the map has the fill value, or ``nodata`` where that is given. Given
+            with one batch, they are given with the first; a batch without them, and a head that a dict does
+            not name, counts 1.
 
         Raises
         ------

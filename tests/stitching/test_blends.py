@@ -692,3 +692,32 @@ def test_weights_of_a_head_alone():
         accumulator.push({"a": np.ones((2, 2, 1, 4)), "w": np.ones((2, 1, 1, 4))}, MEETING)
     maps = stitch(accumulator.finalize(), weights="w", channels_first=True)
     assert maps.outputs["a"].shape == (1, 6, 2)
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 1), (2, 1, 4), (2, 1, 1, 4), (2, 1, 4, 1)])
+def test_an_axis_of_one_channel_is_left_out_of_weights(shape):
+    """Models give it, first or last."""
+    weights = np.broadcast_to(np.array([1.0, 3.0]).reshape(2, *(1 for _ in shape[1:])), shape)
+    with Stitcher(MEETING) as stitcher:
+        stitcher.push(np.array([[[0.0] * 4], [[4.0] * 4]]), MEETING, weights=weights)
+    assert stitcher.finalize().outputs[0].tolist() == [[0, 0, 3, 3, 4, 4]]
+
+
+def test_weights_that_are_wrong_are_told_by_their_rows():
+    """Of the batch, or of the result."""
+    weights = np.array([[[1.0] * 4], [[1, 1, -2, 1]]])
+    with Stitcher(MEETING) as stitcher:
+        with pytest.raises(HeadValueError, match=r"row 1 of weights .* -2\.0"):
+            stitcher.push(np.ones((2, 1, 4)), MEETING, weights=weights)
+        stitcher.close()
+    with FullBatchAccumulator(MEETING) as accumulator:
+        accumulator.push({"a": np.ones((2, 1, 4)), "w": weights}, MEETING)
+    with pytest.raises(HeadValueError, match=r"row 1 of weights .* -2\.0"):
+        stitch(accumulator.finalize(), weights="w")
+
+
+def test_repr_tells_of_boxes_outside():
+    """Of a list whose axes were swapped, say."""
+    with Stitcher(MEETING, output_shape=(1, 2)) as stitcher:
+        stitcher.push(np.ones((2, 1, 4)), MEETING)
+    assert "2 of 2 patches, 1 of all outside of the maps, RAM" in repr(stitcher.finalize())
