@@ -721,3 +721,24 @@ def test_repr_tells_of_boxes_outside():
     with Stitcher(MEETING, output_shape=(1, 2)) as stitcher:
         stitcher.push(np.ones((2, 1, 4)), MEETING)
     assert "2 of 2 patches, 1 of all outside of the maps, RAM" in repr(stitcher.finalize())
+
+
+def test_weights_far_from_one_keep_their_digits():
+    """Sums are made in a dtype that has their products."""
+    values = np.array([[[1, 1, 2, 2]], [[4, 4, 8, 8]]], np.float32)
+    for size in (1e-90, 1e90):
+        with Stitcher(MEETING) as stitcher:
+            stitcher.push(values, MEETING, weights=[size, 3 * size])
+        np.testing.assert_allclose(stitcher.finalize().outputs[0], [[1, 1, 3.5, 3.5, 8, 8]], rtol=1e-6)
+
+
+def test_bands_that_are_used_again_forget_their_votes(tuned, tmp_path):
+    """Each row of patches has classes of its own, and the memory of those above."""
+    tuned(band_nbytes=300, least_band_nbytes=300)
+    locs = raster((96, 4), (4, 4), (2, 4))
+    values = np.arange(len(locs)).repeat(16).reshape(-1, 4, 4)
+    with Stitcher(locs, blend="vote", store=tmp_path / "maps.zarr") as stitcher:
+        for row in range(len(locs)):
+            stitcher.push(values[[row]], locs[[row]])
+    expected, _, _ = blended(values, locs, (96, 4), (0, 0), "vote", 0)
+    np.testing.assert_array_equal(stitcher.finalize().outputs[0][...], expected.astype(int))
