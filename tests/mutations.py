@@ -197,7 +197,7 @@ MUTATIONS = [
     (REDUCE, "made[gaps] = self.fill_value", "pass"),
     (REDUCE, "rows.shape[-1] - 1", "255 + rows.shape[-1]"),
     (DELIVERY, "self._made is None or self._made[0] != number", "True"),
-    (DELIVERY, "self._made = None\n", "pass\n"),
+    (DELIVERY, "if any(spec.reduced is not None for spec in specs):", "if False:"),
     (FRAME, "stop = np.maximum(boxes.first + 1, boxes.last)", "stop = boxes.last"),
     (BAND, "any(np.asarray(spec.fill_value, spec.dtype).tobytes())", "False"),
     (BAND, "if self.is_used:", "if not self.is_used:"),

@@ -732,13 +732,14 @@ def test_weights_far_from_one_keep_their_digits():
         np.testing.assert_allclose(stitcher.finalize().outputs[0], [[1, 1, 3.5, 3.5, 8, 8]], rtol=1e-6)
 
 
-def test_bands_that_are_used_again_forget_their_votes(tuned, tmp_path):
-    """Each row of patches has classes of its own, and the memory of those above."""
+@pytest.mark.parametrize("blend", ["vote", "average", "last", "nearest"])
+def test_bands_that_are_used_again_forget_what_was_known(blend, tuned, tmp_path):
+    """Each row of patches has values of its own, and the memory of those above."""
     tuned(band_nbytes=300, least_band_nbytes=300)
     locs = raster((96, 4), (4, 4), (2, 4))
     values = np.arange(len(locs)).repeat(16).reshape(-1, 4, 4)
-    with Stitcher(locs, blend="vote", store=tmp_path / "maps.zarr") as stitcher:
+    with Stitcher(locs, blend=blend, nodata=-1, store=tmp_path / "maps.zarr") as stitcher:
         for row in range(len(locs)):
             stitcher.push(values[[row]], locs[[row]])
-    expected, _, _ = blended(values, locs, (96, 4), (0, 0), "vote", 0)
-    np.testing.assert_array_equal(stitcher.finalize().outputs[0][...], expected.astype(int))
+    expected, _, size = blended(values, locs, (96, 4), (0, 0), blend, 0)
+    assert_right(np.array(stitcher.finalize().outputs[0][...]), expected, size, values.dtype)
