@@ -6,7 +6,6 @@ import argparse
 import importlib.util
 import sys
 from collections.abc import Mapping
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
@@ -14,6 +13,15 @@ import attrs
 import numpy as np
 
 from accumulator import FullBatch, StitchedMap, stitch
+from accumulator._cli.parsing import (
+    as_blend,
+    as_crop,
+    as_origin,
+    as_reduce,
+    as_scale,
+    as_whole_numbers,
+    for_head,
+)
 from accumulator._cli.shared import add_command, as_number, as_sizes, show
 from accumulator._export import check_ome_tiff, check_ome_zarr
 from accumulator._export.map import UNITS
@@ -23,7 +31,7 @@ from accumulator._stitching.blends import DEFAULT_BLEND
 from accumulator._stitching.result import check_is_of_patches
 from accumulator._stores.files.target import is_inside
 from accumulator.exceptions import NothingPushedError, OptionError
-from accumulator.typing import BlendName, MapKind, WindowName
+from accumulator.typing import MapKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -79,7 +87,7 @@ def add_stitch(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     parser.add_argument(
         "--blend",
-        type=_for_head(_blend),
+        type=for_head(as_blend),
         action="append",
         metavar="[HEAD=]BLEND",
         help="how overlapping patches are blended: their mean, plain or with more weight in the middle "
@@ -92,7 +100,7 @@ def add_stitch(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     parser.add_argument(
         "--reduce",
-        type=_for_head(_reduce),
+        type=for_head(as_reduce),
         action="append",
         metavar="[HEAD=]argmax",
         help="store the largest channel of each pixel, and not the channels",
@@ -102,13 +110,13 @@ def add_stitch(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     parser.add_argument(
         "--shape",
-        type=_whole_numbers,
+        type=as_whole_numbers,
         metavar="H,W",
         help="height and width of the maps, in their own pixels (default: all patches)",
     )
     parser.add_argument(
         "--origin",
-        type=_origin,
+        type=as_origin,
         metavar="X,Y",
         help='their first pixel, or "min", where the first box begins (default: 0,0)',
     )
@@ -120,7 +128,7 @@ def add_stitch(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     parser.add_argument(
         "--crop",
-        type=_for_head(_crop),
+        type=for_head(as_crop),
         action="append",
         metavar="[HEAD=]PART",
         help="which part of a larger patch is its box: center, start, or the pixels cut on each side, N or "
@@ -128,7 +136,7 @@ def add_stitch(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     parser.add_argument(
         "--scale",
-        type=_for_head(_scale),
+        type=for_head(as_scale),
         action="append",
         metavar="[HEAD=]FACTOR",
         help="pixels of the map a unit of the locations, such as 1/4, or X,Y (default: 1)",
@@ -159,7 +167,7 @@ def add_stitch(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     parser.add_argument(
         "--kind",
-        type=_for_head(str),
+        type=for_head(str),
         action="append",
         metavar="[HEAD=]KIND",
         help=f"what a map is in OME files: {', '.join(get_args(MapKind))} (default: image)",
@@ -341,60 +349,6 @@ def _by_place(said: Any, heads: list[Any] | None) -> Any:
     if unknown:
         raise OptionError(f"something is said of head {unknown[0]}, which is not among the chosen {heads}")
     return {heads.index(key): value for key, value in said.items()}
-
-
-def _for_head(read: Callable[[str], Any]) -> Callable[[str], tuple[str | None, Any]]:
-    """Return what reads ``VALUE`` or ``HEAD=VALUE``."""
-
-    def reading(text: str) -> tuple[str | None, Any]:
-        head, found, value = text.rpartition("=")
-        return head if found else None, read(value)
-
-    return reading
-
-
-def _blend(text: str) -> Any:
-    name, is_pair, window = text.partition(":")
-    windows = get_args(WindowName)
-    if name not in get_args(BlendName) or (is_pair and (name != "vote" or window not in windows)):
-        pairs = ", ".join(f"vote:{each}" for each in windows)
-        raise argparse.ArgumentTypeError(f"{text} is none of {', '.join(get_args(BlendName))}, {pairs}")
-    return (name, window) if is_pair else name
-
-
-def _reduce(text: str) -> str:
-    if text != "argmax":
-        raise argparse.ArgumentTypeError(f"{text} is not argmax: other functions are for Python")
-    return text
-
-
-def _crop(text: str) -> Any:
-    if text in {"center", "start"}:
-        return text
-    try:
-        pixels = [int(part) for part in text.split(",")]
-    except ValueError as cause:
-        raise argparse.ArgumentTypeError(f"{text} is not center, start, or a number of pixels") from cause
-    return pixels[0] if len(pixels) == 1 else pixels
-
-
-def _scale(text: str) -> Any:
-    try:
-        factors = [float(Fraction(part)) for part in text.split(",")]
-    except (ValueError, ZeroDivisionError, OverflowError) as cause:
-        raise argparse.ArgumentTypeError(f"{text} is not a factor such as 1/4 or 0.25") from cause
-    return factors[0] if len(factors) == 1 else factors
-
-
-def _whole_numbers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as cause:
-        raise argparse.ArgumentTypeError(f"{text} is not whole numbers with commas between them") from cause
-
-
-def _origin(text: str) -> Any:
-    return text if text == "min" else _whole_numbers(text)
 
 
 def _kind(output: Path) -> str:
