@@ -25,7 +25,7 @@ from accumulator.exceptions import (
     ResumeError,
 )
 
-EXAMPLES = examples(120, "ACCUMULATOR_STITCH_EXAMPLES")
+EXAMPLES = examples(250, "ACCUMULATOR_STITCH_EXAMPLES")  # in one band, and in many
 MEETING = np.array([[0, 0, 4, 1], [2, 0, 6, 1]])
 
 
@@ -234,7 +234,7 @@ def test_spread_values_are_those_of_patches_that_have_them_everywhere(how, blend
     n=st.integers(1, 5),
     is_streamed=st.booleans(),
 )
-@settings(max_examples=EXAMPLES)
+@settings(max_examples=EXAMPLES // 3)
 def test_spread_boxes_side_by_side_leave_no_gap_in_any_scale(n_axes, size, factor, n, is_streamed):
     """Each pixel is that of a box whose rounded edges are around it; as many as one a patch, or fewer."""
     locs = raster((size * n,) * n_axes, (size,) * n_axes, (size,) * n_axes)
