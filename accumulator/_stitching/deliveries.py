@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from accumulator._inputs.validation import HeadSpec
     from accumulator._stitching.bands import Bands
     from accumulator._stitching.delivery import Delivery
+    from accumulator._stitching.frame import Lay
     from accumulator._stitching.groups import Group
     from accumulator._stitching.request import Request
     from accumulator._stores.kept.run import KeptRun
@@ -114,8 +115,19 @@ class Deliveries:
                 "weights come with this batch, and did not with those before: push them from the first "
                 "batch on; a batch without weights counts as one with ones"
             )
-        specs = self.specs or self.request.specs_of(heads)
-        return as_weights(raw, None, n, lay_heads(self.request.frame, specs))
+        return as_weights(
+            raw, None, n, self._lays or lay_heads(self.request.frame, self.request.specs_of(heads))
+        )
+
+    @property
+    def _lays(self) -> Heads[Lay]:
+        """How the patches of each head lie; nothing before heads are known. To find out takes all boxes."""
+        lays = {
+            head: lay
+            for each in self.each
+            for head, lay in zip(each.group.heads, each.group.lays, strict=True)
+        }
+        return Heads(tuple(lays[head] for head in range(len(lays))), self.specs.names)
 
     def take_weights(self, kind: type[Bands]) -> None:
         """Make bands that know of weights, where heads were declared and nothing has come."""

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from accumulator import FullBatch, FullBatchAccumulator, StitchedMap, Stitcher, publish, stitch
+from accumulator._stitching.frame import Frame
 from accumulator.exceptions import (
     BlendWarning,
     HeadError,
@@ -743,3 +744,16 @@ def test_bands_that_are_used_again_forget_what_was_known(blend, tuned, tmp_path)
             stitcher.push(values[[row]], locs[[row]])
     expected, _, size = blended(values, locs, (96, 4), (0, 0), blend, 0)
     assert_right(np.array(stitcher.finalize().outputs[0][...]), expected, size, values.dtype)
+
+
+def test_boxes_are_laid_out_once_however_many_batches_have_weights(monkeypatch):
+    """It takes all boxes, and a push is to cost what its own patches do."""
+    calls = []
+    lay = Frame.lay
+    monkeypatch.setattr(Frame, "lay", lambda *args: calls.append(args) or lay(*args))
+    with Stitcher(TILES) as stitcher:
+        for row in range(len(TILES)):
+            stitcher.push(np.ones((1, 4, 6)), TILES[[row]], weights=[2])
+            if row == 0:
+                first = len(calls)
+    assert len(calls) == first
