@@ -35,6 +35,7 @@ CONTESTANTS: Final[Mapping[str, Contestant]] = {
         _codecs.codec_alone,
         _model.model_amount,
         _model.model,
+        _model.stitch_model,
         _ranks.publishing,
         _ranks.ranks_at_work,
         _ranks.rank_memory,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import time
+from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from accumulator import FullBatchAccumulator
+from accumulator import FullBatchAccumulator, Stitcher
 from benchmarks._by_hand import assign, memmaps, zarr_arrays
 from benchmarks._outcome import Outcome
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from benchmarks._cases import Batch, Case
     from benchmarks._outcome import Work
+    from benchmarks._stitch_cases import StitchCase
 
     Push = Callable[[Batch], object]
 
@@ -69,6 +71,52 @@ def model(case: Case, folder: Path, *, amount: int, sink: str) -> Work:
         return Outcome(outputs, facts)
 
     return work
+
+
+def stitch_model(
+    case: StitchCase, folder: Path, *, amount: int, place: str | None, copy: bool = True
+) -> Work:
+    """Compute and stitch with Hann's window, batch after batch; ``place`` is None for the model alone."""
+
+    def work() -> Outcome:
+        outputs: list[Any] = []
+        longest = 0.0
+        with contextlib.ExitStack() as stack:
+            push: Push = lambda _batch: None  # noqa: E731  of the model alone
+            if place is not None:
+                stitcher = Stitcher(
+                    case.locs,
+                    blend="hann",
+                    heads=[(case.batches[0].heads[0].shape[1:], np.float32)],
+                    save_path=str(folder / "spill"),
+                    memory_threshold=100 if place == "RAM" else 0,
+                )
+                stack.enter_context(stitcher)
+                push = partial(_push, stitcher, copy=copy)
+            start = time.perf_counter()
+            for batch in case.batches:
+                compute(amount)
+                pushed = time.perf_counter()
+                push(batch)
+                longest = max(longest, time.perf_counter() - pushed)
+            looped = time.perf_counter()
+        if place is not None:
+            result = stitcher.finalize()
+            if (result.path is None) != (place == "RAM"):
+                raise RuntimeError(f"the map is not in {place}: too little memory for this benchmark")
+            outputs.extend(result.outputs)
+        facts = {
+            "loop_s": looped - start,
+            "longest_push_s": longest,
+            "finalize_s": time.perf_counter() - looped,
+        }
+        return Outcome(outputs, facts)
+
+    return work
+
+
+def _push(stitcher: Stitcher, batch: Batch, *, copy: bool) -> None:
+    stitcher.push(batch.heads, batch.locs, copy=copy)
 
 
 @contextlib.contextmanager

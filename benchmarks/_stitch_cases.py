@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
-
-_BATCH: Final = 16
 
 
 @dataclass(frozen=True)
@@ -32,6 +30,7 @@ class StitchSpec:
     shape: Sequence[int]  # of the map, without channels
     patch: Sequence[int]  # of a patch, without channels
     channels: int = 1
+    batch: int = 16  # patches
     pool_nbytes: int = 800_000_000  # more than three times the largest cache it was measured with
 
     def make(self) -> StitchCase:
@@ -97,13 +96,13 @@ def _make(spec: StitchSpec) -> StitchCase:
     starts = np.array(list(itertools.product(*axes)), dtype=np.int64)
     locs = np.hstack([starts[:, ::-1], starts[:, ::-1] + np.array(spec.patch[::-1])])
     head = (*spec.patch, spec.channels)
-    n_batches = -(-len(starts) // _BATCH)
-    nbytes = _BATCH * 4 * int(np.prod(head))
-    n_pool = _BATCH * min(n_batches, max(1, spec.pool_nbytes // nbytes))
+    n_batches = -(-len(starts) // spec.batch)
+    nbytes = spec.batch * 4 * int(np.prod(head))
+    n_pool = spec.batch * min(n_batches, max(1, spec.pool_nbytes // nbytes))
     pool = rng.random((n_pool, *head), dtype=np.float32)
     batches = []
-    for first in range(0, len(starts), _BATCH):
-        rows = slice(first, min(first + _BATCH, len(starts)))
+    for first in range(0, len(starts), spec.batch):
+        rows = slice(first, min(first + spec.batch, len(starts)))
         at = first % n_pool
         batches.append(Batch((pool[at : at + rows.stop - first],), locs[rows], rows))
     return StitchCase(locs, ((head, "float32"),), batches, (*spec.shape, spec.channels), starts, pool)

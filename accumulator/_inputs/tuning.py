@@ -48,6 +48,9 @@ class Tuning:
     shared_patch_nbytes: int = 128 * _KIB  # adding less takes no longer than threads wait for each other
     patch_part_nbytes: int = 512 * _KIB  # in the cache together with the rows of the map it goes to
     divided_nbytes: int = _MIB  # of a band at a time
+    behind_nbytes: int = _MIB  # a smaller push is blended sooner than a thread is told of it
+    copied_nbytes_s: float = 4e9  # a loop that comes back sooner than a batch is copied waits for it anyway
+    waiting_nbytes: int = 128 * _MIB  # of batches that wait to be blended
     read_nbytes: int = 32 * _MIB  # of rows at a time
     read_gap_nbytes: int = 256 * _KIB  # a read of its own takes as long as reading these
 

@@ -36,6 +36,7 @@ class Band:
     home: list[NDArray[Any]] | None
     known: list[NDArray[Any] | Votes | None]  # what is known of each number, where that is needed
     is_used: bool = False  # before, for another band
+    is_blank: bool = False  # or has patches: what it held before is gone
     values: list[NDArray[Any]] | None = None  # of the map, once it is finished
 
     @property
@@ -71,6 +72,7 @@ class Band:
                 array[...] = empty
         if self.is_used:
             self.forget()
+        self.is_blank = True
 
 
 def fresh(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -7,6 +7,7 @@ one has come. What has not been touched takes no memory.
 from __future__ import annotations
 
 import math
+import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -77,6 +78,7 @@ class Bands:
         most_channels = max(spec.n_channels for spec in specs)
         self._summers = {id(spec.window): Summer(grid, spec.window, most_channels) for spec in specs}
         self.is_torn = False
+        self._lock = threading.RLock()  # of which bands are open
         self._pool = Pool(min(n_cores(), _MOST_THREADS), "accumulator-stitch")
         self._open: dict[int, Band] = {}
         self._spare: list[Band] = []
@@ -93,7 +95,7 @@ class Bands:
     @property
     def nbytes(self) -> int:
         """Bytes of all open bands."""
-        slots = sum(band.more_nbytes for band in self._open.values())
+        slots = sum(band.more_nbytes for band in list(self._open.values()))
         return len(self._open) * self.height * self._row_nbytes + slots
 
     @property
@@ -102,12 +104,17 @@ class Bands:
         n_bands = 1 + -(-self.grid.patch[0] // self.height)
         return n_bands * self.height * self._row_nbytes
 
+    def leave(self, n: int) -> None:
+        """Leave so many cores to others from now on."""
+        self._pool.n = max(1, min(n_cores() - n, _MOST_THREADS))
+
     def open(self, rows: NDArray[np.intp]) -> None:
         """Make the bands that rows lie in; or MemoryLimitError, and nothing has changed."""
         rows = rows[self.grid.is_inside[rows]]
         first, last = self.grid.start[rows, 0] // self.height, (self.grid.stop[rows, 0] - 1) // self.height
         spans = set(zip(first.tolist(), last.tolist(), strict=True))
-        self._open_all({band for a, b in spans for band in range(a, b + 1)} - self._open.keys())
+        with self._lock:  # another thread may be blending what came before
+            self._open_all({band for a, b in spans for band in range(a, b + 1)} - self._open.keys())
 
     def _open_all(self, new: Collection[int]) -> None:
         if not new:
@@ -126,11 +133,7 @@ class Bands:
                 "list, leave out what will not come, or collect all with FullBatchAccumulator and stitch that"
             )
         made = {number: self._make(number) for number in sorted(new)}
-        self.is_torn = True  # as rows of the result change that are not known to be a band's
-        for band in made.values():
-            band.blank(self._specs)
         self._open.update(made)
-        self.is_torn = False
 
     def prepare(
         self,
@@ -166,17 +169,22 @@ class Bands:
         """
         while large := self._add_until_large(push):
             self.is_torn = any(share.done for share in push.shares)
-            for head in large:
-                self._widen(head)
+            with self._lock:
+                for head in large:
+                    self._widen(head)
         self._last = max(self._last, int(push.rows.max(initial=-1)))
         self._written[push.rows] = True
         self.is_torn = False
 
     def _add_until_large(self, push: Prepared) -> set[int]:
         """Blend what is not done yet; return the heads with values too large, if any stopped it."""
+        with self._lock:
+            opened = dict(self._open)
+        for number in {band for share in push.shares for band in share.bands}:
+            self._blank(opened[number])
         self.is_torn = True
         mask, large = partial(self._mask, push.rows), set[int]()
-        layers = self._layers(push.heads, self._open, self._specs, push.rows, push.given)
+        layers = self._layers(push.heads, opened, self._specs, push.rows, push.given)
         tasks = [partial(blend_share, layers, share, large, mask) for share in push.shares]
         self._pool.run(quick, tasks)
         return large
@@ -226,11 +234,12 @@ class Bands:
             self._next += 1
         is_over = self._next == len(order)
         edge = self.grid.shape[0] if is_over else int(self.grid.start[order[self._next], 0])
-        return [number for number in sorted(self._open) if self._extent(number)[1] <= edge]
+        return [number for number in self.all_open() if self._extent(number)[1] <= edge]
 
     def all_open(self) -> list[int]:
         """Return all open bands, in order."""
-        return sorted(self._open)
+        with self._lock:
+            return sorted(self._open)
 
     def finish(self, number: int) -> tuple[slice, list[NDArray[Any]]]:
         """Return which rows of the map a band is, and each head's values there; `is_torn` if interrupted.
@@ -240,6 +249,7 @@ class Bands:
         band = self._open[number]
         start, stop = self._extent(number)
         if band.values is None:
+            self._blank(band)  # where the push that opened it failed
             tasks = self._strips(band, start, stop)
             self.is_torn = True
             self._pool.run(quick, tasks)
@@ -306,10 +316,11 @@ class Bands:
 
     def let_go(self, number: int) -> None:
         """Forget a band that is finished."""
-        band = self._open.pop(number)
-        is_alike = [a.dtype for a in band.sums] == [spec.sum_dtype for spec in self._specs]
-        if band.home is None and is_alike and len(self._spare) < _MOST_SPARE:
-            self._spare.append(band)
+        with self._lock:
+            band = self._open.pop(number)
+            is_alike = [a.dtype for a in band.sums] == [spec.sum_dtype for spec in self._specs]
+            if band.home is None and is_alike and len(self._spare) < _MOST_SPARE:
+                self._spare.append(band)
 
     def close(self) -> None:
         """End the threads, and let go of all bands."""
@@ -352,6 +363,10 @@ class Bands:
         if spare is not None:
             return Band(spare.sums, None, spare.known, is_used=True)
         return Band.make((self.height, *self.grid.shape[1:]), self._specs, home)
+
+    def _blank(self, band: Band) -> None:
+        if not band.is_blank:
+            band.blank(self._specs)
 
     def _fresh(self, spec: MapSpec) -> NDArray[Any]:
         return fresh((self.height, *self.grid.shape[1:], spec.n_channels), spec.sum_dtype)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 import numpy as np
 
-from accumulator._core.memory import available_memory, fits_in_memory
+from accumulator._core.memory import available_memory, buffer_nbytes, fits_in_memory
 from accumulator._inputs import tuning
 from accumulator._inputs.heads import Heads
 from accumulator._inputs.text import as_text, named
@@ -21,9 +24,10 @@ from accumulator._stitching.groups import as_groups, let_go, open_all
 from accumulator._stitching.heads import lay_heads, warn_of_mean, warn_of_passes
 from accumulator._stitching.kept import Kept, facts_of, note
 from accumulator._stitching.passes import Passes
+from accumulator._stores.memory.behind import Behind, Copies
 from accumulator._stores.memory.row_numbers import without_repeats
 from accumulator._stores.writing.patches import expect_no_patches, expect_patches
-from accumulator.exceptions import DuplicateLocationError, LocationError, OptionError
+from accumulator.exceptions import DuplicateLocationError, LocationError, MemoryLimitError, OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,13 +42,45 @@ if TYPE_CHECKING:
     from accumulator._stitching.groups import Group
     from accumulator._stitching.request import Request
     from accumulator._stores.kept.run import KeptRun
+    from accumulator._stores.memory.pages import Pages
 
 _SomeBands = TypeVar("_SomeBands", bound="Bands")
 
 
 @attrs.define(eq=False)
+class Batch:
+    """Patches that were taken, and are to be blended: their rows, and heads and weights of each group."""
+
+    rows: NDArray[np.intp]
+    heads: list[list[NDArray[Any]]]
+    given: list[list[NDArray[Any] | None] | None]
+    used: Sequence[Pages] = ()  # the memory of copies
+    is_blended: bool = False
+
+    @property
+    def arrays(self) -> list[NDArray[Any]]:
+        """All arrays, which are the caller's."""
+        given = [each for some in self.given for each in some or () if each is not None]
+        return [head for some in self.heads for head in some] + given
+
+    def with_arrays(self, arrays: Sequence[NDArray[Any]], used: Sequence[Pages]) -> Batch:
+        """Return the same batch with other arrays of the same values."""
+        left = iter(arrays)
+        heads = [[next(left) for _ in some] for some in self.heads]
+        given = [
+            None if some is None else [None if each is None else next(left) for each in some]
+            for some in self.given
+        ]
+        return Batch(self.rows, heads, given, used)
+
+
+@attrs.define(eq=False)
 class Deliveries:
-    """One delivery for each group of heads, none before heads are known."""
+    """One delivery for each group of heads, none before heads are known.
+
+    Patches count as written once they are taken. They are blended, and bands delivered, by another thread
+    where the loop has something else to do meanwhile, or else at once.
+    """
 
     request: Request
     written: NDArray[np.bool_]  # which boxes have come
@@ -55,7 +91,17 @@ class Deliveries:
     has_weights: bool = False  # whether batches come with weights
     is_small: bool = False  # whether maps may be in RAM, where bands are made in place
     is_ending: bool = False  # bands were delivered that patches may be missing in
+    _blended: NDArray[np.bool_] = attrs.field(init=False)  # which boxes are in the bands
+    _behind: Behind = attrs.field(factory=partial(Behind, "accumulator-blend"))
+    _copies: Copies = attrs.field(factory=Copies)
+    _most_nbytes: int = 0  # of batches that wait to be blended
+    _looped: float = -math.inf  # when the last push ended
+    _is_taking: bool = False  # a batch that is not known to be taken
     _is_torn: bool = False  # some groups have a batch, and others have not
+
+    @_blended.default
+    def _none(self) -> NDArray[np.bool_]:
+        return np.zeros_like(self.written)
 
     def start(
         self, heads: Heads[NDArray[Any]], kind: type[_SomeBands], *, has_weights: bool = False
@@ -88,6 +134,7 @@ class Deliveries:
             open_all(groups, request.budget, request.store, canvases)
             nbytes = sum(canvas.nbytes for canvas in canvases)
             self.is_small = fits_in_memory(nbytes, 0, tuning.now.small_percent)
+            self._most_nbytes = buffer_nbytes(tuning.now.waiting_nbytes, request.budget.memory_limit)
             for group, canvas in zip(groups, canvases, strict=True):
                 delivery = self._deliver(group, kind, canvas)
                 undone.callback(delivery.close)
@@ -102,7 +149,7 @@ class Deliveries:
 
     def _deliver(self, group: Group, kind: type[_SomeBands], canvas: Canvas) -> Delivery[_SomeBands]:
         left_out, is_small = self.left_out, self.is_small
-        return group.deliver(kind, canvas, self.written, left_out, self.request, is_small=is_small)
+        return group.deliver(kind, canvas, self._blended, left_out, self.request, is_small=is_small)
 
     def weigh(self, raw: Any, n: int, heads: Heads[NDArray[Any]]) -> list[Any]:
         """Return what pixels of a batch count, for each head, from what the user says, or refuse that."""
@@ -149,8 +196,8 @@ class Deliveries:
 
     @property
     def open_nbytes(self) -> int:
-        """Bytes of memory that the open bands take."""
-        return sum(each.bands.nbytes for each in self.each)
+        """Bytes of memory that the open bands take, and batches that wait to be blended."""
+        return self._behind.nbytes + sum(int(each.bands.nbytes) for each in self.each)
 
     @property
     def run(self) -> KeptRun | None:
@@ -164,8 +211,9 @@ class Deliveries:
 
     @property
     def is_torn(self) -> bool:
-        """Whether an interrupt left a push half-done."""
-        return self._is_torn or any(each.is_torn for each in self.each)
+        """Whether an interrupt left a push half-done, or a lack of memory."""
+        is_torn = self._is_torn or any(each.is_torn for each in self.each)
+        return self._is_taking or (is_torn and not self._behind.is_at_work)  # which is half-way meanwhile
 
     @property
     def is_calling(self) -> bool:
@@ -207,19 +255,100 @@ class Deliveries:
         rows: NDArray[np.intp],
         heads: Heads[NDArray[Any]],
         weights: Sequence[Any] | None = None,
+        *,
+        is_lent: bool = False,
     ) -> None:
-        """Blend patches into the bands, after which they have come."""
+        """Take patches, which have come then: into the bands, or to the thread that blends.
+
+        The caller leaves arrays that are ``is_lent`` to it.
+        """
+        batch = Batch(
+            rows,
+            [each.group.seen(heads.values) for each in self.each],
+            [each.group.given(weights) for each in self.each],
+        )
+        nbytes = sum(array.nbytes for array in batch.arrays)
+        if not self._is_worth_it(nbytes, is_lent=is_lent):
+            self.settle()
+            self._open_bands(rows)
+            try:
+                self._blend(batch)
+            finally:
+                self.written[rows] = self._blended[rows]  # whatever interrupts
+            return
+        self._behind.wait_for_room(nbytes, self._most_nbytes)
+        if not self._behind.is_at_work:
+            self.settle()
+        self._open_bands(rows)
+        if not is_lent:
+            batch = batch.with_arrays(*self._copies.make(batch.arrays))
+        self._is_taking = True
+        self._behind.put(partial(self._do, batch), nbytes)
+        self.written[rows] = True
+        self._is_taking = False
+
+    def _is_worth_it(self, nbytes: int, *, is_lent: bool) -> bool:
+        """Whether a batch is better blended behind the caller, whose loop did something else meanwhile."""
+        if not self.request.may_be_behind or nbytes < tuning.now.behind_nbytes:
+            return False
+        if is_lent:
+            return True
+        away = time.monotonic() - self._looped
+        return nbytes <= self._most_nbytes and away * tuning.now.copied_nbytes_s >= nbytes
+
+    def _open_bands(self, rows: NDArray[np.intp]) -> None:
+        for each in self.each:
+            try:
+                each.bands.open(rows)
+            except MemoryLimitError:
+                if self._behind.is_done:
+                    raise
+                self.settle()  # which may complete bands
+                each.bands.open(rows)
+
+    def settle(self) -> None:
+        """Wait until all that was taken is blended, and deliver the band that the disk refused, if any.
+
+        Raises what kept the thread from it, if that is still so; nothing is lost then.
+        """
+        self.tell_torn()
+        self._leave(0)
+        self._behind.settle()
         for each in self.each:
             each.deliver_waiting()
+
+    def tell_torn(self) -> None:
+        """Raise, once, what stopped the thread half-way through a batch."""
+        failure = self._behind.failure
+        if failure is not None and self.is_torn:
+            self._behind.failure = None
+            raise failure
+
+    def _leave(self, n_cores: int) -> None:
         for each in self.each:
-            each.bands.open(rows)
+            each.bands.leave(n_cores)
+
+    def _do(self, batch: Batch) -> None:
+        """Blend a batch that was taken, and deliver what gets complete."""
+        self._leave(0 if self._behind.is_awaited else 1)  # which the loop has
+        if batch.used:
+            self._copies.make_ready()
+        for each in self.each:
+            each.deliver_waiting()
+        if not batch.is_blended:
+            self._blend(batch)
+            batch.is_blended = True
+            self._copies.give_back(batch.used)
+        self._deliver_complete()
+
+    def _blend(self, batch: Batch) -> None:
         pushes = [
-            each.bands.prepare(rows, each.group.seen(heads.values), each.group.given(weights))
-            for each in self.each
+            each.bands.prepare(batch.rows, heads, given)
+            for each, heads, given in zip(self.each, batch.heads, batch.given, strict=True)
         ]
         self._is_torn = len(pushes) > 1  # what one group has taken cannot be taken out again
         for each, push in zip(self.each, pushes, strict=True):
-            each.bands.add(push)  # which says in `written` that they came
+            each.bands.add(push)  # which says in `_blended` that they are
         self._is_torn = False
 
     def average(self, rows: NDArray[np.intp], heads: Heads[NDArray[Any]]) -> None:
@@ -235,13 +364,17 @@ class Deliveries:
         """Deliver what got complete in a push; what the disk refuses waits for the next call."""
         for each in self.each:
             each.tell_if_large()
+        if self._behind.is_done:
+            self._deliver_complete()
+        self._looped = time.monotonic()
+
+    def _deliver_complete(self) -> None:
         for each in self.each:
             each.deliver(each.bands.complete(), is_pushing=True)
 
     def deliver_rest(self) -> None:
         """Deliver all bands, complete or not, as no patch comes any more."""
-        for each in self.each:
-            each.deliver_waiting()
+        self.settle()
         self.is_ending = True
         for each in self.each:
             each.deliver_averages()
@@ -263,12 +396,15 @@ class Deliveries:
         return Kept(names, request.frame, sheets, locs, written, outside)
 
     def flush(self) -> None:
-        """Record what is complete."""
+        """Record what is complete; what waits to be blended is dropped."""
+        self._behind.close()
         for each in self.each:
             each.canvas.flush()
 
     def stop(self) -> None:
-        """End the threads, and let go of the bands."""
+        """End the threads, and let go of the bands and of what waits to be blended."""
+        self._behind.close()
+        self._copies.close()
         for each in self.each:
             each.canvas.stop()
         for each in self.each:

@@ -85,6 +85,12 @@ class Request:
         """Return what becomes of a head's bands."""
         return self.reduce.get(key) if isinstance(self.reduce, Mapping) else self.reduce
 
+    @property
+    def may_be_behind(self) -> bool:
+        """Whether bands may be made while the caller does something else: not where they call the user."""
+        reduced = self.reduce.values() if isinstance(self.reduce, Mapping) else [self.reduce]
+        return self.on_band is None and not any(callable(each) for each in reduced)
+
     def fill_of(self, key: int | str) -> Any:
         """Return the value of pixels that no patch covers, as it was given."""
         return self.fill_value.get(key, 0) if isinstance(self.fill_value, Mapping) else self.fill_value

@@ -250,7 +250,9 @@ def _stitch(
         else:
             for some in in_batches(source.largest, rows, source.arrays):
                 values = chosen.like(read(array, some) for array in chosen)
-                stitcher._take(values, batch.output_locs[some], source.weights_of(some))  # noqa: SLF001
+                stitcher._take(  # noqa: SLF001
+                    values, batch.output_locs[some], source.weights_of(some), is_lent=True
+                )
     return stitcher.finalize()
 
 

@@ -53,7 +53,8 @@ class Stitcher(Collector[StitchedMap, Deliveries]):
 
     Memory holds the maps, if they fit, and the open bands: rows of the maps that patches are still expected
     for. A band is written once all patches that lie in it have come. Patches may be late or shuffled, and
-    more bands are open then.
+    more bands are open then. Patches are blended, and bands written, by a thread while the loop computes the
+    next batch; at most 128 MiB of batches wait for it, and at most ``memory_limit``.
 
     As a context manager it finalizes when the block ends normally, and closes when it ends by an exception.
 
@@ -261,7 +262,7 @@ class Stitcher(Collector[StitchedMap, Deliveries]):
 
     @property
     def open_nbytes(self) -> int:
-        """Bytes of memory that the open bands take."""
+        """Bytes of memory that the open bands take, and the batches that wait to be blended."""
         with self._lock:
             return self._canvas.open_nbytes
 
@@ -271,11 +272,13 @@ class Stitcher(Collector[StitchedMap, Deliveries]):
         batch_locs: ArrayLike,
         *,
         weights: ArrayLike | Mapping[str, ArrayLike] | None = None,
+        copy: bool = True,
     ) -> None:
         """Blend a batch of patches into the maps.
 
         The first push fixes the number, names, patch shapes and dtypes of the heads, unless ``heads`` has
-        declared them. Patches are blended before this returns: the caller may reuse the arrays.
+        declared them. Patches have come when this returns, though a thread may still have to blend them, from
+        a copy. ``on_band`` and functions given to ``reduce`` are called before it returns, in this thread.
 
         Parameters
         ----------
@@ -290,6 +293,9 @@ class Stitcher(Collector[StitchedMap, Deliveries]):
             say. Where nothing counts the map has the fill value, or ``nodata`` where that is given. Given
             with one batch, they are given with the first; a batch without them, and a head that a dict does
             not name, counts 1.
+        copy : bool, default True
+            Whether the caller may use the arrays again. If not they are handed over, ``weights`` too, and the
+            loop is spared the copy: they must not change any more, until `finalize` has returned.
 
         Raises
         ------
@@ -320,6 +326,8 @@ class Stitcher(Collector[StitchedMap, Deliveries]):
         StorageError
             The disk refused a band that was complete before; an OSError. The band is held, and the next call
             writes it once the cause is gone.
+        MemoryError
+            There was no memory to blend a batch that was taken before. It is held, as above.
         ClosedError
             It was finalized or closed, or began to be, or a push was interrupted half-way; a ValueError.
         ProcessError
@@ -336,15 +344,15 @@ class Stitcher(Collector[StitchedMap, Deliveries]):
         Notes
         -----
         After an error nothing of the batch was taken, with two exceptions. Values too large for the memory
-        there is may be found half-way: the stitcher then refuses all further calls, as it does after an
-        interrupt while patches are blended. And errors of ``on_band`` and ``reduce`` are raised here too:
+        there is may be found half-way, and told by this call or the next one: the stitcher then refuses all
+        further calls, as it does after an interrupt while patches are blended. And errors of ``on_band`` and ``reduce`` are raised here too:
         after ``on_band``'s the band counts as delivered, with ``reduce``'s the next call tries again;
         `written` tells whether the batch was taken. Heads may be fixed even if the first
         push failed for want of memory or disk. Threads may push at the same time; they take turns.
         """
         with self._lock:
             self._refuse_if_done("push")
-            self._take(as_heads(batch_output), batch_locs, weights)
+            self._take(as_heads(batch_output), batch_locs, weights, is_lent=not copy)
 
     def will_not_come(self, locs: ArrayLike) -> None:
         """Say that boxes of the list have no patch: bands wait for them no more.
@@ -386,11 +394,14 @@ class Stitcher(Collector[StitchedMap, Deliveries]):
             self._refuse_if_done("say what will not come")
             found, _ = self._index.match_any(locs, may_repeat=True)
             rows = as_numbers(found)
+            self._canvas.settle()
             self._canvas.left_out[rows[~self._written[rows]]] = True
             if self._canvas.request.on_duplicate != "average":
                 self._canvas.deliver()
 
-    def _take(self, heads: Heads[NDArray[Any]], batch_locs: ArrayLike, weights: Any) -> None:
+    def _take(
+        self, heads: Heads[NDArray[Any]], batch_locs: ArrayLike, weights: Any, *, is_lent: bool
+    ) -> None:
         """Do what `push` does."""
         maps, policy = self._canvas, self._canvas.request.on_duplicate
         found, has_repeats = self._index.match_any(batch_locs, may_repeat=policy != "error")
@@ -412,7 +423,7 @@ class Stitcher(Collector[StitchedMap, Deliveries]):
             if counts is not None:
                 maps.take_weights(Bands)
                 counts = [None if each is None else each[kept] for each in counts]
-            maps.blend(rows[kept], heads.like(head[kept] for head in heads), counts)
+            maps.blend(rows[kept], heads.like(head[kept] for head in heads), counts, is_lent=is_lent)
         if self._progress is not None:
             self._progress.show()
         if policy != "average":  # which blends in the end
@@ -500,6 +511,7 @@ class Stitcher(Collector[StitchedMap, Deliveries]):
             raise ClosedError(f"cannot {action} from within on_band: keep what it is given, and do it later")
         if self._canvas.is_ending and action == "push":
             raise ClosedError("cannot push: finalize() has begun, and bands are written; call it again")
+        self._canvas.tell_torn()
         if self._canvas.is_torn:
             raise ClosedError(
                 f"cannot {action}: a push was interrupted half-way; close(), and make a new one"

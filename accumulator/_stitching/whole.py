@@ -78,6 +78,7 @@ class WholeBands(Bands):
 
     def _blend(self, number: int, heads: Sequence[NDArray[Any]], patches: NDArray[np.intp]) -> None:
         """Blend all patches of a band, and finish it."""
+        self._blank(self._open[number])
         start, stop = self._extent(number)
         rows = np.sort(self._rows_between(start, stop))
         share = share_of(self.grid, rows, start, stop, self.height, self._patch_nbytes)

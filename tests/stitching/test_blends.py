@@ -26,7 +26,7 @@ from accumulator.exceptions import (
     ResumeError,
 )
 
-EXAMPLES = examples(250, "ACCUMULATOR_STITCH_EXAMPLES")  # in one band, and in many
+EXAMPLES = examples(170, "ACCUMULATOR_STITCH_EXAMPLES")  # in one band, in many, and behind the caller
 MEETING = np.array([[0, 0, 4, 1], [2, 0, 6, 1]])
 
 

@@ -50,6 +50,10 @@ class Pages:
         """Return an array over bytes from the offset on; it keeps the memory alive."""
         return np.ndarray(shape, dtype, buffer=self._map, offset=offset)
 
+    def touch(self) -> None:
+        """Write to each page, so that all of the memory is there."""
+        self.array((self.nbytes // PAGE_NBYTES, PAGE_NBYTES), np.uint8)[:, 0] = 0
+
     def give_back(self, start: int, stop: int) -> None:
         """Let go of the pages that lie wholly between two bytes; they read as zeros then."""
         start, stop = padded(start), stop // PAGE_NBYTES * PAGE_NBYTES
