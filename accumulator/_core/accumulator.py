@@ -433,11 +433,11 @@ class FullBatchAccumulator(Collector[FullBatch, Canvas], Covered):
             self._refuse_if_done("flush")
             self._canvas.flush()
 
-    def push(self, batch_output: BatchOutput, batch_locs: ArrayLike) -> None:
+    def push(self, batch_output: BatchOutput, batch_locs: ArrayLike, *, copy: bool = True) -> None:
         """Put a batch of predictions where they belong.
 
         The first push fixes the number, names, patch shapes and dtypes of the heads, unless ``heads`` has
-        declared them. Predictions are copied before this returns: the caller may reuse the arrays.
+        declared them. Predictions are copied before this returns, and the caller may reuse the arrays.
 
         Parameters
         ----------
@@ -451,6 +451,10 @@ class FullBatchAccumulator(Collector[FullBatch, Canvas], Covered):
             tuples. A list of K arrays ``(K,)`` is of rows or of columns, whichever are all in the list of
             locations; if both are, of what earlier batches were, and without one that told it is refused.
             For K = 1 also ``(n,)``.
+        copy : bool, default True
+            Whether predictions are copied before this returns. If not the arrays are handed over, and large
+            ones are copied while the loop goes on: they must not change any more, until `finalize` or `flush`
+            has returned.
 
         Raises
         ------
@@ -499,6 +503,7 @@ class FullBatchAccumulator(Collector[FullBatch, Canvas], Covered):
         """
         with self._lock:
             self._refuse_if_done("push")
+            self._canvas.takes_over = not copy
             prepare_multitask_full_batch(
                 batch_output, batch_locs, self._index, None, is_last=False, out=self._canvas
             )

@@ -40,8 +40,13 @@ class AllOrNothing:
         values: Sequence[NDArray[Any]],
         seen: NDArray[np.bool_] | None,
         n_consumed: int,
+        *,
+        is_lent: bool = False,
     ) -> None:
-        """Put values into their rows, after `settle`; if it fails, those ``seen`` hold what they held."""
+        """Put values into their rows, after `settle`; if it fails, those ``seen`` hold what they held.
+
+        Values that are lent do not change before `show`.
+        """
         new, again, held = rows, None, []
         if seen is not None:
             new, again = as_numbers(rows)[~seen], as_numbers(rows)[seen]
@@ -51,7 +56,7 @@ class AllOrNothing:
             for start, stop in parts:
                 self.store.make_room((stop - start) * self.row_nbytes)
                 touched = stop
-                self._put(cut(rows, start, stop), [head[start:stop] for head in values])
+                self._put(cut(rows, start, stop), [head[start:stop] for head in values], is_lent=is_lent)
                 if stop != count(rows):
                     self.store.commit()
             self._is_committed = False
@@ -108,9 +113,9 @@ class AllOrNothing:
         step = max(1, self.store.part_nbytes // self.row_nbytes)
         return [(start, min(n, start + step)) for start in range(0, n, step)]
 
-    def _put(self, rows: Rows, values: list[NDArray[Any]]) -> None:
+    def _put(self, rows: Rows, values: list[NDArray[Any]], *, is_lent: bool = False) -> None:
         try:
-            self.store.put(rows, values)
+            self.store.put(rows, values, is_lent=is_lent)
         except BaseException:
             self.store.discard()
             raise

@@ -55,6 +55,7 @@ class Canvas:
     n_expected: int | None = None  # rows that are to come, where that is known
     run: KeptRun | None = None  # which keeps them, on disk whatever the budget
     checkpoint_interval: float = math.inf  # seconds between two records of a run that is kept, or longer
+    takes_over: bool = False  # the arrays that are placed: they do not change before `flush`
     is_one_call: bool = False  # of the function: its arrays are the caller's, who may have many such calls
     written: NDArray[np.bool_] = attrs.field(init=False)
     specs: Heads[HeadSpec] = attrs.field(init=False, factory=Heads)  # none before the first batch
@@ -147,6 +148,8 @@ class Canvas:
 
     def readable(self) -> tuple[FolderStore | None, list[RowArray]]:
         """Return where `arrays` are, and the arrays for others to read, who are told of damage."""
+        if self._batches is not None:
+            self._batches.store.settle()
         if self.run is None or self._batches is None:
             return self.zarr_store, self.arrays
         store, arrays = self.run.reader()
@@ -246,7 +249,7 @@ class Canvas:
             if self._place is not None:
                 n_new = count(rows) if seen is None else int(np.count_nonzero(~seen))
                 self._place.leave_if_tight(self._batches, n_new, self._check_disk)
-            self._batches.put(rows, values, seen, n_consumed)
+            self._batches.put(rows, values, seen, n_consumed, is_lent=self.takes_over)
         except BaseException:
             if is_first:
                 self.close()

@@ -24,7 +24,8 @@ from accumulator._stitching.groups import as_groups, let_go, open_all
 from accumulator._stitching.heads import lay_heads, warn_of_mean, warn_of_passes
 from accumulator._stitching.kept import Kept, facts_of, note
 from accumulator._stitching.passes import Passes
-from accumulator._stores.memory.behind import Behind, Copies
+from accumulator._stores.memory.behind import Behind
+from accumulator._stores.memory.copies import Copies
 from accumulator._stores.memory.row_numbers import without_repeats
 from accumulator._stores.writing.patches import expect_no_patches, expect_patches
 from accumulator.exceptions import DuplicateLocationError, LocationError, MemoryLimitError, OptionError

@@ -345,10 +345,10 @@ class Stitcher(Collector[StitchedMap, Deliveries]):
         -----
         After an error nothing of the batch was taken, with two exceptions. Values too large for the memory
         there is may be found half-way, and told by this call or the next one: the stitcher then refuses all
-        further calls, as it does after an interrupt while patches are blended. And errors of ``on_band`` and ``reduce`` are raised here too:
-        after ``on_band``'s the band counts as delivered, with ``reduce``'s the next call tries again;
-        `written` tells whether the batch was taken. Heads may be fixed even if the first
-        push failed for want of memory or disk. Threads may push at the same time; they take turns.
+        further calls, as it does after an interrupt while patches are blended. And errors of ``on_band`` and
+        ``reduce`` are raised here too: after ``on_band``'s the band counts as delivered, with ``reduce``'s
+        the next call tries again; `written` tells whether the batch was taken. Heads may be fixed even if the
+        first push failed for want of memory or disk. Threads may push at the same time; they take turns.
         """
         with self._lock:
             self._refuse_if_done("push")

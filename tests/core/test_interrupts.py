@@ -83,8 +83,8 @@ def test_put_interrupted_after_its_last_copy_counts_nothing(monkeypatch, where):
     """on_duplicate="last": what a refused push had put does not count with the next batch."""
     real = AllOrNothing._put
 
-    def put(self, rows, values):
-        real(self, rows, values)
+    def put(self, rows, values, **said):
+        real(self, rows, values, **said)
         if list(as_numbers(rows)) == [2, 4]:
             raise KeyboardInterrupt
 

@@ -28,6 +28,8 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        tune(self.patch, behind_nbytes=0)  # rows that are handed over are copied later, however small
         self.folder = Path(tempfile.mkdtemp())
         self.count = 0
         self.result = None
@@ -81,8 +83,12 @@ class Machine(RuleBasedStateMachine):
         """Push to the oracle and to the accumulator, which must agree whether it is taken."""
         heads = self.heads(len(locs))
         if self.oracle.accepts(locs):
-            self.accumulator.push(tuple(heads), locs.astype("i4"))
-            self.oracle.push(heads, locs)
+            self.oracle.push([head.copy() for head in heads], locs)
+            is_lent = self.count % 3 == 0
+            self.accumulator.push(tuple(heads), locs.astype("i4"), copy=not is_lent)
+            if not is_lent:
+                for head in heads:
+                    head[...] = 0  # the loop uses its arrays again
         else:
             with pytest.raises(ValueError, match="batch_locs"):
                 self.accumulator.push(tuple(heads), locs)
@@ -181,6 +187,7 @@ class Machine(RuleBasedStateMachine):
             self.result.close()
             assert not (self.folder / "spill").exists()
         shutil.rmtree(self.folder)
+        self.patch.undo()
 
 
 class MachineOnDisk(Machine):
@@ -190,17 +197,20 @@ class MachineOnDisk(Machine):
 
     def __init__(self):
         super().__init__()
-        self.patch = pytest.MonkeyPatch()
         tune(self.patch, chunk_nbytes=32)
 
-    def teardown(self):
-        """Put the chunk size back."""
-        super().teardown()
-        self.patch.undo()
+
+class MachineWithBlocks(MachineOnDisk):
+    """The same where all rows go to blocks, none to a log."""
+
+    def __init__(self):
+        super().__init__()
+        tune(self.patch, loose_row_nbytes=0)
 
 
 TestInRam = Machine.TestCase
 TestOnDisk = MachineOnDisk.TestCase
-TestInRam.settings = TestOnDisk.settings = settings(
+TestWithBlocks = MachineWithBlocks.TestCase
+TestInRam.settings = TestOnDisk.settings = TestWithBlocks.settings = settings(
     max_examples=examples(15), stateful_step_count=30, deadline=None
 )

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from accumulator._stores.memory.copying import Copier, Piece
-from accumulator._stores.memory.pages import Pages
 from accumulator._stores.memory.threads import start_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from concurrent.futures import ThreadPoolExecutor
-
-    from numpy.typing import NDArray
-
-_MOST_SPARE: Final = 8  # arrays whose memory is kept to be used again
 
 
 class Behind:
@@ -35,6 +27,9 @@ class Behind:
         self._change = threading.Condition()
         self._executor: ThreadPoolExecutor | None = None
         self._ident: int | None = None  # of the thread, while it works
+        self._settling = threading.RLock()
+        self._process = os.getpid()
+        self.n_put = self.n_done = 0
         self.nbytes: int = 0  # of all that is not done
         self.is_awaited = False  # a caller waits, and needs no core
         self.failure: BaseException | None = None  # of the first call
@@ -42,7 +37,7 @@ class Behind:
     @property
     def is_at_work(self) -> bool:
         """Whether the thread works on something."""
-        return self._ident is not None
+        return self._ident is not None and self._process == os.getpid()
 
     @property
     def is_done(self) -> bool:
@@ -51,8 +46,10 @@ class Behind:
 
     def put(self, call: Callable[[], object], nbytes: int) -> None:
         """Hand over a call, which so many bytes wait for; if no thread can be had, it waits for `settle`."""
+        self._look_where()
         with self._change:
             self._calls.append((call, nbytes))
+            self.n_put += 1
             self.nbytes += nbytes
             if self.is_at_work or self.failure is not None:
                 return
@@ -62,27 +59,37 @@ class Behind:
                 self._ident = -1  # not known yet
                 try:
                     self._executor.submit(self._run)
-                except RuntimeError:  # at the end of the interpreter
+                except BaseException as cause:
                     self._ident = None
+                    if not isinstance(cause, RuntimeError):  # as at the end of the interpreter
+                        raise
 
     def wait_for_room(self, nbytes: int, most: int) -> None:
         """Wait until so many bytes more are not too many, or the thread rests."""
+        self._look_where()
         self._wait(lambda: not self.is_at_work or self.nbytes + nbytes <= most)
 
-    def settle(self) -> None:
-        """Wait until all is done; what is not is done here, and raises what it raises."""
-        self._wait(lambda: not self.is_at_work)
-        self.is_awaited = True
-        try:
-            while self._calls:
-                self._calls[0][0]()
-                self._drop_first()
-        finally:
-            self.is_awaited = False
-        self.failure = None
+    def settle(self, n: int | None = None) -> None:
+        """Wait until so many of all calls are made, or all; what is not is made here, and raises."""
+        self._look_where()
+        if self.is_done and not self.is_at_work:
+            return
+        self._wait(lambda: not self.is_at_work or (n is not None and self.n_done >= n))
+        with self._settling:
+            if self.is_at_work:  # n are made
+                return
+            self.is_awaited = True
+            try:
+                while self._calls:
+                    self._calls[0][0]()
+                    self._drop_first()
+            finally:
+                self.is_awaited = False
+            self.failure = None
 
     def close(self) -> None:
         """Forget all that is not begun, wait for what is, and end the thread."""
+        self._look_where()
         with self._change:
             while len(self._calls) > self.is_at_work:
                 self.nbytes -= self._calls.pop()[1]
@@ -103,76 +110,35 @@ class Behind:
     def _drop_first(self) -> None:
         with self._change:
             self.nbytes -= self._calls.popleft()[1]
+            self.n_done += 1
             self._change.notify_all()
+
+    def _look_where(self) -> None:
+        """Begin anew in a forked child, which has no thread, and nobody to let go of locks."""
+        if self._process != os.getpid():
+            self._process, self._ident, self._executor = os.getpid(), None, None
+            self._change, self._settling = threading.Condition(), threading.RLock()
 
     def _run(self) -> None:
         self._ident = threading.get_ident()
-        while True:
+        is_over = False
+        while not is_over:
+            with self._settling:  # no call is made twice at a time, wherever an interrupt came
+                is_over = self._make_first()
+
+    def _make_first(self) -> bool:
+        """Make the first call, and return whether the thread rests."""
+        failure = None
+        if self._calls:
             try:
                 self._calls[0][0]()
-            except BaseException as failure:  # noqa: BLE001  it is the caller's
-                self._rest(failure)
-                return
-            with self._change:
-                self._drop_first()
-                if not self._calls:
-                    self._rest(None)
-                    return
-
-    def _rest(self, failure: BaseException | None) -> None:
+            except BaseException as cause:  # noqa: BLE001  it is the caller's
+                failure = cause
         with self._change:
-            self.failure, self._ident = failure, None
-            self._change.notify_all()
-
-
-class Copies:
-    """Copies of arrays, whose memory is used again."""
-
-    def __init__(self) -> None:
-        self._copier, self._spare, self._lock = Copier(), list[Pages](), threading.Lock()
-        self._sizes: list[int] = []  # of the last arrays
-
-    def make(self, arrays: Sequence[NDArray[Any]]) -> tuple[list[NDArray[Any]], list[Pages]]:
-        """Return copies that lie in memory in the order of the arrays, without gaps, and their memory."""
-        self._sizes = [array.nbytes for array in arrays]
-        used = list(map(self._pages, self._sizes))
-        copies = [_laid_like(array, pages) for array, pages in zip(arrays, used, strict=True)]
-        self._copier.copy(
-            [
-                Piece(copy, slice(0, len(copy)), array, slice(0, len(array)))
-                for copy, array in zip(copies, arrays, strict=True)
-            ]
-        )
-        return copies, used
-
-    def make_ready(self) -> None:
-        """Have memory for as large arrays again, which to touch first takes longer than the copy itself."""
-        used = [self._pages(nbytes) for nbytes in self._sizes]
-        for pages in used:
-            pages.touch()
-        self.give_back(used)
-
-    def give_back(self, used: Sequence[Pages]) -> None:
-        """Take memory that nobody looks at any more."""
-        with self._lock:
-            self._spare = [*used, *self._spare][:_MOST_SPARE]
-
-    def close(self) -> None:
-        """Let go of all memory, and end the threads."""
-        with self._lock:
-            self._spare.clear()
-        self._copier.close()
-
-    def _pages(self, nbytes: int) -> Pages:
-        with self._lock:
-            for i, pages in enumerate(self._spare):
-                if nbytes <= pages.nbytes <= 2 * nbytes:
-                    return self._spare.pop(i)
-        return Pages(nbytes, is_huge=True)
-
-
-def _laid_like(array: NDArray[Any], pages: Pages) -> NDArray[Any]:
-    """Return an array over pages that has an array's shape, dtype and order of axes."""
-    order = np.argsort([-abs(stride) for stride in array.strides], kind="stable")
-    laid = pages.array([array.shape[axis] for axis in order], array.dtype)
-    return laid.transpose(np.argsort(order))
+            if self._calls and failure is None:
+                self._drop_first()
+            is_over = failure is not None or not self._calls
+            if is_over:
+                self.failure, self._ident = failure, None
+                self._change.notify_all()
+        return is_over

@@ -5,9 +5,11 @@ One core alone can neither fill the memory bus nor keep up with the page faults 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from accumulator._inputs import tuning
+from accumulator._stores.memory.behind import Behind
 from accumulator._stores.memory.row_numbers import count, cut
 from accumulator._stores.memory.threads import Pool, n_cores
 
@@ -32,13 +34,32 @@ class Piece(NamedTuple):
 
 
 class Copier:
-    """Copies pieces, large ones on all cores."""
+    """Copies pieces, large ones on all cores, and those that are lent behind the caller."""
 
     def __init__(self) -> None:
         self._pool = Pool(min(n_cores(), _MOST_THREADS), "accumulator-copy")
+        self._behind = Behind("accumulator-copy-behind")
+
+    def copy_behind(self, pieces: Sequence[Piece]) -> int:
+        """Have pieces copied after this returns, and return what `settle` waits for."""
+        nbytes = sum(count(piece.at) * _row_nbytes(piece) for piece in pieces)
+        if nbytes < tuning.now.behind_nbytes:
+            self.copy(pieces)
+            return 0
+        self._behind.wait_for_room(nbytes, tuning.now.waiting_nbytes)
+        self._behind.put(partial(self._copy, pieces), nbytes)
+        return self._behind.n_put
+
+    def settle(self, n: int | None = None) -> None:
+        """Wait until so many, or all, of those pieces are copied."""
+        self._behind.settle(n)
 
     def copy(self, pieces: Sequence[Piece]) -> None:
         """Copy all pieces; when this returns or raises, no thread looks at them any more."""
+        self.settle()
+        self._copy(pieces)
+
+    def _copy(self, pieces: Sequence[Piece]) -> None:
         nbytes = sum(count(piece.at) * _row_nbytes(piece) for piece in pieces)
         if self._pool.n == 1 or nbytes < tuning.now.shared_copy_nbytes:
             for piece in pieces:
@@ -48,6 +69,7 @@ class Copier:
 
     def close(self) -> None:
         """End the threads; they start again when they are needed."""
+        self._behind.close()
         self._pool.close()
 
 

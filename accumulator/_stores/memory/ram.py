@@ -60,22 +60,28 @@ class RamRows:
         counts = [sys.getrefcount(array) for array in (*unseen, *self.held)]
         return max(counts) > counts[0]
 
+    def settle(self) -> None:
+        self._copier.settle()
+
     def views(self, start: int, stop: int) -> list[NDArray[Any]]:
+        self.settle()
         return [array[start:stop] for array in self.held]
 
     def make_room(self, nbytes: int) -> None:
         del nbytes  # there is room for all rows
 
-    def put(self, rows: Rows, values: Sequence[NDArray[Any]]) -> None:
+    def put(self, rows: Rows, values: Sequence[NDArray[Any]], *, is_lent: bool = False) -> None:
         """Copy each head's values to their rows, unless they are those rows."""
         n = slice(0, count(rows))
-        self._copier.copy(
-            [
-                Piece(array, rows, head, n)
-                for array, head in zip(self.held, values, strict=True)
-                if not _is_there(array, rows, head)
-            ]
-        )
+        pieces = [
+            Piece(array, rows, head, n)
+            for array, head in zip(self.held, values, strict=True)
+            if not _is_there(array, rows, head)
+        ]
+        if is_lent:
+            self._copier.copy_behind(pieces)
+        else:
+            self._copier.copy(pieces)
 
     def commit(self) -> None:
         """Do nothing: what was put counts, until whoever put it puts other values over it."""
@@ -84,10 +90,11 @@ class RamRows:
         """Do nothing, as `commit`."""
 
     def get(self, rows: Rows) -> list[NDArray[Any]]:
+        self.settle()
         return [np.array(array[rows]) for array in self.held]
 
     def flush(self) -> None:
-        """Do nothing: the arrays are always up to date."""
+        self.settle()
 
     def close(self) -> None:
         self._copier.close()

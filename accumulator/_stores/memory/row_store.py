@@ -48,8 +48,14 @@ class RowStore(Protocol):
             Rows put earlier could not be written. They are still held, and nothing has changed.
         """
 
-    def put(self, rows: Rows, values: Sequence[NDArray[Any]]) -> None:
-        """Copy each head's values to their rows; they count from `commit` on."""
+    def put(self, rows: Rows, values: Sequence[NDArray[Any]], *, is_lent: bool = False) -> None:
+        """Copy each head's values to their rows; they count from `commit` on.
+
+        Values that are lent do not change before `flush`, and may be copied until then.
+        """
+
+    def settle(self) -> None:
+        """Wait until no value is lent any more."""
 
     def commit(self) -> None:
         """Let what was put count; after an interrupt it is called again."""

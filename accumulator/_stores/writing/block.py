@@ -40,6 +40,7 @@ class Block:
     touched: int = 0  # how many loose rows of its head there had been when it was used last
     known: NDArray[np.bool_] | None = None  # rows that are on disk already
     n_missing: int = 0  # rows that are neither here nor on disk
+    n_lots: int = 0  # of lent values, that are copied when all of its rows are
 
     @property
     def nbytes(self) -> int:
@@ -65,6 +66,7 @@ class Block:
 
     def write(self) -> None:
         head, values, pages, start = self.head, self.values, self.pages, self.start
+        head.settle(self.n_lots)
         if self.is_lent and (values.dtype != head.dtype or start % PAGE_NBYTES):
             # Of the other byte order, or not aligned as direct I/O wants it.
             pages, start = Pages(values.nbytes, is_huge=True), 0

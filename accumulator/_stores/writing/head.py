@@ -28,6 +28,7 @@ from accumulator._stores.writing.spare import SpareMemory
 from accumulator.exceptions import DamagedError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     import zarr
@@ -59,11 +60,13 @@ class Head:
         writer: Writer,
         encoded: EncodedChunks | None,
         log: Path,
+        settle: Callable[[int], None],
         *,
         loose_rows: int,
         has_checksums: bool,
     ) -> None:
         self.array, self.chunks, self._encoded = array, chunks, encoded
+        self.settle = settle  # until so many lots of lent values are copied
         self.chunk_rows = chunk_rows  # that are written at once
         self.name = array.basename
         self.on_disk: dict[int, NDArray[np.bool_] | None] = {}  # chunks, and which rows; None for all
@@ -110,6 +113,11 @@ class Head:
             self._pending.append((block, local))
             pieces.append(Piece(block.values, local, values, source))
         return pieces
+
+    def wait_for(self, n: int) -> None:
+        """Have the blocks that values were put into wait for those until they are written."""
+        for block, _ in self._pending:
+            block.n_lots = n
 
     def commit(self) -> None:
         """Count what was put, and hand over what is complete or has been open for long."""

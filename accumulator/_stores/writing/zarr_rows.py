@@ -133,16 +133,23 @@ class ZarrRows:
             for head in self.heads:
                 head.make_room(-(-nbytes // self._row_nbytes))
 
-    def put(self, rows: Rows, values: Sequence[NDArray[Any] | None]) -> None:
+    def put(self, rows: Rows, values: Sequence[NDArray[Any] | None], *, is_lent: bool = False) -> None:
         """Copy each head's values to their rows, None for a head without any."""
-        self._copier.copy(
-            [
-                piece
-                for head, array in zip(self.heads, values, strict=True)
-                if array is not None
-                for piece in head.pieces(rows, array)
-            ]
-        )
+        pieces = [
+            piece
+            for head, array in zip(self.heads, values, strict=True)
+            if array is not None
+            for piece in head.pieces(rows, array)
+        ]
+        if is_lent and not self._loose_rows:
+            n = self._copier.copy_behind(pieces)
+            for head in self.heads:
+                head.wait_for(n)
+        else:
+            self._copier.copy(pieces)
+
+    def settle(self) -> None:
+        self._copier.settle()
 
     def commit(self) -> None:
         for head in self.heads:
@@ -155,6 +162,7 @@ class ZarrRows:
             head.discard()
 
     def get(self, rows: Rows) -> list[NDArray[Any]]:
+        self.settle()
         try:
             return [head.get(rows) for head in self.heads]
         except AccumulatorError:
@@ -199,6 +207,7 @@ class ZarrRows:
 
         Unless somebody looks at it: a view must not turn to zeros.
         """
+        ram.settle()
         gives_back = not ram.is_looked_at
         for head, array, pages, start in zip(self.heads, ram.held, ram.pages, ram.starts, strict=True):
             head.lend(array, pages, start, written, gives_back=gives_back)
@@ -242,6 +251,7 @@ class ZarrRows:
             self._writer,
             encoded,
             folder / SCRATCH / LOG,
+            self._copier.settle,
             loose_rows=self._loose_rows * self._may_be_loose(made),
             has_checksums=self._has_checksums,
         )

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from accumulator._stores.memory import behind as _behind
-from accumulator._stores.memory.behind import Behind, Copies
+from accumulator._stores.memory.behind import Behind
+from accumulator._stores.memory.copies import Copies
 
 SECONDS = 20
 
