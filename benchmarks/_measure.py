@@ -69,6 +69,11 @@ def measure(run: Run) -> dict[str, float]:
             return ended | facts(group)
 
 
+def calibrated(seconds: float) -> float:
+    """Return how much work a model has to do to take about so many seconds."""
+    return measure(Run("model_amount", CaseSpec(1, "small"), {"seconds": seconds}))["amount"]
+
+
 def measure_here(run: Run, folder: Path) -> tuple[dict[str, float], Outcome]:
     """Run in this process; return all metrics, and what was made."""
     case = run.case.make()

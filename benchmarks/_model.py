@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     Push = Callable[[Batch], object]
 
 _SIZE: Final = 256
+_BLOCK: Final = 20  # batches that are pushed between two times that none is
+_LAG: Final = 6  # as many as may wait to be blended
 
 
 def compute(amount: int) -> None:
@@ -76,7 +78,11 @@ def model(case: Case, folder: Path, *, amount: int, sink: str) -> Work:
 def stitch_model(
     case: StitchCase, folder: Path, *, amount: int, place: str | None, copy: bool = True
 ) -> Work:
-    """Compute and stitch with Hann's window, batch after batch; ``place`` is None for the model alone."""
+    """Compute and stitch with Hann's window, batch after batch; ``place`` is None for the model alone.
+
+    After some batches the model goes on for a while without a push: `of_alone` is how long a batch takes with
+    one, as a part of that. The speed of a core may change more from process to process than what is measured.
+    """
 
     def work() -> Outcome:
         outputs: list[Any] = []
@@ -93,12 +99,21 @@ def stitch_model(
                 )
                 stack.enter_context(stitcher)
                 push = partial(_push, stitcher, copy=copy)
-            start = time.perf_counter()
-            for batch in case.batches:
+            looping, n_alone, alone = 0.0, 0, 0.0
+            block = max(1, min(_BLOCK, len(case.batches) // 3))
+            for number, batch in enumerate(case.batches, 1):
+                start = time.perf_counter()
                 compute(amount)
                 pushed = time.perf_counter()
                 push(batch)
+                looping += time.perf_counter() - start
                 longest = max(longest, time.perf_counter() - pushed)
+                if number % block == 0:
+                    compute(_LAG * amount)  # while what was pushed is finished
+                    start = time.perf_counter()
+                    compute(_LAG * amount)
+                    alone += time.perf_counter() - start
+                    n_alone += _LAG
             looped = time.perf_counter()
         if place is not None:
             result = stitcher.finalize()
@@ -106,7 +121,7 @@ def stitch_model(
                 raise RuntimeError(f"the map is not in {place}: too little memory for this benchmark")
             outputs.extend(result.outputs)
         facts = {
-            "loop_s": looped - start,
+            "of_alone": (looping / len(case.batches)) / (alone / n_alone),
             "longest_push_s": longest,
             "finalize_s": time.perf_counter() - looped,
         }
@@ -125,9 +140,9 @@ def _nothing(_case: Case, _folder: Path, _outputs: list[Any]) -> Iterator[Push]:
 
 
 @contextlib.contextmanager
-def _accumulator(case: Case, folder: Path, outputs: list[Any]) -> Iterator[Push]:
+def _accumulator(case: Case, folder: Path, outputs: list[Any], *, copy: bool = True) -> Iterator[Push]:
     with FullBatchAccumulator(case.locs, save_path=str(folder / "spill"), memory_threshold=0) as full:
-        yield lambda batch: full.push(batch.heads, batch.locs)
+        yield lambda batch: full.push(batch.heads, batch.locs, copy=copy)
     outputs.extend(full.finalize().outputs)
 
 
@@ -148,6 +163,7 @@ def _memmap(case: Case, folder: Path, outputs: list[Any]) -> Iterator[Push]:
 _SINKS: Final[Mapping[str, Callable[..., contextlib.AbstractContextManager[Push]]]] = {
     "nothing": _nothing,
     "accumulator": _accumulator,
+    "accumulator, copy=False": partial(_accumulator, copy=False),
     "zarr": _zarr,
     "memmap": _memmap,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from benchmarks._measure import Run
+from benchmarks._measure import Run, calibrated
 from benchmarks._questions import AgainstFastest, Question, Workload
 from benchmarks._stitch_cases import StitchSpec
 
@@ -142,6 +142,46 @@ def stitch_container(*, is_smoke: bool = False) -> Workload:
             Question("the map, gigabytes a second", (name, "output_gb_s")),
         ],
         seldom={name: 1},
+    )
+
+
+def stitch_model(*, is_smoke: bool = False) -> Workload:
+    seconds = 0.002 if is_smoke else 0.034
+    # Once for all, so that every loop has the same to do.
+    amount = 10 if is_smoke else int(calibrated(seconds))
+    shape, patch = ((80, 112), (32, 32)) if is_smoke else ((8_192, 8_192), (512, 512))
+    spec = StitchSpec(shape, patch, 3, batch=8, pool_nbytes=400_000_000)
+    alone = "model alone"
+    sinks = {
+        f"model + {_OURS}": {"place": "RAM"},
+        f"model + {_OURS}, copy=False": {"place": "RAM", "copy": False},
+        f"model + {_OURS} on disk": {"place": "zarr"},
+        f"model + {_OURS} on disk, copy=False": {"place": "zarr", "copy": False},
+    }
+    entries = {alone: Run("stitch_model", spec, {"amount": amount, "place": None})} | {
+        name: Run("stitch_model", spec, {"amount": amount} | options) for name, options in sinks.items()
+    }
+    return Workload(
+        "stitch_model",
+        f"{_text(spec)}, weighted with Hann's window, in batches of 8. Before each batch a model keeps "
+        f"one core busy for about {1000 * seconds:g} ms, with the same matrix products on one thread. "
+        "After 20 batches it goes on alone for a while, in the same process, which a batch with its push is held "
+        "against.",
+        entries,
+        [
+            Question(f"time of the loop: {alone} / alone", (alone, "of_alone")),
+            *(
+                Question(
+                    f"time of the loop: {name} / alone",
+                    (name, "of_alone"),
+                    at_most=1.10 if options.get("copy", True) else 1.05,
+                )
+                for name, options in sinks.items()
+            ),
+            *(Question(f"longest push, {name}", (name, "longest_push_s"), at_most=0.02) for name in sinks),
+            *(Question(f"after the loop, {name}", (name, "finalize_s")) for name in sinks),
+            *(Question(f"peak memory, {name}", (name, "peak_nbytes")) for name in sinks),
+        ],
     )
 
 

@@ -25,6 +25,7 @@ from benchmarks._stitch_workloads import (
     stitch_container,
     stitch_disk,
     stitch_hann,
+    stitch_model,
     stitch_small,
 )
 
@@ -191,5 +192,6 @@ WORKLOADS: Mapping[str, Callable[..., Workload]] = {
         stitch_small,
         stitch_disk,
         stitch_container,
+        stitch_model,
     )
 }

@@ -7,7 +7,7 @@ import math
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import attrs
 import numpy as np
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from accumulator._stores.kept.run import KeptRun
     from accumulator._stores.memory.pages import Pages
 
+_READY: Final = 2  # batches that may come while the first is at work
 _SomeBands = TypeVar("_SomeBands", bound="Bands")
 
 
@@ -333,7 +334,7 @@ class Deliveries:
         """Blend a batch that was taken, and deliver what gets complete."""
         self._leave(0 if self._behind.is_awaited else 1)  # which the loop has
         if batch.used:
-            self._copies.make_ready()
+            self._copies.make_ready(_READY)
         for each in self.each:
             each.deliver_waiting()
         if not batch.is_blended:

@@ -38,9 +38,9 @@ class Copies:
         )
         return copies, used
 
-    def make_ready(self) -> None:
-        """Have memory for as large arrays again, which to touch first takes longer than the copy itself."""
-        used = [self._pages(nbytes) for nbytes in self._sizes]
+    def make_ready(self, n: int) -> None:
+        """Have memory for n times as large arrays, which to touch first takes longer than to copy them."""
+        used = [self._pages(nbytes) for nbytes in n * self._sizes]
         for pages in used:
             pages.touch()
         self.give_back(used)
