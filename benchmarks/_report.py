@@ -64,6 +64,7 @@ _UNITS: Final[Mapping[str, Callable[[float], str]]] = {
     "location_ns": lambda value: f"{value:.0f} ns/location",
     "published_gb_s": lambda value: f"{value:.2f} GB/s",
     "of_allowed": lambda value: f"{value:.2f}",
+    "of_alone": lambda value: f"{value:.2f}",
     "record_nbytes": lambda value: f"{value:.1f} bytes",
     "row_nbytes": lambda value: f"{value:.1f} bytes",
     "peak_nbytes": _megabytes,

@@ -165,7 +165,7 @@ def stitch_model(*, is_smoke: bool = False) -> Workload:
         "stitch_model",
         f"{_text(spec)}, weighted with Hann's window, in batches of 8. Before each batch a model keeps "
         f"one core busy for about {1000 * seconds:g} ms, with the same matrix products on one thread. "
-        "After 20 batches it goes on alone for a while, in the same process, which a batch with its push is held "
+        "After 20 batches it goes on alone for a while, which a batch with its push is held "
         "against.",
         entries,
         [
