@@ -186,7 +186,7 @@ def test_predictions_are_not_copied_on_the_way(monkeypatch):
     """The store is given the model's own memory: the one copy is the one into place."""
     seen = []
     monkeypatch.setattr(
-        "accumulator._stores.memory.ram.RamRows.put", lambda _self, _rows, values: seen.extend(values)
+        "accumulator._stores.memory.ram.RamRows.put", lambda _self, _rows, values, **_: seen.extend(values)
     )
     with FullBatchAccumulator(LOCS) as accumulator:
         accumulator.push((VALUES, Tensor(VALUES), Capsule(VALUES)), LOCS)

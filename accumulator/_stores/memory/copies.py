@@ -42,7 +42,7 @@ class Copies:
         """Have memory for n times as large arrays, which to touch first takes longer than to copy them."""
         used = [self._pages(nbytes) for nbytes in n * self._sizes]
         for pages in used:
-            pages.touch()
+            pages.fault_in()
         self.give_back(used)
 
     def give_back(self, used: Sequence[Pages]) -> None:

@@ -50,7 +50,7 @@ class Pages:
         """Return an array over bytes from the offset on; it keeps the memory alive."""
         return np.ndarray(shape, dtype, buffer=self._map, offset=offset)
 
-    def touch(self) -> None:
+    def fault_in(self) -> None:
         """Write to each page, so that all of the memory is there."""
         self.array((self.nbytes // PAGE_NBYTES, PAGE_NBYTES), np.uint8)[:, 0] = 0
 

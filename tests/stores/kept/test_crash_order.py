@@ -119,7 +119,7 @@ def record(workload, folder, monkeypatch):
     return log.entries
 
 
-def _refuse(*_):
+def _refuse(*_, **__):
     raise StorageError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 

@@ -408,7 +408,7 @@ def test_first_push_that_fails_leaves_an_empty_folder(monkeypatch):
     """Nothing was taken: the next first push may have other heads, the next run another mode."""
     accumulator = start("w-")
 
-    def refuse(*_):
+    def refuse(*_, **__):
         raise StorageError(errno.ENOSPC, "full")
 
     with monkeypatch.context() as patch:
