@@ -352,7 +352,7 @@ class Canvas:
         self.specs = specs
         self._check(specs)
         if self.run is None:
-            self._place = RamOrDisk(self.n_rows, self.budget, specs.values)
+            self._place = RamOrDisk(self.n_rows, self.budget, specs)
             store = self._place.make(first, partial(self._check_disk, n_first))
         else:
             self._check_disk(n_first)

@@ -16,6 +16,7 @@ from accumulator._inputs.validation import HeadSpec, as_place, as_target
 from accumulator._pictures import left_out
 from accumulator._stores.files.target import reaching, staged
 from accumulator._stores.format.arrays import read_only, storage_of
+from accumulator._stores.format.names import head_keys
 from accumulator._stores.format.store import FolderStore
 from accumulator._stores.reading.check import LateChecker, RowChecker, make_checksums
 from accumulator._stores.reading.saved import open_result
@@ -246,7 +247,8 @@ class FullBatch(Result, Covered):
             HeadSpec(array.shape[1:], array.dtype, each)
             for array, each in zip(self._heads, storage, strict=True)
         ]
-        rows = ZarrRows(store, len(self.written), specs, has_checksums=True)
+        keys = head_keys(self._heads.names, len(specs))
+        rows = ZarrRows(store, len(self.written), specs, keys=keys, has_checksums=True)
         try:
             copy_rows(self._heads.values, rows, self.written, only_written=self._is_partial)
         finally:

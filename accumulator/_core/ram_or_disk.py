@@ -11,6 +11,7 @@ from accumulator._inputs.text import as_text
 from accumulator._inputs.warn import warn
 from accumulator._stores.files.temporary import TemporaryFolder
 from accumulator._stores.format.layout import BUFFER_NBYTES
+from accumulator._stores.format.names import head_keys
 from accumulator._stores.format.store import FolderStore
 from accumulator._stores.memory.ram import RamRows
 from accumulator._stores.writing.zarr_rows import ZarrRows
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from accumulator._core.all_or_nothing import AllOrNothing
     from accumulator._core.plan import Budget
+    from accumulator._inputs.heads import Heads
     from accumulator._inputs.validation import HeadSpec
     from accumulator._stores.memory.row_store import RowStore
 
@@ -32,7 +34,7 @@ _log: Final = logging.getLogger("accumulator")
 class RamOrDisk:
     """Decides where the rows of a result are, and makes their stores."""
 
-    def __init__(self, n_rows: int, budget: Budget, specs: Sequence[HeadSpec]) -> None:
+    def __init__(self, n_rows: int, budget: Budget, specs: Heads[HeadSpec]) -> None:
         self._n_rows, self._budget, self._specs = n_rows, budget, specs
         self._ram: RamRows | None = None
         self._watch = Watch(budget.memory_threshold)
@@ -42,7 +44,7 @@ class RamOrDisk:
         if self._budget.fits(self._n_rows * sum(spec.row_nbytes for spec in self._specs)):
             # The system may refuse memory all the same: then the disk is used.
             with contextlib.suppress(MemoryError):
-                self._ram = RamRows(self._n_rows, self._specs, first)
+                self._ram = RamRows(self._n_rows, self._specs.values, first)
                 return self._ram
         check_disk()
         return self._on_disk(self._budget.buffer_nbytes)
@@ -79,7 +81,8 @@ class RamOrDisk:
         folder = TemporaryFolder(self._budget.save_path)
         zarr_store = FolderStore(folder.path / "result.zarr", folder=folder)
         try:
-            return ZarrRows(zarr_store, self._n_rows, self._specs, buffer_nbytes)
+            keys = head_keys(self._specs.names, len(self._specs))
+            return ZarrRows(zarr_store, self._n_rows, self._specs.values, buffer_nbytes, keys=keys)
         except BaseException:
             zarr_store.shut()
             raise

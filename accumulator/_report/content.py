@@ -186,7 +186,7 @@ def gather(
                     source.head_map(number, details["name"], array, reading),
                     histogram(array, batch.written),
                 )
-            taken = disk_nbytes(root / "outputs" / str(number))
+            taken = 0 if isinstance(array, np.ndarray) else disk_nbytes(root / array.path)
             many = f"only the first {_MOST_HEADS} heads are painted"
             heads.append(HeadReport(details, taken, shown or many, reading, counted))
         _check_names(channel_names, heads)

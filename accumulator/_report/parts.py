@@ -17,6 +17,7 @@ from accumulator._inputs.text import few, printable
 from accumulator._stores.files.ownership import is_locked
 from accumulator._stores.format.arrays import over
 from accumulator._stores.format.mark import COMPLETE, RUNNING, Mark
+from accumulator._stores.format.names import OUTPUTS, head_keys
 from accumulator._stores.format.store import FolderStore
 from accumulator._stores.ranks.facts import name_of, part_folders
 from accumulator._stores.ranks.recorded import Looks, look_at_parts, open_published
@@ -27,7 +28,7 @@ from accumulator._stores.reading.trust import check_tree
 from accumulator.exceptions import ResultFormatError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     import zarr
@@ -232,7 +233,8 @@ class InParts:
         damaged = self._wrong_in(look.path, look, heads, every)
         lost = np.logical_or.reduce(damaged, axis=0) if damaged else np.zeros_like(every)
         if lost.any():  # a publishing may have moved them already, and been killed before that was recorded
-            there = self._wrong_in(self.shared.root, look, heads, lost)
+            keys = head_keys(heads.names, len(heads))
+            there = self._wrong_in(self.shared.root, look, heads, lost, keys)
             damaged = [rows & more for rows, more in zip(damaged, there, strict=True)]
         names, wrong = list(heads.by_name()), [np.flatnonzero(rows) for rows in damaged]
         return PartVerdict(name_of(look.path), str(look.facts), len(look.rows), names, wrong)
@@ -276,13 +278,22 @@ class InParts:
         return same
 
     def _wrong_in(
-        self, folder: Path, look: PartLook, heads: Heads[zarr.Array[Any]], rows: NDArray[np.bool_]
+        self,
+        folder: Path,
+        look: PartLook,
+        heads: Heads[zarr.Array[Any]],
+        rows: NDArray[np.bool_],
+        keys: Sequence[str] | None = None,
     ) -> list[NDArray[np.bool_]]:
-        """Return which of a part's rows a folder does not hold as they were recorded, for each head."""
+        """Return which of a part's rows a folder does not hold as they were recorded, for each head.
+
+        Arrays have numbers in parts, and ``keys`` elsewhere.
+        """
         checksums = np.zeros((len(self.locs), len(heads)), np.uint64)
         checksums[look.rows] = look.checksums
         store = FolderStore(folder, read_only=True)
-        arrays = [over(head, store) for head in heads]
+        paths = [head.path for head in heads] if keys is None else [f"{OUTPUTS}/{key}" for key in keys]
+        arrays = [over(head, store, path) for head, path in zip(heads, paths, strict=True)]
         mark = Mark(RUNNING, None, len(arrays), len(self.locs))
         return RowChecker(
             SavedResult(store, mark, arrays, self.locs, rows, list(checksums.T), ())

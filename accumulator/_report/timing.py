@@ -43,7 +43,8 @@ def timing(root: Path, state: str, n_written: int) -> Timing:
     made, listed = _time(root / "outputs" / "zarr.json"), _time(root / "output_locs" / "zarr.json")
     recorded = max(_times(root / "written"), default=None)
     finished = _time(root / "zarr.json") if state == "complete" else None
-    first_row = min(itertools.islice(_times(root / "outputs" / "0"), _SOME), default=None)
+    some_head = next((root / "outputs").glob("*/"), root / "outputs" / "0")
+    first_row = min(itertools.islice(_times(some_head), _SOME), default=None)
     is_run = listed is not None and (first_row is None or listed <= first_row + _SLACK_SECONDS)
     created = made if is_run else listed
     end = finished or recorded

@@ -226,7 +226,7 @@ def test_verify_finds_damage_of_the_living_and_of_what_was_published(start_rank,
     (chunk,) = folder_of(2).glob("outputs/1/c.8.0")
     flip(chunk, (60 - 56) * 8)
     publish(STORE, partial=True).close()
-    flip(STORE / "outputs" / "0" / "c.0.0.0", 3 * 48)
+    flip(STORE / "outputs" / "map" / "c.0.0.0", 3 * 48)
     code, found = run_json(capsys, "verify", STORE)
     assert (code, found["verdict"]) == (1, "damaged")
     assert [head["damaged_rows"] for head in found["heads"]] == [[3], []]
@@ -307,7 +307,7 @@ def test_rows_on_their_way_are_not_what_a_crash_left(monkeypatch, capsys):
     code, found = run_json(capsys, "verify", STORE)
     assert (code, found["verdict"], found["n_written"]) == (0, "unfinished", 45)
     assert [head["dirty_rows"] for head in found["heads"]] == [[], []]
-    flip(STORE / "outputs" / "1" / "c.7.0", 6 * 8)  # row 55: 49 to 51 are published there
+    flip(STORE / "outputs" / "score" / "c.7.0", 6 * 8)  # row 55: 49 to 51 are published there
     code, found = run_json(capsys, "verify", STORE)
     assert (code, found["verdict"], found["heads"][1]["dirty_rows"]) == (0, "unfinished", [55])
     out = run(capsys, "verify", STORE)[1]
@@ -328,7 +328,7 @@ def test_verify_after_a_publishing_was_killed(monkeypatch, capsys):
     assert (info["n_published"], info["n_written"]) == (0, 43)
     assert [each["state"] for each in info["parts"]] == ["ended", "dead"]
     assert info["parts"][0]["name"] == part.name.removesuffix(".retired")
-    flip(STORE / "outputs" / "0" / "c.0.0.0", 48)
+    flip(STORE / "outputs" / "map" / "c.0.0.0", 48)
     code, found = run_json(capsys, "verify", STORE)
     assert (code, found["parts"][0]["heads"][0]["damaged_rows"]) == (1, [1])
 
@@ -386,7 +386,7 @@ def test_a_part_that_is_half_removed_is_no_damage(capsys):
     shutil.move("kept", kept)
     (kept / "outputs" / "0" / "c.0.0.0").unlink()
     flip(kept / "outputs" / "1" / "c.1.0")
-    flip(STORE / "outputs" / "1" / "c.1.0")  # else the result's own place would do
+    flip(STORE / "outputs" / "score" / "c.1.0")  # else the result's own place would do
     code, found = run_json(capsys, "verify", STORE)
     assert (code, [len(head["damaged_rows"]) for head in found["heads"]]) == (1, [0, 1])
     assert [head["damaged_rows"] for head in found["parts"][0]["heads"]] == [[], []]
@@ -580,6 +580,6 @@ def test_ranks_that_go_on_with_a_run_of_one_process(capsys):
     assert (found["state"], found["n_published"], found["n_written"]) == ("in parts", 40, 50)
     assert run_json(capsys, "verify", STORE)[1]["verdict"] == "unfinished"
     assert run_json(capsys, "missing", STORE)[1]["rows"] == list(range(50, N))
-    flip(STORE / "outputs" / "1" / "c.5.0", 5 * 8)  # in a complete result what never came must be empty
+    flip(STORE / "outputs" / "score" / "c.5.0", 5 * 8)  # in a complete result what never came must be empty
     code, found = run_json(capsys, "verify", STORE)
     assert (code, found["heads"][1]["dirty_rows"]) == (1, [40])

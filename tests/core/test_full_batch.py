@@ -263,7 +263,7 @@ def test_saving_across_file_systems_copies(monkeypatch):
     result.save("kept")
     check(FullBatch.load("kept"))
     check(result)
-    chunks = {p.name for p in Path("kept/outputs/0").glob("c.*")}
+    chunks = {p.name for p in Path("kept/outputs/map").glob("c.*")}
     assert chunks == {"c.0.0.0.0", "c.1.0.0.0", "c.2.0.0.0"}  # rows of 16 bytes, 4 a chunk
     result.close()
     check(FullBatch.load("kept"))
@@ -420,14 +420,14 @@ def test_load_refuses_a_damaged_result(damage):
     make(100).save("kept")
     group = zarr.open_group("kept")
     if damage == "version":
-        group.attrs["accumulator"] = {"version": 3, "names": None, "n_heads": 2}
+        group.attrs["accumulator"] = {"version": 4, "names": None, "n_heads": 2}
     elif damage == "names":
         group.attrs["accumulator"] = {**group.attrs["accumulator"], "names": ["one"]}
     elif damage == "written":
         group.create_array("written", data=np.ones(N, "i1"), overwrite=True)
     else:
         group.create_array("output_locs", data=LOCS[1:], overwrite=True)
-    with pytest.raises(ResultFormatError, match="version 3" if damage == "version" else "damaged"):
+    with pytest.raises(ResultFormatError, match="version 4" if damage == "version" else "damaged"):
         FullBatch.load("kept")
 
 
@@ -437,10 +437,10 @@ def test_saved_result_is_a_plain_zarr_group():
     group = zarr.open_group("kept", mode="r")
     assert group.metadata.zarr_format == 3
     assert sorted(group.array_keys()) == ["checksums", "output_locs", "written"]
-    np.testing.assert_array_equal(group["outputs/0"][1], distinct(N)[1])
-    assert group["outputs/1"].attrs["name"] == "score"
+    np.testing.assert_array_equal(group["outputs/map"][1], distinct(N)[1])
+    assert group["outputs/score"].attrs["name"] == "score"
     mark = group.attrs["accumulator"]
-    assert (mark["version"], mark["state"], mark["names"]) == (2, "complete", ["map", "score"])
+    assert (mark["version"], mark["state"], mark["names"]) == (3, "complete", ["map", "score"])
 
 
 def test_result_without_locations_or_heads_is_kept_too():

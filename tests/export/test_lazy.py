@@ -96,8 +96,8 @@ def test_nothing_is_read_before_it_is_computed(tmp_path, reads):
     dataset, lazy = batch.to_xarray(), batch.to_dask()
     assert not reads
     np.testing.assert_array_equal(dataset["map"][4:6], np.asarray(lazy["map"][4:6]))
-    assert set(reads) == {"outputs/0/c.2.0.0.0"}
-    (tmp_path / "run.zarr/outputs/1/c.1.0").write_bytes(b"\1" * 12)
+    assert set(reads) == {"outputs/map/c.2.0.0.0"}
+    (tmp_path / "run.zarr/outputs/score/c.1.0").write_bytes(b"\1" * 12)
     with pytest.raises(DamagedError, match="head 'score'"):
         dataset["score"].compute()
 

@@ -245,7 +245,7 @@ def test_page_of_a_running_store_changes_nothing(capsys):
 
 def test_page_of_a_damaged_store(complete):
     """Damaged rows are named and painted, those that share their chunk are said to be lost."""
-    file = complete / "outputs" / "0" / "c.2.0.0.0"
+    file = complete / "outputs" / "map" / "c.2.0.0.0"
     data = bytearray(file.read_bytes())
     data[5] ^= 1
     file.write_bytes(data)
@@ -485,7 +485,7 @@ def test_page_of_maps(kept_map, max_px, monkeypatch):
 @pytest.mark.usefixtures("kept_map")
 def test_page_of_a_damaged_map():
     """Damaged lines are painted, and what shares their chunk is not shown."""
-    file = Path("map.zarr/outputs/0/c.1.0.0")
+    file = Path("map.zarr/outputs/p/c.1.0.0")
     data = bytearray(file.read_bytes())
     data[5] ^= 1
     file.write_bytes(data)

@@ -25,9 +25,12 @@ def open_group(store: FolderStore, path: str = "", *, mode: Literal["r", "r+"] =
     return zarr.open_group(store, path=path, mode=mode, zarr_format=3, use_consolidated=False)
 
 
-def over(array: zarr.Array[Any], store: Store) -> zarr.Array[Any]:
-    """Return an array over another store of its files; it writes chunks of the fill value, too."""
-    place = StorePath(store, array.path)
+def over(array: zarr.Array[Any], store: Store, path: str | None = None) -> zarr.Array[Any]:
+    """Return an array over another store of its files, at its path by default.
+
+    It writes chunks of the fill value, too.
+    """
+    place = StorePath(store, array.path if path is None else path)
     return HeadArray(zarr.AsyncArray(metadata=array.metadata, store_path=place, config=CONFIG))
 
 

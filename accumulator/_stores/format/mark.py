@@ -15,16 +15,18 @@ import attrs
 import numpy as np
 
 from accumulator._stores.files.errors import storage_error
-from accumulator._stores.format.names import MAPS, OUTPUTS, RECORD
+from accumulator._stores.format.names import MAPS, OUTPUTS, RECORD, head_keys
 from accumulator.exceptions import ResultFormatError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
 MARK: Final = "accumulator"
 VERSION: Final = 2
+NAMED: Final = 3  # the version of stores in which heads lie under their own names
 CREATING, RUNNING, COMPLETE = "creating", "running", "complete"
 MOST_METADATA: Final = 16 * 2**20  # bytes of a file of it
 _MOST_NAMED: Final = 3  # stores in a folder
@@ -44,10 +46,11 @@ class Mark:
     arrays: dict[str, str] = attrs.field(factory=dict)  # `hash_of` the metadata file of each of `parts`
     written: str = ""  # `hash_written`, of a complete run: a file of another run would pass for its record
     n_expected: int | None = None  # rows that are to come, which not every store tells
+    version: int = VERSION
 
     def to_json(self) -> dict[str, Any]:
         """Return it as it is stored, with a hash of itself."""
-        plain = {"version": VERSION, **attrs.asdict(self)}
+        plain = attrs.asdict(self)
         if self.n_expected is None:  # what earlier versions wrote, and read
             del plain["n_expected"]
         return plain | {"digest": digest(plain)}
@@ -60,7 +63,24 @@ class Mark:
     @property
     def parts(self) -> list[str]:
         """The group of outputs, and the arrays of so many heads."""
-        return [OUTPUTS, *(f"{OUTPUTS}/{head}" for head in range(self.n_heads)), *RECORD]
+        return [OUTPUTS, *self.heads, *RECORD]
+
+    @property
+    def heads(self) -> list[str]:
+        """The array of each head."""
+        names = self.names if self.version == NAMED else None
+        return [f"{OUTPUTS}/{key}" for key in head_keys(names, self.n_heads)]
+
+    def of_heads(self, names: Sequence[str] | None, n_heads: int) -> Mark:
+        """Return the mark of a store that is made for such heads."""
+        keys = head_keys(names, n_heads)
+        return attrs.evolve(
+            self,
+            names=None if names is None else list(names),
+            n_heads=n_heads,
+            arrays={},
+            version=VERSION if keys == head_keys(None, n_heads) else NAMED,
+        )
 
 
 def hash_locations(locs: NDArray[Any]) -> str:
@@ -107,20 +127,20 @@ def read_mark(path: Path) -> Mark:
             "has nothing of either"
         )
     version = plain.get("version")
-    if version != VERSION:
+    if version not in (VERSION, NAMED) or type(version) is not int:
         raise ResultFormatError(
-            f"{path} has version {version!r} of the layout, this library reads {VERSION}: use the version of "
-            "the library that wrote it"
+            f"{path} has version {version!r} of the layout, this library reads {VERSION} and {NAMED}: use "
+            "the version of the library that wrote it"
         )
     stated = {key: value for key, value in plain.items() if key != "digest"}
-    fields = {field.name for field in attrs.fields(Mark)} | {"version"}
+    fields = {field.name for field in attrs.fields(Mark)}
     try:
         is_whole = plain.get("digest") == digest(stated) and set(stated) | {"n_expected"} == fields
     except RecursionError:
         is_whole = False
     if not is_whole:
         raise ResultFormatError(f"{path} is damaged: its metadata was changed")
-    mark = Mark(**{key: value for key, value in stated.items() if key != "version"})
+    mark = Mark(**stated)
     if not _is_possible(mark):
         raise ResultFormatError(f"{path} is damaged: its metadata holds impossible values")
     return mark

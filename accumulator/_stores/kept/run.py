@@ -33,7 +33,7 @@ from accumulator._stores.format.mark import (
     hash_written,
     read_mark,
 )
-from accumulator._stores.format.names import OUTPUTS, PARTS, RECORD
+from accumulator._stores.format.names import OUTPUTS, PARTS, RECORD, head_keys
 from accumulator._stores.format.store import FolderStore
 from accumulator._stores.kept.fit import check_run, fit_options
 from accumulator._stores.kept.record import Record
@@ -123,8 +123,7 @@ class KeptRun:
 
     def create(self, specs: Heads[HeadSpec], buffer_nbytes: int) -> ZarrRows:
         """Make the group and its arrays; after a failure the folder is empty again."""
-        names = None if specs.names is None else list(specs.names)
-        mark = attrs.evolve(self._mark, names=names, n_heads=len(specs), arrays={})
+        mark = self._mark.of_heads(specs.names, len(specs))
         try:
             with telling(f"no store can be made in {self.root}"):
                 self._empty()  # a first push may have failed after this
@@ -295,6 +294,7 @@ class KeptRun:
             len(self._locs),
             specs.values,
             buffer_nbytes,
+            keys=head_keys(specs.names, len(specs)),
             recorded=self.recorded,
             there=there,
             has_checksums=True,

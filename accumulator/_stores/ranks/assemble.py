@@ -24,7 +24,7 @@ from accumulator._stores.format.arrays import chunk_path, layout_of, over
 from accumulator._stores.format.chunk_files import ChunkFiles, Part
 from accumulator._stores.format.layout import CONFIG
 from accumulator._stores.format.mark import RUNNING, Mark
-from accumulator._stores.format.names import OUTPUTS
+from accumulator._stores.format.names import OUTPUTS, head_keys
 from accumulator._stores.format.store import FolderStore
 from accumulator._stores.memory.pages import Pages
 from accumulator._stores.memory.threads import Pool
@@ -53,12 +53,17 @@ class Task(NamedTuple):
 
 
 class Assembler:
-    """Puts units of the result in ``root`` together; ``heads`` are its arrays, and those of all ``parts``."""
+    """Puts units of the result in ``root`` together.
 
-    def __init__(self, root: Path, heads: Sequence[zarr.Array[Any]], parts: Sequence[Path]) -> None:
+    ``heads`` are the arrays of all ``parts``, and but for their ``keys`` those of the result.
+    """
+
+    def __init__(
+        self, root: Path, keys: Sequence[str], heads: Sequence[zarr.Array[Any]], parts: Sequence[Path]
+    ) -> None:
         self.unsynced = Unsynced()
-        self.arguments = root, heads, parts  # of one that does the same in another process
-        self._sources = [_checker(folder, heads) for folder in (root, *parts)]
+        self.arguments = root, keys, heads, parts  # of one that does the same in another process
+        self._sources = [_checker(root, heads, keys), *(_checker(folder, heads) for folder in parts)]
         self._arrays = self._sources[0].saved.arrays
         self._layouts = self._sources[0].layouts
         self._folders = [root, *parts]
@@ -71,7 +76,7 @@ class Assembler:
 
     def folder(self, head: int, source: int = 0) -> Path:
         """Return where the files of a head are, in the result or in a part."""
-        return self._folders[source] / OUTPUTS / str(head)
+        return self._folders[source] / self._sources[source].saved.arrays[head].path
 
     def do(self, task: Task) -> list[Found]:
         """Put all units of a task together; one is read while another is written."""
@@ -165,10 +170,11 @@ def _tails(array: zarr.Array[Any]) -> list[str]:
     return [key.removeprefix(f"{_FIRST}0") for key in keys]
 
 
-def _checker(folder: Path, heads: Sequence[zarr.Array[Any]]) -> RowChecker:
+def _checker(folder: Path, heads: Sequence[zarr.Array[Any]], keys: Sequence[str] | None = None) -> RowChecker:
     """Return what reads a folder's rows, by the metadata that all share; each look is told its record."""
     store = FolderStore(folder, read_only=True)
-    arrays = [over(head, store) for head in heads]
+    keys = head_keys(None, len(heads)) if keys is None else keys
+    arrays = [over(head, store, f"{OUTPUTS}/{key}") for head, key in zip(heads, keys, strict=True)]
     n_rows = heads[0].shape[0] if len(heads) else 0
     none = np.broadcast_to(np.False_, n_rows)
     mark = Mark(RUNNING, None, len(arrays), n_rows)
@@ -204,8 +210,8 @@ def put_together(assembler: Assembler, tasks: Sequence[Task], processes: int) ->
 _ours: list[Assembler] = []  # of a process that does nothing else
 
 
-def _begin(root: Path, heads: Sequence[zarr.Array[Any]], parts: Sequence[Path]) -> None:
-    _ours.append(Assembler(root, heads, parts))
+def _begin(root: Path, keys: Sequence[str], heads: Sequence[zarr.Array[Any]], parts: Sequence[Path]) -> None:
+    _ours.append(Assembler(root, keys, heads, parts))
 
 
 def _work(task: Task) -> list[Found]:

@@ -13,7 +13,7 @@ from accumulator._stores.files.ownership import names_in
 from accumulator._stores.format.arrays import layout_of, open_group, over
 from accumulator._stores.format.checksums import row_checksums
 from accumulator._stores.format.layout import BUFFER_NBYTES
-from accumulator._stores.format.names import OUTPUTS, PARTS, RECORD, REDO, SCRATCH
+from accumulator._stores.format.names import PARTS, RECORD, REDO, SCRATCH
 from accumulator._stores.kept.restore import remove_partial
 from accumulator._stores.kept.run import KeptRun
 from accumulator._stores.reading.saved import open_result
@@ -61,8 +61,7 @@ class PublishedRun(KeptRun):
         with telling(f"{self.root} cannot be published to"):
             self._group = open_group(self._store)
             self._record.arrays = {name: over(self._group[name], self._store) for name in RECORD}
-            heads_there = [f"{OUTPUTS}/{head}" for head in range(self._mark.n_heads)]
-            for name in ("", OUTPUTS, *heads_there, *RECORD):
+            for name in ("", *self._mark.parts):
                 remove_partial(self.root / name)
         self.recorded = saved.written.copy()
         for number, column in enumerate(saved.checksums):
@@ -75,8 +74,8 @@ class PublishedRun(KeptRun):
 
     def redo_folders(self) -> Iterator[Path]:
         """Yield, for each head, where rows wait that replace others: a killed run may have left some."""
-        for head in range(self._mark.n_heads):
-            yield self.root / OUTPUTS / str(head) / REDO
+        for head in self._mark.heads:
+            yield self.root / head / REDO
 
     def record_rows(self, new: NDArray[np.bool_], checksums: NDArray[np.uint64]) -> None:
         """Record rows whose files are on the disk."""

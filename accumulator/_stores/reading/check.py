@@ -72,7 +72,7 @@ class RowChecker:
         self._blanks = [_blank(array) for array in saved.arrays]
         self._readers = [bounded(array) for array in saved.arrays]
         saved.store.limit(max([MOST_METADATA, *(file_nbytes(array) for array in saved.arrays)]))
-        self._keys = {f"{OUTPUTS}/{head}/c.": head for head in range(len(saved.arrays))}
+        self._keys = {f"{array.path}/c.": head for head, array in enumerate(saved.arrays)}
         self._files = [
             ChunkFiles(partial(chunk_path, array), each.chunks, array.dtype.newbyteorder("<"))
             if each.is_raw

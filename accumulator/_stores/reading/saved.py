@@ -196,10 +196,9 @@ def open_result(
         store = FolderStore(path, read_only=True)
         store.limit(MOST_METADATA)
         group: Any = open_group(store, mode="r")
-        outputs: Any = open_group(store, OUTPUTS, mode="r")
-        arrays: list[Any] = [outputs[str(head)] for head in range(mark.n_heads)]
-        for head, array in enumerate(arrays):
-            check_output(array, mark.n_rows, most_nbytes, path / OUTPUTS / str(head))
+        arrays: list[Any] = [group[head] for head in mark.heads]
+        for head, array in zip(mark.heads, arrays, strict=True):
+            check_output(array, mark.n_rows, most_nbytes, path / head)
         record = _record(group, mark, most_nbytes, path)
         written = _read(record[0], path).view(np.uint8) != 0
         checksums, locs = _read(record[1], path, written), _read(record[2], path)

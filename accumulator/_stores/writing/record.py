@@ -13,7 +13,7 @@ from accumulator._stores.files.errors import telling
 from accumulator._stores.format.arrays import open_group
 from accumulator._stores.format.layout import CONFIG
 from accumulator._stores.format.mark import COMPLETE, MARK, Mark, hash_locations, hash_of, hash_written
-from accumulator._stores.format.names import COORDINATES, OUTPUTS, record_chunks
+from accumulator._stores.format.names import COORDINATES, OUTPUTS, head_keys, record_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,8 +30,8 @@ def create_record(group: zarr.Group, heads: Heads[Any], output_locs: NDArray[Any
     """Name the heads of a group, and add the arrays that belong to all of them; no row is written yet."""
     outputs: Any = group[OUTPUTS]
     rows = LOCATION
-    for head, key in enumerate(heads.keys):
-        array = outputs[str(head)]
+    for name, key in zip(head_keys(heads.names, len(heads)), heads.keys, strict=True):
+        array = outputs[name]
         array.attrs["name"] = str(key)
         rows = (array.metadata.dimension_names or [rows])[0]
     # Patches have a record of their own below that of their maps: no name has two lengths on the way down.
@@ -67,8 +67,9 @@ def complete_result(  # noqa: PLR0913, PLR0917  what a result is
     n_expected: int | None = None,
 ) -> None:
     """Add to a group of outputs all that makes it a result; the mark comes last."""
-    names = None if heads.names is None else list(heads.names)
-    mark = Mark(COMPLETE, names, len(heads), len(written), hash_locations(output_locs), n_expected=n_expected)
+    mark = Mark(
+        COMPLETE, n_rows=len(written), locations=hash_locations(output_locs), n_expected=n_expected
+    ).of_heads(heads.names, len(heads))
     with telling(f"the result in {store} cannot be completed"):
         group = open_group(store)
         record = create_record(group, heads, output_locs)

@@ -19,7 +19,7 @@ from accumulator._stores.files.errors import storage_error, telling
 from accumulator._stores.format.arrays import chunk_path, is_there, open_group, over
 from accumulator._stores.format.chunk_files import ChunkFiles
 from accumulator._stores.format.layout import BUFFER_NBYTES, HANDED_CHUNKS, layout, layout_as_stored
-from accumulator._stores.format.names import LOG, OUTPUTS, REDO, SCRATCH
+from accumulator._stores.format.names import LOG, OUTPUTS, REDO, SCRATCH, head_keys
 from accumulator._stores.format.store import FolderStore
 from accumulator._stores.memory.copying import Copier
 from accumulator._stores.memory.threads import n_cores
@@ -51,7 +51,8 @@ class ZarrRows:
     With a small ``buffer_nbytes`` blocks are few, then small; one row at least. Stored chunks are as large as
     they are: without room for them none is held between two pushes, and one at a time is encoded. For a
     store that survives crashes ``recorded`` says which rows its record has, as it changes: such rows are not
-    written over before `RedoChunks.apply`. ``there`` are the arrays of an earlier run.
+    written over before `RedoChunks.apply`. ``there`` are the arrays of an earlier run; new ones are called as
+    ``keys`` say, or by their numbers.
     """
 
     def __init__(  # noqa: PLR0913  what it needs to know
@@ -61,6 +62,7 @@ class ZarrRows:
         specs: Sequence[HeadSpec],
         buffer_nbytes: int = BUFFER_NBYTES,
         *,
+        keys: Sequence[str] | None = None,
         recorded: NDArray[np.bool_] | None = None,
         there: Sequence[zarr.Array[Any]] | None = None,
         has_checksums: bool = False,
@@ -96,7 +98,8 @@ class ZarrRows:
                     else open_group(zarr_store)
                 )
                 outputs = group.require_group(OUTPUTS)
-                there = [each.create(outputs, str(number)) for number, each in enumerate(layouts)]
+                keys = head_keys(None, len(layouts)) if keys is None else keys
+                there = [each.create(outputs, key) for key, each in zip(keys, layouts, strict=True)]
             for array, each in zip(there, layouts, strict=True):
                 self.heads.append(self._make_head(over(array, zarr_store), each, open_chunks))
         except BaseException as cause:

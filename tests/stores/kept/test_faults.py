@@ -905,6 +905,6 @@ def test_nothing_lies_behind_the_last_row(tmp_path):
         for rows in (range(7), range(56, N)):
             push(accumulator, list(rows), ZERO)
             accumulator._canvas.store._writer.drain()
-    content = (tmp_path / "run.zarr" / "outputs" / "1" / "c.8.0.0").read_bytes()
+    content = (tmp_path / "run.zarr" / "outputs" / "score" / "c.8.0.0").read_bytes()
     assert len(content) == 7 * 60
     assert not any(content[4 * 60 :])

@@ -214,8 +214,8 @@ def test_another_run_is_refused_at_once(options, message):
     start(chunks=4, **same).close()
     with start(chunks=4, **same) as accumulator:
         push(accumulator, range(3))
-    (STORE / "outputs/0/c.4.0.0").write_bytes(b"rows that were not recorded")
-    (STORE / "outputs/0/part").mkdir()
+    (STORE / "outputs/map/c.4.0.0").write_bytes(b"rows that were not recorded")
+    (STORE / "outputs/map/part").mkdir()
     before = tree(STORE)
     for _ in range(2):
         with pytest.raises(ResumeError, match=message) as caught:
@@ -415,7 +415,7 @@ def test_unfinished_is_not_loaded_by_accident():
     assert (partial.outputs["map"][:5] == heads(range(5))["map"]).all()
     group = zarr.open_group(STORE, mode="r")
     assert group["written"][:].sum() == 5
-    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(STORE / "outputs/0")}}
+    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(STORE / "outputs/map")}}
     assert (tensorstore.open(spec).result()[:5].read().result() == heads(range(5))["map"]).all()
     accumulator.finalize()
     assert (FullBatch.load(STORE).outputs["label"][:5] == heads(range(5))["label"]).all()
@@ -460,7 +460,7 @@ def test_every_result_on_disk_finds_damage(how):
         FullBatch.load("first").save("result")
     result.close()
     assert (FullBatch.load("result").outputs["map"][:9] == heads(range(9))["map"]).all()
-    (file,) = Path("result/outputs/0").glob("c.0*")
+    (file,) = Path("result/outputs/map").glob("c.0*")
     content = bytearray(file.read_bytes())
     content[70] ^= 4  # row 1 has bytes 60 to 119
     file.write_bytes(content)
@@ -476,7 +476,7 @@ def test_damaged_rows_are_missing_again():
     with start() as accumulator:
         push(accumulator, range(9))
     accumulator.finalize()
-    (file,) = (STORE / "outputs/0").glob("c.0*")
+    (file,) = (STORE / "outputs/map").glob("c.0*")
     content = bytearray(file.read_bytes())
     content[70] ^= 4
     file.write_bytes(content)

@@ -95,7 +95,7 @@ def test_whole_chunks_are_moved(store, name):
     run_ranks(store, 3, "blocks", UNITS[name], **OPTIONS[name])
     before = {path.stat().st_ino for path in (store / "parts").glob("*/outputs/0/c.*")}
     publish(store)
-    after = [path.stat().st_ino in before for path in (store / "outputs" / "0").glob("c.*")]
+    after = [path.stat().st_ino in before for path in (store / "outputs" / "map").glob("c.*")]
     assert all(after)
     assert len(after) > 10
 
@@ -372,7 +372,7 @@ def test_a_published_row_that_is_damaged_stays_so(store):
     with open_rank(store, 0, 2, chunks=7) as first:
         push(first, np.arange(0, N, 2))
     publish(store, partial=True).close()
-    chunk = store / "outputs" / "0" / "c.0.0.0"
+    chunk = store / "outputs" / "map" / "c.0.0.0"
     content = bytearray(chunk.read_bytes())
     content[0] ^= 1  # of row 0
     chunk.write_bytes(content)
@@ -395,7 +395,7 @@ def test_memory_of_another_chunk_is_never_written(store, name, damage):
     publish(store, partial=True).close()
     with open_rank(store, 1, 2, **options) as rank:
         push(rank, np.flatnonzero(np.arange(N) % unit >= unit // 2))
-    for path in [store / "outputs" / "0" / "c.6.0.0", *store.glob("parts/*/outputs/0/c.6.0.0")]:
+    for path in [store / "outputs" / "map" / "c.6.0.0", *store.glob("parts/*/outputs/0/c.6.0.0")]:
         if damage == "gone":
             path.unlink()
         else:
@@ -403,7 +403,7 @@ def test_memory_of_another_chunk_is_never_written(store, name, damage):
     with pytest.warns(StorageWarning, match="are damaged, and missing"):
         publish(store).close()
     fill = options.get("fill_value", 0)
-    whole = zarr.open_group(store, mode="r")["outputs/0"][:]
+    whole = zarr.open_group(store, mode="r")["outputs/map"][:]
     assert (whole[6 * unit : 7 * unit] == fill).all()
     batch = FullBatch.load(store)
     with pytest.raises(DamagedError):
@@ -418,7 +418,7 @@ def test_a_damaged_published_row_keeps_its_bytes(store):
     with open_rank(store, 0, 2, **OPTIONS["raw"]) as rank:
         push(rank, np.arange(0, N, 2))
     publish(store, partial=True).close()
-    chunk = store / "outputs" / "0" / "c.0.0.0"
+    chunk = store / "outputs" / "map" / "c.0.0.0"
     content = bytearray(chunk.read_bytes())
     content[3] ^= 1
     chunk.write_bytes(content)

@@ -99,7 +99,7 @@ KINDS = {each.__name__: each for each in (spilled, kept, loaded, saved, copied)}
 def files_of(result, rows=None):
     """Return the chunk files of a result; of the chunk of four rows that a row is in."""
     chunk = "*" if rows is None else str(rows // 4)
-    return sorted(result.path.glob(f"outputs/0/c.{chunk}.*"))
+    return sorted(result.path.glob(f"outputs/map/c.{chunk}.*"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -163,7 +163,7 @@ def test_canvas_under_way_tells_of_lost_chunks(form, options):
     (array,) = accumulator.canvas
     np.testing.assert_array_equal(array[:], right(form))
     folder = Path(str(array.store).removeprefix("file://"))
-    for file in folder.glob("outputs/0/c.4.*"):
+    for file in folder.glob("outputs/map/c.4.*"):
         file.unlink()
     for canvas in (array, *accumulator.canvas):
         with pytest.raises(DamagedError):
@@ -181,7 +181,7 @@ def test_rows_are_not_added_to_a_chunk_that_was_changed(form, options, act):
     accumulator = collect(form, on_duplicate="last", **options)
     (array,) = accumulator.canvas
     folder = Path(str(array.store).removeprefix("file://"))
-    for file in folder.glob("outputs/0/c.5.*"):  # which has row 20 alone
+    for file in folder.glob("outputs/map/c.5.*"):  # which has row 20 alone
         ACTS[act](file, random.Random(1))  # noqa: S311  no secret
     with contextlib.suppress(StorageError, DamagedError):
         accumulator.push({"map": patches([21])}, LOCS[[21]])
@@ -198,7 +198,7 @@ def test_rows_are_not_added_to_a_chunk_that_was_changed(form, options, act):
 def test_row_that_is_replaced_is_not_read_from_a_changed_file():
     """A push that has to keep what a row held says that it is lost."""
     accumulator = collect("raw", on_duplicate="last", store="run.zarr")
-    ACTS["overwrite"](Path("run.zarr/outputs/0/c.0.0.0.0"), random.Random(1))  # noqa: S311  no secret
+    ACTS["overwrite"](Path("run.zarr/outputs/map/c.0.0.0.0"), random.Random(1))  # noqa: S311  no secret
     with pytest.raises(DamagedError) as caught:
         accumulator.push({"map": patches([1])}, LOCS[[1]])
     assert caught.value.rows.tolist() == [1]
@@ -234,7 +234,7 @@ def test_what_changes_no_byte_is_no_damage(kind):
 def test_metadata_that_is_gone_gives_no_other_values(kind):
     """An array that is open needs its metadata no more, and it is not saved without."""
     result = KINDS[kind]("raw")
-    (result.path / "outputs/0/zarr.json").unlink()
+    (result.path / "outputs/map/zarr.json").unlink()
     np.testing.assert_array_equal(result.outputs["map"][:], right())
     if kind == "spilled":
         with pytest.raises(AccumulatorError):
@@ -246,7 +246,7 @@ def test_metadata_that_is_gone_gives_no_other_values(kind):
 def test_folder_that_is_gone_is_an_error(kind):
     """A head's folder, or all of it."""
     result = KINDS[kind]("raw")
-    shutil.rmtree(result.path / "outputs/0")
+    shutil.rmtree(result.path / "outputs/map")
     with pytest.raises(DamagedError):
         result.outputs["map"][0]
     shutil.rmtree(result.path)
@@ -263,7 +263,7 @@ def test_maps_tell_of_lost_chunks(options):
     maps = stitcher.finalize()
     whole = np.array(maps.outputs["map"])
     assert (whole[:4, :4] == patches([0])[0]).all()
-    for file in maps.path.glob("outputs/0/c.0.*"):
+    for file in maps.path.glob("outputs/map/c.0.*"):
         file.unlink()
     with pytest.raises(DamagedError):
         maps.outputs["map"][:4]
@@ -447,7 +447,7 @@ def test_no_wrong_value_whatever_another_process_does_to_files(vandal, is_at_onc
         for _ in range(chance.randrange(3)):
             assert count_right(array, expected, chance)
         root = Path(str(array.store).removeprefix("file://"))
-        files = sorted(root.rglob("*") if chance.random() < 0.2 else root.glob("outputs/0/c.*"))
+        files = sorted(root.rglob("*") if chance.random() < 0.2 else root.glob("outputs/map/c.*"))
         for _ in range(chance.randrange(1, 4)):
             act, file = chance.choice([*ACTS]), chance.choice(files)
             print(act, file)  # noqa: T201
