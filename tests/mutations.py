@@ -44,6 +44,8 @@ DELIVERY, REDUCE = f"{STITCHING}/delivery.py", f"{STITCHING}/reduce.py"
 NUMBERS, WEIGHTS = f"{STITCHING}/numbers.py", f"{STITCHING}/weights.py"
 PARTS, SOURCE = f"{STITCHING}/parts.py", f"{STITCHING}/source.py"
 WHOLE, MAP_RANKS = f"{STITCHING}/whole.py", f"{STITCHING}/ranks.py"
+BEHIND, COPIES = f"{STORES}/memory/behind.py", f"{STORES}/memory/copies.py"
+DELIVERIES, KEYS = f"{STITCHING}/deliveries.py", f"{STORES}/format/names.py"
 
 _CORE = ["core/test_accumulator.py", "core/test_leaving_ram.py", "core/test_plan.py"]
 _STORES = ["stores/test_row_stores.py", "stores/writing", "stores/format"]
@@ -60,6 +62,13 @@ TESTS = {  # the likely ones first
     LIKE_NUMPY: ["stores/format/test_like_numpy.py"],
     RECORD: ["stores/format/test_dimensions.py"],
     RESULT: ["core/test_results.py"],
+    BEHIND: ["stores/memory/test_behind.py", "stitching/test_behind_the_loop.py"],
+    COPIES: ["stores/memory/test_behind.py", "stitching/test_behind_the_loop.py"],
+    COPYING: ["stores/memory", "core/test_handed_over.py"],
+    RAM: ["core/test_handed_over.py", "stores/memory", *_STORES, *_CORE],
+    BLOCK: ["core/test_handed_over.py", *_STORES, *_CORE],
+    DELIVERIES: ["stitching/test_behind_the_loop.py", "stitching/test_bands.py"],
+    KEYS: ["stores/format/test_head_keys.py"],
     DIMENSIONS: ["stores/format/test_dimensions.py"],
     FRAME: ["stitching/test_geometry.py", "stitching/test_any_geometry.py", "stitching/test_values.py"],
     LAID: ["stitching/test_geometry.py", "stitching/test_any_geometry.py", "stitching/test_values.py"],
@@ -293,6 +302,32 @@ MUTATIONS = [
     (DIMENSIONS, "if len(found) > 1 or name in shapes.by_name()", "if name in shapes.by_name()"),
     (DIMENSIONS, "if len(found) > 1 or name in shapes.by_name()", "if len(found) > 1"),
     (DIMENSIONS, " - {LOCATION}", ""),
+    (BEHIND, "if self.is_at_work or self.failure is not None:", "if self.is_at_work:"),
+    (BEHIND, "self.nbytes + nbytes <= most", "self.nbytes <= most"),
+    (BEHIND, "while self._calls and not self.is_at_work:", "while False:"),
+    (BEHIND, "while len(self._calls) > self.is_at_work:", "while len(self._calls) > 1:"),
+    (BEHIND, "if self._process != os.getpid():", "if False:"),
+    (BEHIND, "if self._calls and failure is None:", "if self._calls:"),
+    (BEHIND, "self._calls[0][2] > n", "True"),
+    (COPIES, "if nbytes <= pages.nbytes <= 2 * nbytes:", "if pages.nbytes <= 2 * nbytes:"),
+    (COPIES, "laid.transpose(np.argsort(order))", "laid.transpose(order)"),
+    (COPYING, "self.settle()\n        self._copy(pieces)", "self._copy(pieces)"),
+    (RAM, "def get(self, rows: Rows) -> list[NDArray[Any]]:\n        self.settle()", "def get(self, rows):"),
+    (RAM, "def flush(self) -> None:\n        self.settle()", "def flush(self) -> None:\n        pass"),
+    (BLOCK, "head.settle(self.n_lots)", "pass"),
+    (DELIVERIES, "if not is_lent:\n            batch", "if False:\n            batch"),
+    (DELIVERIES, "if not self._behind.is_at_work:\n            self.settle()", "pass"),
+    (DELIVERIES, "self._behind.put(partial(self._do, batch), nbytes)\n", "pass\n"),
+    (DELIVERIES, "if not self._blended[batch.rows].all():", "if True:"),
+    (DELIVERIES, "if self._is_half_way:  # this", "if False:  # this"),
+    (DELIVERIES, "(not self._behind.is_at_work and self._is_half_way)", "self._is_half_way"),
+    (DELIVERIES, "away * tuning.now.copied_nbytes_s >= nbytes", "True"),
+    (DELIVERIES, "nbytes < tuning.now.behind_nbytes", "False"),
+    (BANDS, "if not band.is_blank:", "if False:"),
+    (KEYS, "alike[name.lower()] == 1", "True"),
+    (KEYS, "name.lower() not in _DEVICES", "True"),
+    (KEYS, "(?!__)", ""),
+    (KEYS, r"(?!\d+$)", ""),
     (RESULT, "return self is other", "return super().__eq__(other)"),
     (RESULT, "except (KeyError, TypeError):", "except KeyError:"),
     (RESULT, "return known[plain_key(head)]", "return known[head if head in known else next(iter(known))]"),

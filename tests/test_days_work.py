@@ -91,7 +91,7 @@ def test_every_slide_of_a_day_is_right_or_named(quick_path):
 
     record = results / f"{NO_RECORD}.zarr" / "written" / "c.0"
     record.write_bytes(record.read_bytes()[:-3])
-    chunk = results / f"{BAD_ROWS}.zarr" / "outputs" / "0" / "c.0.0.0.0"
+    chunk = results / f"{BAD_ROWS}.zarr" / "outputs" / "colour" / "c.0.0.0.0"
     content = bytearray(chunk.read_bytes())
     content[content.index(max(content))] ^= 64  # a byte of a tile that is not empty
     chunk.write_bytes(content)

@@ -18,6 +18,7 @@ from accumulator._inputs.heads import Heads
 from accumulator._inputs.text import as_text, named
 from accumulator._inputs.validation import as_stored_heads, check_specs
 from accumulator._pictures.progress import memory_state
+from accumulator._stitching.batch import Batch
 from accumulator._stitching.given import as_weights
 from accumulator._stitching.grid import n_outside
 from accumulator._stitching.groups import as_groups, let_go, open_all
@@ -28,7 +29,13 @@ from accumulator._stores.memory.behind import Behind
 from accumulator._stores.memory.copies import Copies
 from accumulator._stores.memory.row_numbers import without_repeats
 from accumulator._stores.writing.patches import expect_no_patches, expect_patches
-from accumulator.exceptions import DuplicateLocationError, LocationError, MemoryLimitError, OptionError
+from accumulator.exceptions import (
+    ClosedError,
+    DuplicateLocationError,
+    LocationError,
+    MemoryLimitError,
+    OptionError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,37 +50,9 @@ if TYPE_CHECKING:
     from accumulator._stitching.groups import Group
     from accumulator._stitching.request import Request
     from accumulator._stores.kept.run import KeptRun
-    from accumulator._stores.memory.pages import Pages
 
 _READY: Final = 2  # batches that may come while the first is at work
 _SomeBands = TypeVar("_SomeBands", bound="Bands")
-
-
-@attrs.define(eq=False)
-class Batch:
-    """Patches that were taken, and are to be blended: their rows, and heads and weights of each group."""
-
-    rows: NDArray[np.intp]
-    heads: list[list[NDArray[Any]]]
-    given: list[list[NDArray[Any] | None] | None]
-    used: Sequence[Pages] = ()  # the memory of copies
-    is_blended: bool = False
-
-    @property
-    def arrays(self) -> list[NDArray[Any]]:
-        """All arrays, which are the caller's."""
-        given = [each for some in self.given for each in some or () if each is not None]
-        return [head for some in self.heads for head in some] + given
-
-    def with_arrays(self, arrays: Sequence[NDArray[Any]], used: Sequence[Pages]) -> Batch:
-        """Return the same batch with other arrays of the same values."""
-        left = iter(arrays)
-        heads = [[next(left) for _ in some] for some in self.heads]
-        given = [
-            None if some is None else [None if each is None else next(left) for each in some]
-            for some in self.given
-        ]
-        return Batch(self.rows, heads, given, used)
 
 
 @attrs.define(eq=False)
@@ -214,8 +193,11 @@ class Deliveries:
     @property
     def is_torn(self) -> bool:
         """Whether an interrupt left a push half-done, or a lack of memory."""
-        is_torn = self._is_torn or any(each.is_torn for each in self.each)
-        return self._is_taking or (is_torn and not self._behind.is_at_work)  # which is half-way meanwhile
+        return self._is_taking or (not self._behind.is_at_work and self._is_half_way)
+
+    @property
+    def _is_half_way(self) -> bool:
+        return self._is_torn or any(each.is_torn for each in self.each)
 
     @property
     def is_calling(self) -> bool:
@@ -332,16 +314,20 @@ class Deliveries:
 
     def _do(self, batch: Batch) -> None:
         """Blend a batch that was taken, and deliver what gets complete."""
+        if self._is_half_way:  # this is the second try
+            failure, self._behind.failure = self._behind.failure, None
+            raise failure or ClosedError("a batch was left half-way: close(), and make a new stitcher")
         self._leave(0 if self._behind.is_awaited else 1)  # which the loop has
         if batch.used:
-            self._copies.make_ready(_READY)
+            with contextlib.suppress(MemoryError):  # it spares time, and no more
+                self._copies.make_ready(_READY)
         for each in self.each:
             each.deliver_waiting()
-        if not batch.is_blended:
+        if not self._blended[batch.rows].all():
             self._blend(batch)
-            batch.is_blended = True
             self._copies.give_back(batch.used)
-        self._deliver_complete()
+        for each in self.each:
+            each.deliver(each.bands.complete())
 
     def _blend(self, batch: Batch) -> None:
         pushes = [
@@ -366,13 +352,9 @@ class Deliveries:
         """Deliver what got complete in a push; what the disk refuses waits for the next call."""
         for each in self.each:
             each.tell_if_large()
-        if self._behind.is_done:
-            self._deliver_complete()
-        self._looped = time.monotonic()
-
-    def _deliver_complete(self) -> None:
-        for each in self.each:
+        for each in self.each if self._behind.is_done else ():
             each.deliver(each.bands.complete(), is_pushing=True)
+        self._looped = time.monotonic()
 
     def deliver_rest(self) -> None:
         """Deliver all bands, complete or not, as no patch comes any more."""

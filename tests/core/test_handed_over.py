@@ -10,6 +10,7 @@ import pytest
 
 from accumulator import FullBatchAccumulator
 from accumulator._core import memory
+from accumulator._stores.memory import behind as _behind
 from accumulator._stores.memory import copying as _copying
 
 SECONDS = 20
@@ -106,6 +107,17 @@ def test_end_without_a_result_waits_for_no_copy_that_is_not_begun(options, gate)
         with FullBatchAccumulator(LOCS, mode="a", **options) as again:
             assert again.written.all()
             np.testing.assert_array_equal(again.canvas[0][...], VALUES)
+
+
+def test_rows_are_bounded_where_no_thread_can_be_had(monkeypatch, tuned):
+    """The system may refuse one: then the loop copies, a push later at most."""
+    tuned(behind_nbytes=0)
+    monkeypatch.setattr(_behind, "start_threads", lambda *_: None)
+    accumulator = FullBatchAccumulator(LOCS, memory_threshold=100)
+    for row in range(len(LOCS)):
+        accumulator.push(VALUES[row : row + 1], LOCS[row : row + 1], copy=False)
+        assert len(accumulator._canvas.store._copier._behind._calls) <= 1
+    np.testing.assert_array_equal(accumulator.finalize().outputs[0], VALUES)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -13,6 +13,7 @@ from helpers.maps import assert_right, raster, reference
 from accumulator import Stitcher
 from accumulator._core.canvas import Canvas
 from accumulator._stitching import bands as _bands
+from accumulator._stores.memory.pages import Pages
 from accumulator.exceptions import (
     ClosedError,
     DuplicateLocationError,
@@ -193,6 +194,42 @@ def test_what_was_left_half_way_is_told_once_and_then_refused(monkeypatch, tuned
         with pytest.raises(ClosedError, match="half-way"):
             call()
     stitcher.close()
+
+
+@pytest.mark.parametrize("where", ["blend_share", "finish"])
+def test_what_is_left_half_way_while_the_end_waits_is_not_done_twice(monkeypatch, where):
+    """A batch that is in the sums already, or a band that is divided, is no batch or band to begin with."""
+    real, gate, calls = getattr(_bands, where), threading.Event(), []
+
+    def fail_once(*arguments):
+        gate.wait(SECONDS)
+        real(*arguments)
+        calls.append(1)
+        if len(calls) == 1:
+            raise MemoryError("no memory for a temporary array")
+
+    monkeypatch.setattr(_bands, where, fail_once)
+    stitcher = Stitcher(LOCS)
+    stitcher.push(VALUES[:8], LOCS[:8])
+    threading.Timer(0.05, gate.set).start()
+    with pytest.raises(MemoryError, match="temporary"):
+        stitcher.finalize()
+    with pytest.raises(ClosedError, match="half-way"):
+        stitcher.finalize()
+    stitcher.close()
+
+
+def test_memory_that_only_spares_time_is_not_needed(monkeypatch):
+    """Where there is none for the next batches, they get theirs when they come."""
+    monkeypatch.setattr(Pages, "fault_in", lambda _: fail_for_want_of_memory())
+
+    def fail_for_want_of_memory():
+        raise MemoryError
+
+    stitcher = Stitcher(LOCS)
+    stitcher.push(VALUES[:5], LOCS[:5])
+    stitcher.push(VALUES[5:], LOCS[5:])
+    assert_complete(stitcher)
 
 
 def test_memory_that_is_short_is_asked_again(monkeypatch):

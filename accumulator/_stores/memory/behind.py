@@ -15,24 +15,30 @@ if TYPE_CHECKING:
 
 
 class Behind:
-    """One thread that makes calls; one caller at a time hands them over, and waits.
+    """One thread that makes calls; one caller at a time hands them over, others may wait.
 
     A call that fails stays, and none after it is begun: `settle` makes it again, in the caller's thread,
-    where it raises.
+    where it raises. Whatever line an interrupt comes at, a call is there or not, and none is made twice at a
+    time.
     """
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._calls = deque[tuple[Callable[[], object], int]]()  # the first may be under way
-        self._change = threading.Condition()
+        # The call, the bytes that wait for it, and its number. The first may be under way.
+        self._calls = deque[tuple[Callable[[], object], int, int]]()
         self._executor: ThreadPoolExecutor | None = None
         self._ident: int | None = None  # of the thread, while it works
-        self._settling = threading.RLock()
+        self._is_closed = False
         self._process = os.getpid()
-        self.n_put = self.n_done = 0
-        self.nbytes: int = 0  # of all that is not done
+        self._set_locks()
+        self.n_put = 0  # the number of the last call
         self.is_awaited = False  # a caller waits, and needs no core
         self.failure: BaseException | None = None  # of the first call
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that wait for all calls that are not made."""
+        return sum(nbytes for _, nbytes, _ in list(self._calls))
 
     @property
     def is_at_work(self) -> bool:
@@ -47,10 +53,10 @@ class Behind:
     def put(self, call: Callable[[], object], nbytes: int) -> None:
         """Hand over a call, which so many bytes wait for; if no thread can be had, it waits for `settle`."""
         self._look_where()
-        with self._change:
-            self._calls.append((call, nbytes))
+        with self._lock:
+            self._is_closed = False
             self.n_put += 1
-            self.nbytes += nbytes
+            self._calls.append((call, nbytes, self.n_put))
             if self.is_at_work or self.failure is not None:
                 return
             if self._executor is None:
@@ -65,22 +71,21 @@ class Behind:
                         raise
 
     def wait_for_room(self, nbytes: int, most: int) -> None:
-        """Wait until so many bytes more are not too many, or the thread rests."""
+        """Wait until so many bytes more are not too many, or the thread rests: `settle` does what it left."""
         self._look_where()
-        self._wait(lambda: not self.is_at_work or self.nbytes + nbytes <= most)
+        self._wait(lambda: self.nbytes + nbytes <= most)
 
     def settle(self, n: int | None = None) -> None:
-        """Wait until so many of all calls are made, or all; what is not is made here, and raises."""
+        """Wait until calls are made, up to that number or all; what is not is made here, and raises."""
         self._look_where()
-        if self.is_done and not self.is_at_work:
+        if not self._is_made(n):
+            self._wait(lambda: self._is_made(n))
+        if self._is_made(n) or self._is_closed:
             return
-        self._wait(lambda: not self.is_at_work or (n is not None and self.n_done >= n))
         with self._settling:
-            if self.is_at_work:  # n are made
-                return
             self.is_awaited = True
             try:
-                while self._calls:
+                while self._calls and not self.is_at_work:
                     self._calls[0][0]()
                     self._drop_first()
             finally:
@@ -88,42 +93,54 @@ class Behind:
             self.failure = None
 
     def close(self) -> None:
-        """Forget all that is not begun, wait for what is, and end the thread."""
+        """Forget all that is not begun, wait for what is, and end the thread; nobody waits any more."""
         self._look_where()
-        with self._change:
+        with self._lock:
             while len(self._calls) > self.is_at_work:
-                self.nbytes -= self._calls.pop()[1]
-            self.failure = None
+                self._calls.pop()
+            self.failure, self._is_closed = None, True
+            self._change.notify_all()
         executor, self._executor = self._executor, None
         if executor is not None:
             # The garbage collector may call from within the thread.
             executor.shutdown(wait=self._ident != threading.get_ident())
 
+    def _is_made(self, n: int | None) -> bool:
+        """Whether all calls up to a number are made."""
+        with self._lock:
+            return not self._calls or (n is not None and self._calls[0][2] > n)
+
     def _wait(self, until: Callable[[], bool]) -> None:
-        with self._change:
+        with self._lock:
             self.is_awaited = True
             try:
-                self._change.wait_for(until)
+                self._change.wait_for(lambda: until() or not self.is_at_work or self._is_closed)
             finally:
                 self.is_awaited = False
 
     def _drop_first(self) -> None:
-        with self._change:
-            self.nbytes -= self._calls.popleft()[1]
-            self.n_done += 1
+        with self._lock:
+            self._calls.popleft()
             self._change.notify_all()
 
     def _look_where(self) -> None:
         """Begin anew in a forked child, which has no thread, and nobody to let go of locks."""
         if self._process != os.getpid():
             self._process, self._ident, self._executor = os.getpid(), None, None
-            self._change, self._settling = threading.Condition(), threading.RLock()
+            self._set_locks()
+
+    def _set_locks(self) -> None:
+        self._lock = (
+            threading.RLock()
+        )  # whose two ends no interrupt comes into, as it would into a Condition's
+        self._change = threading.Condition(self._lock)
+        self._settling = threading.RLock()  # no call is made twice at a time
 
     def _run(self) -> None:
         self._ident = threading.get_ident()
         is_over = False
         while not is_over:
-            with self._settling:  # no call is made twice at a time, wherever an interrupt came
+            with self._settling:
                 is_over = self._make_first()
 
     def _make_first(self) -> bool:
@@ -134,7 +151,7 @@ class Behind:
                 self._calls[0][0]()
             except BaseException as cause:  # noqa: BLE001  it is the caller's
                 failure = cause
-        with self._change:
+        with self._lock:
             if self._calls and failure is None:
                 self._drop_first()
             is_over = failure is not None or not self._calls

@@ -47,6 +47,8 @@ class Copier:
             self.copy(pieces)
             return 0
         self._behind.wait_for_room(nbytes, tuning.now.waiting_nbytes)
+        if not self._behind.is_at_work:
+            self.settle()  # where there is no thread, or it failed
         self._behind.put(partial(self._copy, pieces), nbytes)
         return self._behind.n_put
 

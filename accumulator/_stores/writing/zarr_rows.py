@@ -196,8 +196,8 @@ class ZarrRows:
         self._writer.drain()
 
     def close(self) -> None:
+        self._copier.close()  # first, as threads that write wait for it
         self._writer.close()
-        self._copier.close()
         for head in self.heads:
             head.drop()
 

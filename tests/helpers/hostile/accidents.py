@@ -198,7 +198,7 @@ def link(dice, root, outside, other):  # noqa: ARG001
 
 def plant_link(dice, root, outside, other):  # noqa: ARG001
     """Add a symbolic link where the library makes files and folders of its own."""
-    head = root / "outputs" / "0"
+    head = next(iter(sorted(path for path in (root / "outputs").glob("*") if path.is_dir())), root / "0")
     where = pick(
         dice,
         [head / "redo", head / "part", head / "c.2.0.0", head / "c.2.0", root / "x.partial", root / "redo"],

@@ -26,6 +26,12 @@ def sign(root):
     set_mark(root, mark)
 
 
+def head_of(root):
+    """Return the folder of a head: the first by name, or where one without a name would lie."""
+    folders = [path for path in sorted((root / "outputs").glob("*")) if path.is_dir()]
+    return folders[0] if folders else root / "outputs" / "0"
+
+
 def set_mark(root, mark):
     """Write a mark with a right digest."""
     path = root / "zarr.json"
@@ -80,7 +86,7 @@ def attack_array(dice, root, outside, other):  # noqa: ARG001
 
 def attack_layout(dice, root, outside, other):  # noqa: ARG001
     """Say huge or odd shapes, chunks, shards, dtypes, fill values and names of chunks."""
-    path = pick(dice, [root / "outputs" / "0" / "zarr.json", some_array(dice, root)])
+    path = pick(dice, [head_of(root) / "zarr.json", some_array(dice, root)])
     document = json.loads(path.read_text())
     kind, axis = int(dice.integers(9)), int(dice.integers(len(document["shape"])))
     huge = pick(dice, [10**15, 10**9, 10**8, 10**7, 2**31, 0, 1, 2**62])
@@ -204,7 +210,7 @@ def gzip_bomb(nbytes):
 
 def bomb(dice, root, outside, other):  # noqa: ARG001
     """Put a file that would take gigabytes in memory where a compressed chunk was, whatever compresses it."""
-    head = json.loads((root / "outputs" / "0" / "zarr.json").read_text())
+    head = json.loads((head_of(root) / "zarr.json").read_text())
     names = [codec["name"] for codec in head["codecs"]]
     nbytes = pick(dice, [2**28, 2**33, 2**35])
     if dice.random() < 0.3 or names == ["bytes"]:
@@ -217,10 +223,10 @@ def bomb(dice, root, outside, other):  # noqa: ARG001
             head["codecs"][1]["configuration"] = {
                 "cname": "lz4", "clevel": 1, "shuffle": "noshuffle", "typesize": 1, "blocksize": 0,
             }  # fmt: skip
-        write_json(root / "outputs" / "0" / "zarr.json", head)
+        write_json(head_of(root) / "zarr.json", head)
         sign(root)
         names = ["bytes", name]
-    chunks = [p for p in files_of(root, "outputs/0") if p.name != "zarr.json"]
+    chunks = [p for p in files_of(root, head_of(root).relative_to(root)) if p.name != "zarr.json"]
     if not chunks:
         return
     data = zstd_bomb(nbytes, is_known=bool(dice.random() < 0.5))
@@ -242,7 +248,7 @@ def bomb(dice, root, outside, other):  # noqa: ARG001
 
 def attack_shard(dice, root, outside, other):  # noqa: ARG001
     """Write an index of a shard that points anywhere."""
-    chunks = [p for p in files_of(root, "outputs/0") if p.name != "zarr.json"]
+    chunks = [p for p in files_of(root, head_of(root).relative_to(root)) if p.name != "zarr.json"]
     path = pick(dice, chunks)
     data = path.read_bytes()
     if len(data) < 68:

@@ -140,7 +140,7 @@ def test_what_a_killed_process_did_not_sync_the_next_one_does(lives, name):
         lives.die(name)
 
 
-HEAD, RECORD = r"/run\.zarr/outputs/\d+", r"/run\.zarr/(written|checksums)"
+HEAD, RECORD = r"/run\.zarr/outputs/\w+", r"/run\.zarr/(written|checksums)"
 SYNCS = {  # which file or folder, and a run that needs it
     "chunks": (HEAD + r"/c\.[\d.]+", "shuffled"),
     "encoded chunks before they are renamed": (HEAD + r"/c\.\S+\.partial", "shuffled, zstd"),

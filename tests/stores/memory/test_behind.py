@@ -130,6 +130,44 @@ def test_end_from_within_a_call_does_not_wait_for_itself(behind):
     until(lambda: behind.is_done)
 
 
+def test_call_that_waits_is_told_by_its_number_wherever_an_interrupt_came(behind, gate):
+    """Who waits for a call waits for that one, though the one before was never handed over."""
+    done = []
+
+    class Torn(type(behind._calls)):
+        def append(self, item):
+            if not done:
+                done.append("interrupt")
+                raise KeyboardInterrupt
+            super().append(item)
+
+    behind._calls = Torn()
+    with pytest.raises(KeyboardInterrupt):
+        behind.put(lambda: done.append("never"), 1)
+    behind.put(lambda: (gate.wait(SECONDS), done.append("first")), 1)
+    first = behind.n_put
+    behind.put(lambda: (time.sleep(0.2), done.append("second")), 1)
+    gate.set()
+    behind.settle(first)
+    assert done == ["interrupt", "first"]
+    behind.settle(behind.n_put)
+    assert done == ["interrupt", "first", "second"]
+
+
+def test_who_waits_does_not_when_all_is_dropped(behind, gate):
+    """A thread that writes would wait for the one that copies, which closes both."""
+    behind.put(lambda: gate.wait(SECONDS), 1)
+    waited = threading.Thread(target=behind.settle)
+    waited.start()
+    until(lambda: behind.is_awaited)
+    closing = threading.Thread(target=behind.close)
+    closing.start()
+    waited.join(SECONDS)
+    assert not waited.is_alive()
+    gate.set()
+    closing.join(SECONDS)
+
+
 def test_interrupted_wait_changes_nothing(behind, gate, monkeypatch):
     """The thread goes on, and the next wait ends."""
     done = []

@@ -148,8 +148,8 @@ def check_rows(store, wanted):
     written = group["written"][:].astype(bool)
     assert written[wanted].all(), f"{np.count_nonzero(wanted & ~written)} rows are lost"
     np.testing.assert_array_equal(group["output_locs"][:], locs_of(N))
-    for number, right in enumerate(values(np.arange(N)).values()):
-        np.testing.assert_array_equal(group[f"outputs/{number}"][:][written], right[written])
+    for name, right in values(np.arange(N)).items():
+        np.testing.assert_array_equal(group[f"outputs/{name}"][:][written], right[written])
     return written
 
 
