@@ -309,7 +309,7 @@ MUTATIONS = [
     (BEHIND, "if self._process != os.getpid():", "if False:"),
     (BEHIND, "if self._calls and failure is None:", "if self._calls:"),
     (BEHIND, "self._calls[0][2] > n", "True"),
-    (COPIES, "if nbytes <= pages.nbytes <= 2 * nbytes:", "if pages.nbytes <= 2 * nbytes:"),
+    (COPIES, "if nbytes <= pages.nbytes <= max", "if pages.nbytes <= max"),
     (COPIES, "laid.transpose(np.argsort(order))", "laid.transpose(order)"),
     (COPYING, "self.settle()\n        self._copy(pieces)", "self._copy(pieces)"),
     (RAM, "def get(self, rows: Rows) -> list[NDArray[Any]]:\n        self.settle()", "def get(self, rows):"),

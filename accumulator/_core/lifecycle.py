@@ -148,7 +148,11 @@ class Collector(ABC, Generic[_Result, _Rows]):
         if getattr(self, "_result", self) is not None or self._is_closed or sys.is_finalizing():
             return
         if self._is_ours:
-            self._stop()
+            if threading.current_thread().name.startswith("accumulator"):
+                # The collector came by in a thread of this library, which others wait for.
+                threading.Thread(target=self._stop, name="accumulator-end", daemon=True).start()
+            else:
+                self._stop()
             warn(
                 f"{self!r} was dropped without finalize() or close(): use it as a context manager, or call "
                 "one of them",

@@ -272,7 +272,8 @@ class Bands:
         band.values = values
         # Strips whose sums of weights, in float64, are small.
         line_nbytes = 8 * math.prod(self.grid.shape[1:])
-        step = max(1, min(-(-(stop - start) // self._pool.n), _SUMS_NBYTES // line_nbytes))
+        # However many threads there are just now: sums of weights are rounded as strips are cut.
+        step = max(1, min(-(-(stop - start) // _MOST_THREADS), _SUMS_NBYTES // line_nbytes))
         return [
             partial(self._finish_strip, band, values, rows, start, first, min(first + step, stop))
             for first in range(start, stop, step)

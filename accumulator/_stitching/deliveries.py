@@ -116,6 +116,7 @@ class Deliveries:
             nbytes = sum(canvas.nbytes for canvas in canvases)
             self.is_small = fits_in_memory(nbytes, 0, tuning.now.small_percent)
             self._most_nbytes = buffer_nbytes(tuning.now.waiting_nbytes, request.budget.memory_limit)
+            self._copies.most_nbytes = self._most_nbytes // 2
             for group, canvas in zip(groups, canvases, strict=True):
                 delivery = self._deliver(group, kind, canvas)
                 undone.callback(delivery.close)
@@ -178,7 +179,7 @@ class Deliveries:
     @property
     def open_nbytes(self) -> int:
         """Bytes of memory that the open bands take, and batches that wait to be blended."""
-        return self._behind.nbytes + sum(int(each.bands.nbytes) for each in self.each)
+        return self._behind.nbytes + self._copies.nbytes + sum(int(each.bands.nbytes) for each in self.each)
 
     @property
     def run(self) -> KeptRun | None:

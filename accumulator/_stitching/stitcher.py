@@ -327,7 +327,8 @@ class Stitcher(Collector[StitchedMap, Deliveries]):
             The disk refused a band that was complete before; an OSError. The band is held, and the next call
             writes it once the cause is gone.
         MemoryError
-            There was no memory to blend a batch that was taken before. It is held, as above.
+            There was no memory to blend a batch that was taken before. It is held, as above, unless that was
+            found half-way.
         ClosedError
             It was finalized or closed, or began to be, or a push was interrupted half-way; a ValueError.
         ProcessError
@@ -372,6 +373,8 @@ class Stitcher(Collector[StitchedMap, Deliveries]):
         LocationError
             ``locs`` is not whole numbers, has other columns than the list, or may be rows or columns; a
             ValueError.
+        StorageError, MemoryError
+            As for `push`, of batches that came before.
         ClosedError
             It was finalized or closed, or began to be, or a push was interrupted half-way; a ValueError.
         ProcessError

@@ -59,16 +59,16 @@ class Behind:
             self._calls.append((call, nbytes, self.n_put))
             if self.is_at_work or self.failure is not None:
                 return
-            if self._executor is None:
-                self._executor = start_threads(1, self._name)
-            if self._executor is not None:
-                self._ident = -1  # not known yet
-                try:
+            try:
+                if self._executor is None:
+                    self._executor = start_threads(1, self._name)
+                if self._executor is not None:
+                    self._ident = -1  # not known yet
                     self._executor.submit(self._run)
-                except BaseException as cause:
-                    self._ident = None
-                    if not isinstance(cause, RuntimeError):  # as at the end of the interpreter
-                        raise
+            except BaseException as cause:
+                self._ident = None
+                if not isinstance(cause, (RuntimeError, MemoryError)):  # as at the end of the interpreter
+                    raise
 
     def wait_for_room(self, nbytes: int, most: int) -> None:
         """Wait until so many bytes more are not too many, or the thread rests: `settle` does what it left."""

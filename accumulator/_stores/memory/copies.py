@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from accumulator._stores.memory.copying import Copier, Piece
-from accumulator._stores.memory.pages import Pages
+from accumulator._stores.memory.pages import PAGE_NBYTES, Pages
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,11 +19,17 @@ _MOST_SPARE: Final = 8  # arrays whose memory is kept
 
 
 class Copies:
-    """Copies of arrays, whose memory is used again."""
+    """Copies of arrays, whose memory is used again; so many bytes of it may be kept for that."""
 
     def __init__(self) -> None:
-        self._copier, self._spare, self._lock = Copier(), list[Pages](), threading.Lock()
+        self.most_nbytes = 0
+        self._copier, self._spare, self._lock = Copier(), list[Pages](), threading.RLock()
         self._sizes: list[int] = []  # of the last arrays
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are kept."""
+        return sum(pages.nbytes for pages in self._spare)
 
     def make(self, arrays: Sequence[NDArray[Any]]) -> tuple[list[NDArray[Any]], list[Pages]]:
         """Return copies that lie in memory in the order of the arrays, without gaps, and their memory."""
@@ -40,7 +46,8 @@ class Copies:
 
     def make_ready(self, n: int) -> None:
         """Have memory for n times as large arrays, which to touch first takes longer than to copy them."""
-        used = [self._pages(nbytes) for nbytes in n * self._sizes]
+        fitting = self.most_nbytes // max(1, sum(self._sizes))
+        used = [self._pages(nbytes) for nbytes in min(n, fitting) * self._sizes]
         for pages in used:
             pages.fault_in()
         self.give_back(used)
@@ -49,6 +56,8 @@ class Copies:
         """Take memory that nobody looks at any more."""
         with self._lock:
             self._spare = [*used, *self._spare][:_MOST_SPARE]
+            while self.nbytes > self.most_nbytes:
+                self._spare.pop()
 
     def close(self) -> None:
         """Let go of all memory, and end the threads."""
@@ -59,7 +68,7 @@ class Copies:
     def _pages(self, nbytes: int) -> Pages:
         with self._lock:
             for i, pages in enumerate(self._spare):
-                if nbytes <= pages.nbytes <= 2 * nbytes:
+                if nbytes <= pages.nbytes <= max(2 * nbytes, PAGE_NBYTES):
                     return self._spare.pop(i)
         return Pages(nbytes, is_huge=True)
 

@@ -216,6 +216,7 @@ def test_copies_are_equal_and_lie_alike(dtype):
 def test_memory_of_copies_is_used_again():
     """Once it is given back, and not before."""
     copies, array = Copies(), np.ones((4, 4096))
+    copies.most_nbytes = 2 * array.nbytes
     (first,), used = copies.make([array])
     (second,), more = copies.make([array])
     assert not np.shares_memory(first, second)
@@ -224,6 +225,12 @@ def test_memory_of_copies_is_used_again():
     assert np.shares_memory(first, third)
     assert second.sum() == array.sum()
     copies.give_back(more)
-    (small,), _ = copies.make([np.ones(10)])  # which would take much memory for little
+    (small,), tiny = copies.make([np.ones(10)])  # which would take much memory for little
     assert not np.shares_memory(small, second)
+    copies.give_back(tiny)
+    (again,), _ = copies.make([np.ones(9)])
+    assert np.shares_memory(small, again)
+    copies.make([array])
+    copies.make_ready(9)  # as many as may be kept
+    assert array.nbytes <= copies.nbytes <= copies.most_nbytes
     copies.close()
