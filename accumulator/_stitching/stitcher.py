@@ -373,8 +373,10 @@ class Stitcher(Collector[StitchedMap, Deliveries]):
         LocationError
             ``locs`` is not whole numbers, has other columns than the list, or may be rows or columns; a
             ValueError.
-        StorageError, MemoryError
-            As for `push`, of batches that came before.
+        StorageError
+            The disk refused a band, as for `push`; an OSError.
+        MemoryError
+            There was no memory to blend a batch that was taken before, as for `push`.
         ClosedError
             It was finalized or closed, or began to be, or a push was interrupted half-way; a ValueError.
         ProcessError
