@@ -62,7 +62,7 @@ TESTS = {  # the likely ones first
     LIKE_NUMPY: ["stores/format/test_like_numpy.py"],
     RECORD: ["stores/format/test_dimensions.py"],
     RESULT: ["core/test_results.py"],
-    BEHIND: ["stores/memory/test_behind.py", "stitching/test_behind_the_loop.py"],
+    BEHIND: ["stores/memory/test_behind.py", "stitching/test_behind_the_loop.py", "core/test_handed_over.py"],
     COPIES: ["stores/memory/test_behind.py", "stitching/test_behind_the_loop.py"],
     COPYING: ["stores/memory", "core/test_handed_over.py"],
     RAM: ["core/test_handed_over.py", "stores/memory", *_STORES, *_CORE],

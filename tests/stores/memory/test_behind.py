@@ -124,6 +124,19 @@ def test_end_drops_what_is_not_begun(behind, gate):
     assert behind.is_done
 
 
+def test_end_drops_what_failed(behind):
+    """Nobody makes it again."""
+
+    def fail():
+        raise OSError
+
+    behind.put(fail, 1)
+    until(lambda: behind.failure is not None)
+    behind.close()
+    assert behind.is_done
+    behind.settle()
+
+
 def test_end_from_within_a_call_does_not_wait_for_itself(behind):
     """As the garbage collector may do."""
     behind.put(behind.close, 1)
@@ -230,7 +243,9 @@ def test_memory_of_copies_is_used_again():
     copies.give_back(tiny)
     (again,), _ = copies.make([np.ones(9)])
     assert np.shares_memory(small, again)
-    copies.make([array])
+    copies.give_back(tiny)
+    (large,), _ = copies.make([array])  # for which what is kept is too small
+    assert large.sum() == array.sum()
     copies.make_ready(9)  # as many as may be kept
     assert array.nbytes <= copies.nbytes <= copies.most_nbytes
     copies.close()
