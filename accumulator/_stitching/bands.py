@@ -19,7 +19,7 @@ from accumulator._inputs import tuning
 from accumulator._inputs.text import as_text
 from accumulator._stitching.band import Band, fresh
 from accumulator._stitching.blend import Layer, blend_share, finish, flat, quick
-from accumulator._stitching.numbers import MapSpec, wider
+from accumulator._stitching.numbers import MapSpec, repeated_weights, wider
 from accumulator._stitching.parts import cuts, share_of
 from accumulator._stitching.votes import Votes
 from accumulator._stitching.weights import Summer, Sums
@@ -69,7 +69,7 @@ class Bands:
     ) -> None:
         self._home, self._written, self._left_out = home, written, left_out
         self.grid, self._specs = grid, list(specs)
-        self._weights = [_repeated(spec) for spec in specs]
+        self._weights = [repeated_weights(spec) for spec in specs]
         self._has_zeros = [not spec.window.weights.all() for spec in specs]
         self._distances = [
             spec.window.distances if spec.window.blend == "nearest" else None for spec in specs
@@ -205,7 +205,7 @@ class Bands:
                     spec.window.blend,
                     head if spec.is_spread else flat(head),
                     {number: flat(band.sums[i]) for number, band in bands.items()},
-                    self._weights[i] if spec is self._specs[i] else _repeated(spec),
+                    self._weights[i] if spec is self._specs[i] else repeated_weights(spec),
                     self._has_zeros[i],
                     spec.n_channels,
                     spec.is_checked,
@@ -386,7 +386,7 @@ class Bands:
             sums = self._open[number].sums
             array[: len(sums[head])] = sums[head]
             sums[head] = array
-        self._specs[head], self._weights[head] = new, _repeated(new)
+        self._specs[head], self._weights[head] = new, repeated_weights(new)
         self._spare.clear()
 
     def _mask(
@@ -401,13 +401,3 @@ class Bands:
         others = self._rows_between(*box[:, 0].tolist())
         mask = self.grid.not_covered(others[others > row], box)
         return np.repeat(mask, n_channels, axis=-1)
-
-
-def _repeated(spec: MapSpec) -> NDArray[Any] | None:
-    """Return the weights with one number for each of a patch; None where all are 1."""
-    window = spec.window
-    if not window.is_weighted:
-        return None
-    weights = window.votes if window.blend == "vote" else window.weights
-    real = np.float64 if window.blend == "vote" else np.zeros((), spec.sum_dtype).real.dtype
-    return np.repeat(weights.astype(real), spec.n_channels, axis=-1)

@@ -177,3 +177,13 @@ def _stay_finite(values: NDArray[Any], target: NDArray[Any]) -> None:
         became &= np.isfinite(values)
         largest = np.finfo(target.dtype).max
         target[became] = np.where(values[became] > 0, largest, -largest)
+
+
+def repeated_weights(spec: MapSpec) -> NDArray[Any] | None:
+    """Return the weights with one number for each of a patch; None where all are 1."""
+    window = spec.window
+    if not window.is_weighted:
+        return None
+    weights = window.votes if window.blend == "vote" else window.weights
+    real = np.float64 if window.blend == "vote" else np.zeros((), spec.sum_dtype).real.dtype
+    return np.repeat(weights.astype(real), spec.n_channels, axis=-1)
