@@ -308,6 +308,7 @@ MUTATIONS = [
     (BEHIND, "while len(self._calls) > self.is_at_work:", "while len(self._calls) > 1:"),
     (BEHIND, "if self._process != os.getpid():", "if False:"),
     (BEHIND, "if self._calls and failure is None:", "if self._calls:"),
+    (BEHIND, "with self._warnings.keep():", "if True:"),
     (BEHIND, "self._calls[0][2] > n", "True"),
     (COPIES, "if nbytes <= pages.nbytes <= max", "if pages.nbytes <= max"),
     (COPIES, "laid.transpose(np.argsort(order))", "laid.transpose(order)"),

@@ -167,7 +167,7 @@ class LocationIndex:
         """
         n_columns = self.locs.shape[1]
         given = as_locations(raw, name, n_columns)
-        if not is_list_of_arrays(raw):
+        if type(raw) is np.ndarray or not is_list_of_arrays(raw):
             return given, None
         if len(given) != n_columns:
             return given, len(raw) == n_columns

@@ -61,7 +61,8 @@ def as_locations(raw: ArrayLike, name: str, columns: int | None = None) -> NDArr
     arrays of just that length are rows here, and `LocationIndex` sees whether they are.
     """
     given: Any = raw
-    if columns is not None and is_list_of_arrays(raw) and len(raw) == columns:
+    is_one = type(raw) is np.ndarray  # as in most calls
+    if columns is not None and not is_one and is_list_of_arrays(raw) and len(raw) == columns:
         given = [as_array(part, f"{name}[{i}]", LocationError) for i, part in enumerate(raw)]
         lengths = [len(part) for part in given if part.ndim == 1]
         if len(lengths) == columns and set(lengths) != {columns}:

@@ -2,19 +2,51 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
+import threading
 import warnings
+from collections import deque
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # Python 3.12 has skip_file_prefixes for this.
 _OWN: Final = (str(Path(__file__).parents[1]) + os.sep, "<attrs generated")
+_here: Final = threading.local()  # `kept`: the warnings of a thread that has no caller
 
 
 def warn(message: str, category: type[Warning] = UserWarning, source: Any = None) -> None:
-    """Warn at the first line outside of the library, on the way that led here."""
+    """Warn at the first line outside of the library, on the way that led here, or leave it to `Kept.tell`."""
+    kept: Kept | None = getattr(_here, "kept", None)
+    if kept is not None:
+        kept.told.append((message, category))
+        return
     level, frame = 1, inspect.currentframe()
     while frame is not None and frame.f_code.co_filename.startswith(_OWN):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, category, stacklevel=level, source=source)
+
+
+class Kept:
+    """What a thread of ours warns of, until a caller comes who can be told."""
+
+    def __init__(self) -> None:
+        self.told = deque[tuple[str, type[Warning]]]()
+
+    @contextlib.contextmanager
+    def keep(self) -> Iterator[None]:
+        """Keep what this thread warns of in here."""
+        _here.kept = self
+        try:
+            yield
+        finally:
+            _here.kept = None
+
+    def tell(self) -> None:
+        """Warn of it in the caller's thread; what is an error there is told once, and the rest later."""
+        while self.told:
+            warn(*self.told.popleft())

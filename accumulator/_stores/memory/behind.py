@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from accumulator._inputs.warn import Kept
 from accumulator._stores.memory.threads import start_threads
 
 if TYPE_CHECKING:
@@ -18,8 +19,8 @@ class Behind:
     """One thread that makes calls; one caller at a time hands them over, others may wait.
 
     A call that fails stays, and none after it is begun: `settle` makes it again, in the caller's thread,
-    where it raises. Whatever line an interrupt comes at, a call is there or not, and none is made twice at a
-    time.
+    where it raises. What the thread warns of is told to whoever waits next. Whatever line an interrupt comes
+    at, a call is there or not, and none is made twice at a time.
     """
 
     def __init__(self, name: str) -> None:
@@ -29,6 +30,7 @@ class Behind:
         self._executor: ThreadPoolExecutor | None = None
         self._ident: int | None = None  # of the thread, while it works
         self._is_closed = False
+        self._warnings = Kept()
         self._process = os.getpid()
         self._set_locks()
         self.n_put = 0  # the number of the last call
@@ -74,14 +76,18 @@ class Behind:
         """Wait until so many bytes more are not too many, or the thread rests: `settle` does what it left."""
         self._look_where()
         self._wait(lambda: self.nbytes + nbytes <= most)
+        self._warnings.tell()
 
     def settle(self, n: int | None = None) -> None:
         """Wait until calls are made, up to that number or all; what is not is made here, and raises."""
         self._look_where()
         if not self._is_made(n):
             self._wait(lambda: self._is_made(n))
-        if self._is_made(n) or self._is_closed:
-            return
+        if not self._is_made(n) and not self._is_closed:
+            self._make_all()
+        self._warnings.tell()
+
+    def _make_all(self) -> None:
         with self._settling:
             self.is_awaited = True
             try:
@@ -139,9 +145,10 @@ class Behind:
     def _run(self) -> None:
         self._ident = threading.get_ident()
         is_over = False
-        while not is_over:
-            with self._settling:
-                is_over = self._make_first()
+        with self._warnings.keep():
+            while not is_over:
+                with self._settling:
+                    is_over = self._make_first()
 
     def _make_first(self) -> bool:
         """Make the first call, and return whether the thread rests."""

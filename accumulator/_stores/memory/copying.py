@@ -54,11 +54,13 @@ class Copier:
 
     def settle(self, n: int | None = None) -> None:
         """Wait until so many, or all, of those pieces are copied."""
-        self._behind.settle(n)
+        if self._behind.n_put:  # most callers lend nothing, and wait for nothing
+            self._behind.settle(n)
 
     def copy(self, pieces: Sequence[Piece]) -> None:
         """Copy all pieces; when this returns or raises, no thread looks at them any more."""
-        self.settle()
+        if self._behind.n_put:
+            self.settle()
         self._copy(pieces)
 
     def _copy(self, pieces: Sequence[Piece]) -> None:

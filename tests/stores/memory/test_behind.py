@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+from accumulator._inputs.warn import warn
 from accumulator._stores.memory import behind as _behind
 from accumulator._stores.memory.behind import Behind
 from accumulator._stores.memory.copies import Copies
@@ -135,6 +136,25 @@ def test_end_drops_what_failed(behind):
     behind.close()
     assert behind.is_done
     behind.settle()
+
+
+@pytest.mark.parametrize("wait", [Behind.settle, lambda behind: behind.wait_for_room(1, 1)])
+def test_caller_is_warned(behind, wait):
+    """The warning names the line that waits, not the library's; where it is an error it is told once."""
+    for _ in range(2):
+        behind.put(lambda: warn("memory is short", ResourceWarning), 1)
+        until(lambda: not behind.is_at_work)
+        with pytest.warns(ResourceWarning, match="memory is short") as told:
+            wait(behind)
+        assert [warning.filename for warning in told] == [__file__]
+    behind.put(lambda: warn("memory is short", ResourceWarning), 1)
+    behind.put(lambda: warn("memory is short", UserWarning), 1)
+    until(lambda: not behind.is_at_work)
+    for category in (ResourceWarning, UserWarning):
+        with pytest.raises(category):  # as warnings are errors here
+            wait(behind)
+    wait(behind)
+    assert behind.failure is None
 
 
 def test_end_from_within_a_call_does_not_wait_for_itself(behind):
