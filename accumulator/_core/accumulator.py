@@ -454,7 +454,8 @@ class FullBatchAccumulator(Collector[FullBatch, Canvas], Covered):
         copy : bool, default True
             Whether predictions are copied before this returns. If not the arrays are handed over, and large
             ones are copied while the loop goes on: they must not change any more, until `finalize` or `flush`
-            has returned.
+            has returned, or rows are wrong, in a store too, and nothing tells. Arrays that `canvas` returned
+            before show them from then on.
 
         Raises
         ------

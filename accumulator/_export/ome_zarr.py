@@ -102,7 +102,10 @@ def check_ome_zarr(maps: Mapping[str, RowArray], **options: Unpack[ImageOptions]
         raise OptionError(f'unit is {unit!r}: give a unit of length, such as "micrometer" or "nm"')
     for name in maps if len(heads) > 1 or heads[0].kind == "labels" else ():
         if "/" in name or "\\" in name or name.startswith(("__", ".")) or name in {"zarr.json", "OME"}:
-            raise HeadError(f"head {name!r} cannot be the name of a group: give its map under another name")
+            raise HeadError(
+                f"head {name!r} cannot be the name of a group: export it alone, as an image, or push it by "
+                "another name"
+            )
         if len(name.encode()) > _MOST_NAME:
             raise HeadError(f"head {name[:40]!r}... is too long for the name of a group: give a shorter one")
     return heads
