@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import re
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import attrs
@@ -50,6 +51,12 @@ myst_heading_anchors = 3
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
+# Libraries of integrations are large: what is not installed is made up while its module is read.
+autodoc_mock_imports = [
+    name
+    for name in ("accelerate", "lightning", "monai", "ray", "tiatoolbox", "torch", "torchio", "transformers")
+    if find_spec(name) is None
+]
 autosummary_generate = True
 # Attributes that the docstring of their class describes.
 autosummary_context = {
@@ -84,6 +91,9 @@ _ELSEWHERE = {
     "Tensor": "https://docs.pytorch.org/docs/stable/tensors.html",
     "bool_": f"{_NUMPY}/arrays.scalars.html#numpy.bool_",
     "dask.array.Array": "https://docs.dask.org/en/stable/generated/dask.array.Array.html",
+    "distributed": "https://distributed.dask.org/en/stable/",
+    "distributed.Client": "https://distributed.dask.org/en/stable/api.html#distributed.Client",
+    "ray.data.Dataset.write_datasink": "https://docs.ray.io/en/latest/data/api/doc/ray.data.Dataset.write_datasink.html",
     "dtype": f"{_NUMPY}/generated/numpy.dtype.html",
     "generic": f"{_NUMPY}/arrays.scalars.html#numpy.generic",
     "int64": f"{_NUMPY}/arrays.scalars.html#numpy.int64",
