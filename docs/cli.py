@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Puts the help of each command into ``docs/cli.md``: ``python docs/cli.py``. The tests see whether it is there."""
+"""Puts the help of each command into ``docs/cli.md``: ``python docs/cli.py``. Tests compare them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ def help_of(command: str) -> str:
     """Return what ``accumulator COMMAND --help`` prints, in 80 columns and without colours."""
     printed = io.StringIO()
     plain = {"COLUMNS": "80", "NO_COLOR": "1"}
-    with mock.patch.dict(os.environ, plain), contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+    with (
+        mock.patch.dict(os.environ, plain),
+        contextlib.redirect_stdout(printed),
+        contextlib.suppress(SystemExit),
+    ):
         main([*command.split(), "--help"])
     return printed.getvalue()
 

@@ -60,9 +60,7 @@ autodoc_mock_imports = [
 autosummary_generate = True
 # Attributes that the docstring of their class describes.
 autosummary_context = {
-    "described": {
-        each.__name__: [field.name for field in attrs.fields(each)] for each in HANDED
-    }
+    "described": {each.__name__: [field.name for field in attrs.fields(each)] for each in HANDED}
 }
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
@@ -77,43 +75,55 @@ _NAME = re.compile(r"[A-Z]\w*[a-z]\w*|[A-Za-z_][\w.]*\.\w+")  # a class, or some
 # Where names of others are described. An inventory of theirs would take a network to build.
 _NUMPY = "https://numpy.org/doc/stable/reference"
 _PYTHON = "https://docs.python.org/3/library"
-_ELSEWHERE = {
-    "Affine": "https://affine.readthedocs.io/en/latest/",
-    "Axes": "https://matplotlib.org/stable/api/_as_gen/matplotlib.axes.Axes.html",
-    "CRS": "https://rasterio.readthedocs.io/en/stable/api/rasterio.crs.html",
-    "in": f"{_PYTHON}/stdtypes.html#mapping-types-dict",
-    "items": f"{_PYTHON}/stdtypes.html#dict.items",
-    "keys": f"{_PYTHON}/stdtypes.html#dict.keys",
-    "values": f"{_PYTHON}/stdtypes.html#dict.values",
-    "DTypeLike": f"{_NUMPY}/typing.html#numpy.typing.DTypeLike",
-    "Dataset": "https://docs.xarray.dev/en/stable/generated/xarray.Dataset.html",
-    "NDArray": f"{_NUMPY}/typing.html#numpy.typing.NDArray",
-    "Tensor": "https://docs.pytorch.org/docs/stable/tensors.html",
-    "bool_": f"{_NUMPY}/arrays.scalars.html#numpy.bool_",
-    "dask.array.Array": "https://docs.dask.org/en/stable/generated/dask.array.Array.html",
-    "distributed": "https://distributed.dask.org/en/stable/",
-    "distributed.Client": "https://distributed.dask.org/en/stable/api.html#distributed.Client",
-    "ray.data.Dataset.write_datasink": "https://docs.ray.io/en/latest/data/api/doc/ray.data.Dataset.write_datasink.html",
-    "dtype": f"{_NUMPY}/generated/numpy.dtype.html",
-    "generic": f"{_NUMPY}/arrays.scalars.html#numpy.generic",
-    "int64": f"{_NUMPY}/arrays.scalars.html#numpy.int64",
-    "intp": f"{_NUMPY}/arrays.scalars.html#numpy.intp",
-    "ndarray": f"{_NUMPY}/generated/numpy.ndarray.html",
-    "uint32": f"{_NUMPY}/arrays.scalars.html#numpy.uint32",
-    "zarr.Array": "https://zarr.readthedocs.io/en/stable/api/zarr/array/#zarr.Array",
-} | {name: f"{_PYTHON}/exceptions.html#{name}" for name in dir(builtins) if name.endswith(("Error", "Exception", "Warning"))} | {
-    name: f"{_PYTHON}/{page}.html#{full}"
-    for page, names in {
-        "collections.abc": ["collections.abc.Callable", "collections.abc.Mapping", "collections.abc.Sequence"],
-        "functions": ["bool", "complex", "float", "int", "len", "slice", "type"],
-        "os": ["os.PathLike"],
-        "pickle": ["pickle.PicklingError"],
-        "stdtypes": ["dict", "list", "str", "tuple"],
-        "typing": ["typing.Any", "typing.Literal", "typing.Protocol", "typing.TypedDict"],
-    }.items()
-    for full in names
-    for name in [full, full.rpartition(".")[2]]
-}
+_ELSEWHERE = (
+    {
+        "Affine": "https://affine.readthedocs.io/en/latest/",
+        "Axes": "https://matplotlib.org/stable/api/_as_gen/matplotlib.axes.Axes.html",
+        "CRS": "https://rasterio.readthedocs.io/en/stable/api/rasterio.crs.html",
+        "in": f"{_PYTHON}/stdtypes.html#mapping-types-dict",
+        "items": f"{_PYTHON}/stdtypes.html#dict.items",
+        "keys": f"{_PYTHON}/stdtypes.html#dict.keys",
+        "values": f"{_PYTHON}/stdtypes.html#dict.values",
+        "DTypeLike": f"{_NUMPY}/typing.html#numpy.typing.DTypeLike",
+        "Dataset": "https://docs.xarray.dev/en/stable/generated/xarray.Dataset.html",
+        "NDArray": f"{_NUMPY}/typing.html#numpy.typing.NDArray",
+        "Tensor": "https://docs.pytorch.org/docs/stable/tensors.html",
+        "bool_": f"{_NUMPY}/arrays.scalars.html#numpy.bool_",
+        "dask.array.Array": "https://docs.dask.org/en/stable/generated/dask.array.Array.html",
+        "distributed": "https://distributed.dask.org/en/stable/",
+        "distributed.Client": "https://distributed.dask.org/en/stable/api.html#distributed.Client",
+        "ray.data.Dataset.write_datasink": "https://docs.ray.io/en/latest/data/api/doc/ray.data.Dataset.write_datasink.html",
+        "dtype": f"{_NUMPY}/generated/numpy.dtype.html",
+        "generic": f"{_NUMPY}/arrays.scalars.html#numpy.generic",
+        "int64": f"{_NUMPY}/arrays.scalars.html#numpy.int64",
+        "intp": f"{_NUMPY}/arrays.scalars.html#numpy.intp",
+        "ndarray": f"{_NUMPY}/generated/numpy.ndarray.html",
+        "uint32": f"{_NUMPY}/arrays.scalars.html#numpy.uint32",
+        "zarr.Array": "https://zarr.readthedocs.io/en/stable/api/zarr/array/#zarr.Array",
+    }
+    | {
+        name: f"{_PYTHON}/exceptions.html#{name}"
+        for name in dir(builtins)
+        if name.endswith(("Error", "Exception", "Warning"))
+    }
+    | {
+        name: f"{_PYTHON}/{page}.html#{full}"
+        for page, names in {
+            "collections.abc": [
+                "collections.abc.Callable",
+                "collections.abc.Mapping",
+                "collections.abc.Sequence",
+            ],
+            "functions": ["bool", "complex", "float", "int", "len", "slice", "type"],
+            "os": ["os.PathLike"],
+            "pickle": ["pickle.PicklingError"],
+            "stdtypes": ["dict", "list", "str", "tuple"],
+            "typing": ["typing.Any", "typing.Literal", "typing.Protocol", "typing.TypedDict"],
+        }.items()
+        for full in names
+        for name in [full, full.rpartition(".")[2]]
+    }
+)
 # What docstrings say in words of the field, and the type that says it to a checker.
 _WORDS = {
     "array-like": "ArrayLike",
@@ -122,7 +132,8 @@ _WORDS = {
     "scalar": "FillValue",
     "zarr codec": "Compressors",
 }
-_PRIVATE = {"_T", "BandValues", "Canvas", "LocationIndex", "OnPasses"}  # in signatures, and nowhere explained
+_RENAMED = {"BandValues": "Bands", "OnPasses": "Passes"}  # imported by another name
+_PRIVATE = {"_T", "Canvas", "LocationIndex"}  # in signatures, and nowhere explained
 
 
 def read_types(app: Sphinx, doctree: nodes.document) -> None:
@@ -149,6 +160,9 @@ def resolve(
     if node.get("refdomain") != "py":
         return None
     last = target.rpartition(".")[2]
+    if last in _RENAMED:
+        target = last = _RENAMED[last]
+        content = nodes.Text(last)
     domain = environment.get_domain("py")
     page = node["refdoc"].rpartition("/")[2]  # which summary tables do not say
     for module in (page, "accumulator", "accumulator.typing", "accumulator.exceptions"):
@@ -172,7 +186,7 @@ def without_private(app: Sphinx, name: str, kind: type, options: object, bases: 
     bases[:] = [base for base in bases if not base.__name__.startswith("_")] or [AccumulatorError]
 
 
-def without_making(  # noqa: PLR0913, PLR0917  as Sphinx calls it
+def without_making(
     app: Sphinx, what: str, name: str, thing: object, options: object, signature: str, returns: str
 ) -> tuple[str, str] | None:
     """Show no signature of what users are handed, and do not make."""

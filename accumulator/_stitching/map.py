@@ -49,6 +49,11 @@ class StitchedMap(Exported):
         Which of them have come.
     n_outside : int
         How many of them, come or not, lie wholly outside of the maps, by ``output_shape`` or ``origin``.
+
+    See Also
+    --------
+    stitch, Stitcher : make them.
+    FullBatch : the rows of patches.
     """
 
     _counted: ClassVar[str] = "patches"

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The drawings of the documentation, ``python docs/understand/draw.py``: SVG in the colours of the page they are on.
+"""The drawings of the documentation, in the colours of their page: ``python docs/understand/draw.py``.
 
 They are narrow, so that a phone shows them in full size.
 """
@@ -33,9 +33,13 @@ class Drawing:
         self.name, self.height, self.title = name, height, title
         self.parts: list[str] = []
 
-    def box(self, x: float, y: float, width: float, height: float, kind: str = "line", rx: float = 0) -> None:
+    def box(  # noqa: PLR0913, PLR0917  as SVG has them
+        self, x: float, y: float, width: float, height: float, kind: str = "line", rx: float = 0
+    ) -> None:
         """Add a rectangle."""
-        self.parts.append(f'<rect class="{kind}" x="{x}" y="{y}" width="{width}" height="{height}" rx="{rx}"/>')
+        self.parts.append(
+            f'<rect class="{kind}" x="{x}" y="{y}" width="{width}" height="{height}" rx="{rx}"/>'
+        )
 
     def line(self, *points: tuple[float, float], kind: str = "line", arrow: bool = True) -> None:
         """Add a line through points, with a head at its end."""
@@ -49,27 +53,26 @@ class Drawing:
         self.parts.append(f'<text{which} x="{x}" y="{y}" text-anchor="{anchor}">{escape(words)}</text>')
 
     def write(self) -> None:
-        """Write it."""
+        """Keep it as a file."""
+        grey = "fill:var(--color-foreground-secondary,#777)"
         head = (
             f'<defs><marker id="{self.name}-head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
-            'markerHeight="7" orient="auto"><path d="M0,0 L8,4 L0,8 z" style="fill:var(--color-foreground-secondary,#777)"/>'
-            "</marker></defs>"
+            f'markerHeight="7" orient="auto"><path d="M0,0 L8,4 L0,8 z" style="{grey}"/></marker></defs>'
         )
-        lines = [
-            f'<svg class="drawing" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {self.height}" role="img" '
-            f'aria-label="{escape(self.title)}">',
-            f"<style>{STYLE}</style>",
-            head,
-            *self.parts,
-            "</svg>\n",
-        ]
+        begin = (
+            '<svg class="drawing" xmlns="http://www.w3.org/2000/svg" role="img" '
+            f'viewBox="0 0 {WIDTH} {self.height}" aria-label="{escape(self.title)}">'
+        )
+        lines = [begin, f"<style>{STYLE}</style>", head, *self.parts, "</svg>\n"]
         HERE.mkdir(exist_ok=True)
         (HERE / f"{self.name}.svg").write_text("\n".join(lines))
 
 
 def draw_rows() -> None:
-    """Batches in any order, the list, and one array a head."""
-    it = Drawing("rows", 250, "Batches come in any order; each row goes to its place in the canonical list; gaps stay")
+    """Draw batches in any order, the list, and one array a head."""
+    it = Drawing(
+        "rows", 250, "Batches come in any order; each row goes to its place in the canonical list; gaps stay"
+    )
     it.text(10, 18, "batches, as they come")
     it.text(160, 18, "full_output_locs", "code")
     it.text(300, 18, 'batch["mask"]', "code")
@@ -91,7 +94,7 @@ def draw_rows() -> None:
 
 
 def draw_box() -> None:
-    """A box is its patch."""
+    """Draw a box, which is its patch."""
     it = Drawing("box", 210, "A box is two corners, x first; its patch is an array of the same size, y first")
     it.line((30, 24), (400, 24))
     it.text(404, 20, "x", "small", "end")
@@ -115,21 +118,31 @@ def draw_box() -> None:
 
 
 def draw_grid() -> None:
-    """Overlap, and the two borders."""
-    it = Drawing("grid", 230, "The last box is moved in with border shift, and reaches over the end with border over")
-    for top, name, starts in ((40, 'border="shift"', (20, 112, 204, 240)), (142, 'border="over"', (20, 112, 204, 296))):
+    """Draw overlap, and the two borders."""
+    it = Drawing(
+        "grid", 230, "The last box is moved in with border shift, and reaches over the end with border over"
+    )
+    for top, name, starts in (
+        (40, 'border="shift"', (20, 112, 204, 240)),
+        (142, 'border="over"', (20, 112, 204, 296)),
+    ):
         it.text(20, top - 12, name, "code")
         it.box(20, top, 320, 44, "line")
         for number, x in enumerate(starts):
             it.box(x, top + 5 + 9 * (number % 2), 100, 24, "ab"[number % 2])
-        it.text(20, top + 60, "8 px shared" if top == 40 else "8 px shared; pad what is read beyond the image", "small")  # noqa: PLR2004
+        it.text(
+            20,
+            top + 60,
+            "8 px shared" if top == 40 else "8 px shared; pad what is read beyond the image",
+            "small",
+        )
     it.text(336, 34, "image", "small", "end")
     it.line((340, 20), (340, 216), kind="dash", arrow=False)
     it.write()
 
 
 def draw_halo() -> None:
-    """The patch is larger than its box."""
+    """Draw a patch that is larger than its box."""
     it = Drawing("halo", 230, "With a halo the patch is larger than its box: crop cuts it away on each side")
     it.box(30, 24, 180, 180, "b")
     it.box(72, 66, 96, 96, "a")
@@ -147,8 +160,10 @@ def draw_halo() -> None:
 
 
 def draw_scale() -> None:
-    """Boxes in the pixels of another level."""
-    it = Drawing("scale", 200, "Boxes in pixels of level 0, and a map of a quarter of them: scale is a quarter")
+    """Draw boxes in the pixels of another level."""
+    it = Drawing(
+        "scale", 200, "Boxes in pixels of level 0, and a map of a quarter of them: scale is a quarter"
+    )
     it.box(20, 40, 170, 130, "line")
     it.box(50, 64, 96, 64, "a")
     it.text(98, 92, "1024 units", "small", "middle")
@@ -165,8 +180,10 @@ def draw_scale() -> None:
 
 
 def draw_origin() -> None:
-    """A region of a slide."""
-    it = Drawing("origin", 230, "origin is the location of the map's first pixel, output_shape how large the map is")
+    """Draw a region of a slide."""
+    it = Drawing(
+        "origin", 230, "origin is the location of the map's first pixel, output_shape how large the map is"
+    )
     it.box(20, 20, 290, 170, "line")
     it.text(304, 38, "slide", "small", "end")
     for number in range(6):
@@ -183,8 +200,12 @@ def draw_origin() -> None:
 
 
 def draw_channels() -> None:
-    """Channels last, and first."""
-    it = Drawing("channels", 190, "Patches have channels last; channels_first says that they come before height and width")
+    """Draw channels last, and first."""
+    it = Drawing(
+        "channels",
+        190,
+        "Patches have channels last; channels_first says that they come before height and width",
+    )
     it.text(20, 24, "(n, h, w, C)", "code")
     it.text(20, 40, "as NumPy, Keras, zarr", "small")
     for step in range(3):
@@ -199,11 +220,25 @@ def draw_channels() -> None:
 
 
 def draw_which() -> None:
-    """Which class to take."""
-    it = Drawing("which", 400, "Only the map: Stitcher. Rows of patches too: FullBatchAccumulator, and stitch for a map")
+    """Draw which class to take."""
+    it = Drawing(
+        "which",
+        400,
+        "Only the map: Stitcher. Rows of patches too: FullBatchAccumulator, and stitch for a map",
+    )
     questions = (
-        (("What the model said of each", "patch: is it wanted later?"), "no, only the map", "Stitcher", "keeps no patch"),
-        (("Must it survive a kill, or do", "several processes predict?"), "no", "FullBatchAccumulator", "RAM, or disk"),
+        (
+            ("What the model said of each", "patch: is it wanted later?"),
+            "no, only the map",
+            "Stitcher",
+            "keeps no patch",
+        ),
+        (
+            ("Must it survive a kill, or do", "several processes predict?"),
+            "no",
+            "FullBatchAccumulator",
+            "RAM, or disk",
+        ),
     )
     for number, (words, no, name, short) in enumerate(questions):
         y = 10 + 130 * number
@@ -220,8 +255,8 @@ def draw_which() -> None:
         it.text(118, y + 100, "yes", "small")
     it.box(10, 270, 200, 82, "a", 4)
     it.text(110, 290, "FullBatchAccumulator", "code", "middle")
-    it.text(110, 308, 'store="run.zarr", mode="a"', "small code", "middle")
-    it.text(110, 324, 'rank="auto", world_size="auto"', "small code", "middle")
+    it.text(110, 308, 'store=, mode="a"', "small code", "middle")
+    it.text(110, 325, "rank=, world_size=,", "small code", "middle")
     it.text(110, 342, "and then publish()", "small", "middle")
     it.line((334, 222), (334, 300))
     it.line((210, 320), (250, 320))
