@@ -70,6 +70,7 @@ napoleon_use_ivar = False
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
 
+_COLON = "\ufdd0"  # no character
 _NAME = re.compile(r"[A-Z]\w*[a-z]\w*|[A-Za-z_][\w.]*\.\w+")  # a class, or something in a module
 
 # Where names of others are described. An inventory of theirs would take a network to build.
@@ -175,10 +176,15 @@ def resolve(
     return address and nodes.reference("", "", content, internal=False, refuri=address)
 
 
-def without_type(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+def hide_colons(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
     """Let napoleon take no sentence with a colon for the type of an attribute, and its rest."""
-    if what in {"attribute", "data", "property"}:
-        lines[:0] = ["..", ""]  # an empty comment, which has no colon
+    if what in {"attribute", "data", "property"} and lines:
+        lines[0] = lines[0].replace(":", _COLON)
+
+
+def show_colons(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+    """Put back what was hidden from napoleon."""
+    lines[:] = [line.replace(_COLON, ":") for line in lines]
 
 
 def without_private(app: Sphinx, name: str, kind: type, options: object, bases: list[type]) -> None:
@@ -197,6 +203,7 @@ def setup(app: Sphinx) -> None:
     """Connect what is above."""
     app.connect("doctree-read", read_types)
     app.connect("missing-reference", resolve)
-    app.connect("autodoc-process-docstring", without_type, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", hide_colons, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", show_colons, priority=600)
     app.connect("autodoc-process-bases", without_private)
     app.connect("autodoc-process-signature", without_making)

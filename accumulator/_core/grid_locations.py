@@ -101,7 +101,8 @@ def grid_locations(  # noqa: PLR0913  each is told by its name
 
     See Also
     --------
-    FullBatchAccumulator, Stitcher : take the list as it is.
+    FullBatchAccumulator : takes the list as it is.
+    Stitcher : takes it, too.
 
     Examples
     --------

@@ -52,7 +52,8 @@ class StitchedMap(Exported):
 
     See Also
     --------
-    stitch, Stitcher : make them.
+    stitch : makes them of a result.
+    Stitcher : makes them while the model runs.
     FullBatch : the rows of patches.
     """
 

@@ -172,7 +172,7 @@ def stitch(  # noqa: PLR0913  each is told by its name
     See Also
     --------
     Stitcher : makes maps while the model runs, and keeps no patch.
-    StitchedMap.save_ome_zarr, StitchedMap.save_ome_tiff, StitchedMap.save_geotiff : files that others open.
+    StitchedMap.save_ome_zarr : one of the files that others open.
 
     Notes
     -----
