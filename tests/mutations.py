@@ -46,6 +46,7 @@ PARTS, SOURCE = f"{STITCHING}/parts.py", f"{STITCHING}/source.py"
 WHOLE, MAP_RANKS = f"{STITCHING}/whole.py", f"{STITCHING}/ranks.py"
 BEHIND, COPIES = f"{STORES}/memory/behind.py", f"{STORES}/memory/copies.py"
 DELIVERIES, KEYS = f"{STITCHING}/deliveries.py", f"{STORES}/format/names.py"
+BATCH = f"{STITCHING}/batch.py"
 
 _CORE = ["core/test_accumulator.py", "core/test_leaving_ram.py", "core/test_plan.py"]
 _STORES = ["stores/test_row_stores.py", "stores/writing", "stores/format"]
@@ -68,6 +69,7 @@ TESTS = {  # the likely ones first
     RAM: ["core/test_handed_over.py", "stores/memory", *_STORES, *_CORE],
     BLOCK: ["core/test_handed_over.py", *_STORES, *_CORE],
     DELIVERIES: ["stitching/test_behind_the_loop.py", "stitching/test_bands.py"],
+    BATCH: ["stitching/test_behind_the_loop.py", "stitching/test_bands.py"],
     KEYS: ["stores/format/test_head_keys.py"],
     DIMENSIONS: ["stores/format/test_dimensions.py"],
     FRAME: ["stitching/test_geometry.py", "stitching/test_any_geometry.py", "stitching/test_values.py"],
@@ -317,13 +319,13 @@ MUTATIONS = [
     (RAM, "def flush(self) -> None:\n        self.settle()", "def flush(self) -> None:\n        pass"),
     (BLOCK, "head.settle(self.n_lots)", "pass"),
     (DELIVERIES, "if not is_lent:\n            batch", "if False:\n            batch"),
-    (DELIVERIES, "if not self._behind.is_at_work:\n            self.settle()", "pass"),
-    (DELIVERIES, "self._behind.put(partial(self._do, batch), nbytes)\n", "pass\n"),
+    (DELIVERIES, "if not thread.is_at_work:\n            self.settle()", "pass"),
+    (DELIVERIES, "waiting.put(self._do, batch)\n", "pass\n"),
     (DELIVERIES, "if not self._blended[batch.rows].all():", "if True:"),
     (DELIVERIES, "if self._is_half_way:  # this", "if False:  # this"),
-    (DELIVERIES, "(not self._behind.is_at_work and self._is_half_way)", "self._is_half_way"),
-    (DELIVERIES, "away * tuning.now.copied_nbytes_s >= nbytes", "True"),
-    (DELIVERIES, "nbytes < tuning.now.behind_nbytes", "False"),
+    (DELIVERIES, "(not self._waiting.thread.is_at_work and self._is_half_way)", "self._is_half_way"),
+    (BATCH, "away * tuning.now.copied_nbytes_s >= nbytes", "True"),
+    (BATCH, "nbytes < tuning.now.behind_nbytes", "False"),
     (BANDS, "if not band.is_blank:", "if False:"),
     (KEYS, "alike[name.lower()] == 1", "True"),
     (KEYS, "name.lower() not in _DEVICES", "True"),

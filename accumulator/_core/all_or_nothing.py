@@ -56,7 +56,10 @@ class AllOrNothing:
             for start, stop in parts:
                 self.store.make_room((stop - start) * self.row_nbytes)
                 touched = stop
-                self._put(cut(rows, start, stop), [head[start:stop] for head in values], is_lent=is_lent)
+                if len(parts) == 1:  # mostly
+                    self._put(rows, values, is_lent=is_lent)
+                else:
+                    self._put(cut(rows, start, stop), [head[start:stop] for head in values], is_lent=is_lent)
                 if stop != count(rows):
                     self.store.commit()
             self._is_committed = False
@@ -113,7 +116,7 @@ class AllOrNothing:
         step = max(1, self.store.part_nbytes // self.row_nbytes)
         return [(start, min(n, start + step)) for start in range(0, n, step)]
 
-    def _put(self, rows: Rows, values: list[NDArray[Any]], *, is_lent: bool = False) -> None:
+    def _put(self, rows: Rows, values: Sequence[NDArray[Any]], *, is_lent: bool = False) -> None:
         try:
             self.store.put(rows, values, is_lent=is_lent)
         except BaseException:

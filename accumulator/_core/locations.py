@@ -29,6 +29,7 @@ _KEY_LIMIT: Final = 2**63
 _PART_ROWS: Final = 2**16  # that are packed at a time
 _BUCKET_KEYS: Final = 8  # on average; the largest decides how many steps a search takes
 _KEYS_PER_STEP: Final = 8  # a step for all keys takes as long as so many keys that are looked up one by one
+_FEW_NBYTES: Final = 2**16  # of locations that are compared as bytes
 _NONE: Final = np.empty(0, dtype=np.intp)
 _ONCE: Final = (
     "give each location once (FullBatchAccumulator and Stitcher take on_duplicate=, which says what counts)"
@@ -138,7 +139,7 @@ class LocationIndex:
         if n == 0:
             return slice(0, 0), False
         start = self._next
-        if not np.array_equal(self._exact[start : start + n], locs):
+        if not _is_equal(self._exact[start : start + n], locs):
             rows, repeats = self._search(locs, given)
             if len(repeats) and not may_repeat:
                 raise _repeated(repeats, given, "one batch", "batch_locs", _ONCE)
@@ -258,6 +259,11 @@ def _parts(n: int) -> Iterator[slice]:
     """Yield parts of so many rows: what is computed of each is small."""
     for start in range(0, n, _PART_ROWS):
         yield slice(start, min(n, start + _PART_ROWS))
+
+
+def _is_equal(a: NDArray[np.int64], b: NDArray[np.int64]) -> bool:
+    """Whether two arrays of one width are equal; of few, bytes are compared sooner than numbers."""
+    return a.tobytes() == b.tobytes() if b.nbytes <= _FEW_NBYTES else np.array_equal(a, b)
 
 
 def _is_rising(numbers: NDArray[Any]) -> bool:

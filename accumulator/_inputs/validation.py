@@ -209,6 +209,8 @@ def as_specs(heads: Arrays, options: HeadOptions) -> Heads[HeadSpec]:
 
 def as_stored_heads(heads: Arrays, specs: Heads[HeadSpec]) -> tuple[NDArray[Any], ...]:
     """Return heads in the dtypes that the user asked for, refusing values those cannot hold."""
+    if not [spec for spec in specs.values if spec.is_converted]:
+        return heads.values
     return tuple(
         as_stored(head, spec.dtype, heads.label(i)) if spec.is_converted else head
         for i, (head, spec) in enumerate(zip(heads.values, specs.values, strict=True))

@@ -20,7 +20,7 @@ from accumulator._inputs.text import as_text
 from accumulator._stitching.band import Band, fresh
 from accumulator._stitching.blend import Layer, blend_share, finish, flat, quick
 from accumulator._stitching.numbers import MapSpec, repeated_weights, wider
-from accumulator._stitching.parts import cuts, share_of
+from accumulator._stitching.parts import Prepared, cuts, share_of
 from accumulator._stitching.votes import Votes
 from accumulator._stitching.weights import Summer, Sums
 from accumulator._stores.memory.threads import Pool, n_cores
@@ -37,16 +37,6 @@ if TYPE_CHECKING:
 _MOST_SPARE: Final = 2
 _MOST_THREADS: Final = 4  # more do not make memory faster
 _SUMS_NBYTES: Final = 8 * 2**20  # of the sums of weights that a thread makes at a time
-
-
-@attrs.frozen(eq=False)
-class Prepared:
-    """A push of which nothing but the blending is left: rows, heads, and what of them each thread does."""
-
-    rows: NDArray[np.intp]
-    heads: list[NDArray[Any]]
-    shares: list[Share]
-    given: Sequence[NDArray[Any] | None]  # what the user says that pixels of each head count
 
 
 class Bands:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import math
-import time
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 import numpy as np
@@ -18,15 +15,13 @@ from accumulator._inputs.heads import Heads
 from accumulator._inputs.text import as_text, named
 from accumulator._inputs.validation import as_stored_heads, check_specs
 from accumulator._pictures.progress import memory_state
-from accumulator._stitching.batch import Batch
+from accumulator._stitching.batch import Batch, Waiting
 from accumulator._stitching.given import as_weights
 from accumulator._stitching.grid import n_outside
 from accumulator._stitching.groups import as_groups, let_go, open_all
 from accumulator._stitching.heads import lay_heads, warn_of_mean, warn_of_passes
 from accumulator._stitching.kept import Kept, facts_of, note
 from accumulator._stitching.passes import Passes
-from accumulator._stores.memory.behind import Behind
-from accumulator._stores.memory.copies import Copies
 from accumulator._stores.memory.row_numbers import without_repeats
 from accumulator._stores.writing.patches import expect_no_patches, expect_patches
 from accumulator.exceptions import (
@@ -51,7 +46,6 @@ if TYPE_CHECKING:
     from accumulator._stitching.request import Request
     from accumulator._stores.kept.run import KeptRun
 
-_READY: Final = 2  # batches that may come while the first is at work
 _SomeBands = TypeVar("_SomeBands", bound="Bands")
 
 
@@ -73,10 +67,7 @@ class Deliveries:
     is_small: bool = False  # whether maps may be in RAM, where bands are made in place
     is_ending: bool = False  # bands were delivered that patches may be missing in
     _blended: NDArray[np.bool_] = attrs.field(init=False)  # which boxes are in the bands
-    _behind: Behind = attrs.field(factory=partial(Behind, "accumulator-blend"))
-    _copies: Copies = attrs.field(factory=Copies)
-    _most_nbytes: int = 0  # of batches that wait to be blended
-    _looped: float = -math.inf  # when the last push ended
+    _waiting: Waiting = attrs.field(factory=Waiting)
     _is_taking: bool = False  # a batch that is not known to be taken
     _is_torn: bool = False  # some groups have a batch, and others have not
 
@@ -115,8 +106,8 @@ class Deliveries:
             open_all(groups, request.budget, request.store, canvases)
             nbytes = sum(canvas.nbytes for canvas in canvases)
             self.is_small = fits_in_memory(nbytes, 0, tuning.now.small_percent)
-            self._most_nbytes = buffer_nbytes(tuning.now.waiting_nbytes, request.budget.memory_limit)
-            self._copies.most_nbytes = self._most_nbytes // 2
+            most_nbytes = buffer_nbytes(tuning.now.waiting_nbytes, request.budget.memory_limit)
+            self._waiting.most_nbytes = most_nbytes
             for group, canvas in zip(groups, canvases, strict=True):
                 delivery = self._deliver(group, kind, canvas)
                 undone.callback(delivery.close)
@@ -179,7 +170,7 @@ class Deliveries:
     @property
     def open_nbytes(self) -> int:
         """Bytes of memory that the open bands take, and batches that wait to be blended."""
-        return self._behind.nbytes + self._copies.nbytes + sum(int(each.bands.nbytes) for each in self.each)
+        return self._waiting.nbytes + sum(int(each.bands.nbytes) for each in self.each)
 
     @property
     def run(self) -> KeptRun | None:
@@ -194,7 +185,7 @@ class Deliveries:
     @property
     def is_torn(self) -> bool:
         """Whether an interrupt left a push half-done, or a lack of memory."""
-        return self._is_taking or (not self._behind.is_at_work and self._is_half_way)
+        return self._is_taking or (not self._waiting.thread.is_at_work and self._is_half_way)
 
     @property
     def _is_half_way(self) -> bool:
@@ -252,8 +243,8 @@ class Deliveries:
             [each.group.seen(heads.values) for each in self.each],
             [each.group.given(weights) for each in self.each],
         )
-        nbytes = sum(array.nbytes for array in batch.arrays)
-        if not self._is_worth_it(nbytes, is_lent=is_lent):
+        waiting, thread = self._waiting, self._waiting.thread
+        if not (self.request.may_be_behind and waiting.is_worth_it(batch, is_lent=is_lent)):
             self.settle()
             self._open_bands(rows)
             try:
@@ -261,32 +252,23 @@ class Deliveries:
             finally:
                 self.written[rows] = self._blended[rows]  # whatever interrupts
             return
-        self._behind.wait_for_room(nbytes, self._most_nbytes)
-        if not self._behind.is_at_work:
+        thread.wait_for_room(batch.nbytes, waiting.most_nbytes)
+        if not thread.is_at_work:
             self.settle()
         self._open_bands(rows)
         if not is_lent:
-            batch = batch.with_arrays(*self._copies.make(batch.arrays))
+            batch = waiting.own(batch)
         self._is_taking = True
-        self._behind.put(partial(self._do, batch), nbytes)
+        waiting.put(self._do, batch)
         self.written[rows] = True
         self._is_taking = False
-
-    def _is_worth_it(self, nbytes: int, *, is_lent: bool) -> bool:
-        """Whether a batch is better blended behind the caller, whose loop did something else meanwhile."""
-        if not self.request.may_be_behind or nbytes < tuning.now.behind_nbytes:
-            return False
-        if is_lent:
-            return True
-        away = time.monotonic() - self._looped
-        return nbytes <= self._most_nbytes and away * tuning.now.copied_nbytes_s >= nbytes
 
     def _open_bands(self, rows: NDArray[np.intp]) -> None:
         for each in self.each:
             try:
                 each.bands.open(rows)
             except MemoryLimitError:
-                if self._behind.is_done:
+                if self._waiting.thread.is_done:
                     raise
                 self.settle()  # which may complete bands
                 each.bands.open(rows)
@@ -298,15 +280,15 @@ class Deliveries:
         """
         self.tell_torn()
         self._leave(0)
-        self._behind.settle()
+        self._waiting.thread.settle()
         for each in self.each:
             each.deliver_waiting()
 
     def tell_torn(self) -> None:
         """Raise, once, what stopped the thread half-way through a batch."""
-        failure = self._behind.failure
+        failure = self._waiting.thread.failure
         if failure is not None and self.is_torn:
-            self._behind.failure = None
+            self._waiting.thread.failure = None
             raise failure
 
     def _leave(self, n_cores: int) -> None:
@@ -316,17 +298,15 @@ class Deliveries:
     def _do(self, batch: Batch) -> None:
         """Blend a batch that was taken, and deliver what gets complete."""
         if self._is_half_way:  # this is the second try
-            failure, self._behind.failure = self._behind.failure, None
+            failure, self._waiting.thread.failure = self._waiting.thread.failure, None
             raise failure or ClosedError("a batch was left half-way: close(), and make a new stitcher")
-        self._leave(0 if self._behind.is_awaited else 1)  # which the loop has
-        if batch.used:
-            with contextlib.suppress(MemoryError):  # it spares time, and no more
-                self._copies.make_ready(_READY)
+        self._leave(0 if self._waiting.thread.is_awaited else 1)  # which the loop has
+        self._waiting.make_ready(batch)
         for each in self.each:
             each.deliver_waiting()
         if not self._blended[batch.rows].all():
             self._blend(batch)
-            self._copies.give_back(batch.used)
+            self._waiting.give_back(batch)
         for each in self.each:
             each.deliver(each.bands.complete())
 
@@ -353,9 +333,9 @@ class Deliveries:
         """Deliver what got complete in a push; what the disk refuses waits for the next call."""
         for each in self.each:
             each.tell_if_large()
-        for each in self.each if self._behind.is_done else ():
+        for each in self.each if self._waiting.thread.is_done else ():
             each.deliver(each.bands.complete(), is_pushing=True)
-        self._looped = time.monotonic()
+        self._waiting.end_push()
 
     def deliver_rest(self) -> None:
         """Deliver all bands, complete or not, as no patch comes any more."""
@@ -382,14 +362,13 @@ class Deliveries:
 
     def flush(self) -> None:
         """Record what is complete; what waits to be blended is dropped."""
-        self._behind.close()
+        self._waiting.thread.close()
         for each in self.each:
             each.canvas.flush()
 
     def stop(self) -> None:
         """End the threads, and let go of the bands and of what waits to be blended."""
-        self._behind.close()
-        self._copies.close()
+        self._waiting.close()
         for each in self.each:
             each.canvas.stop()
         for each in self.each:

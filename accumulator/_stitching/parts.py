@@ -6,7 +6,7 @@ All is worked out for many patches at once; what is left for each part is a pair
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
@@ -14,6 +14,8 @@ import numpy as np
 from accumulator._inputs import tuning
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from accumulator._stitching.grid import Grid
@@ -32,6 +34,16 @@ class Share:
     def slices(self, n_channels: int) -> tuple[list[tuple[slice, ...]], list[tuple[slice, ...]]]:
         """Return the same as slices of arrays whose channels lie one after the other on the last axis."""
         return _slices(self.at, n_channels), _slices(self.of, n_channels)
+
+
+@attrs.frozen(eq=False)
+class Prepared:
+    """A push of which nothing but the blending is left: rows, heads, and what of them each thread does."""
+
+    rows: NDArray[np.intp]
+    heads: list[NDArray[Any]]
+    shares: list[Share]
+    given: Sequence[NDArray[Any] | None]  # what the user says that pixels of each head count
 
 
 def cuts(grid: Grid, rows: NDArray[np.intp], patch_nbytes: int, n_threads: int) -> list[tuple[int, int]]:

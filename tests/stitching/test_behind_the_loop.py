@@ -59,7 +59,7 @@ def assert_complete(stitcher, values=VALUES):
 def rests(stitcher):
     """Wait until the thread has done what it can."""
     end = time.monotonic() + SECONDS
-    while stitcher._canvas._behind.is_at_work:
+    while stitcher._canvas._waiting.thread.is_at_work:
         assert time.monotonic() < end
         time.sleep(0.001)
 
@@ -104,7 +104,7 @@ def test_loop_waits_where_too_much_waits(gate):
     thread = threading.Thread(target=loop)
     thread.start()
     end = time.monotonic() + SECONDS
-    while not stitcher._canvas._behind.is_awaited:
+    while not stitcher._canvas._waiting.thread.is_awaited:
         assert time.monotonic() < end
         time.sleep(0.001)
     assert not ended.is_set()
@@ -262,7 +262,7 @@ def test_bands_that_do_not_fit_wait_for_those_that_get_complete(monkeypatch, gat
         short.setattr(
             _bands.memory,
             "available_memory",
-            lambda **_: available() if stitcher._canvas._behind.is_done else 0,
+            lambda **_: available() if stitcher._canvas._waiting.thread.is_done else 0,
         )
         stitcher.push(VALUES[9:], LOCS[9:])
     assert_complete(stitcher)

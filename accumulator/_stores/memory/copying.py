@@ -42,7 +42,7 @@ class Copier:
 
     def copy_behind(self, pieces: Sequence[Piece]) -> int:
         """Have pieces copied after this returns, and return what `settle` waits for."""
-        nbytes = sum(count(piece.at) * _row_nbytes(piece) for piece in pieces)
+        nbytes = _nbytes(pieces)
         if nbytes < tuning.now.behind_nbytes:
             self.copy(pieces)
             return 0
@@ -64,8 +64,8 @@ class Copier:
         self._copy(pieces)
 
     def _copy(self, pieces: Sequence[Piece]) -> None:
-        nbytes = sum(count(piece.at) * _row_nbytes(piece) for piece in pieces)
-        if self._pool.n == 1 or nbytes < tuning.now.shared_copy_nbytes:
+        most, shared = sum([piece.source.nbytes for piece in pieces]), tuning.now.shared_copy_nbytes
+        if self._pool.n == 1 or most < shared or _nbytes(pieces) < shared:  # a piece may be of a part
             for piece in pieces:
                 _copy(piece)
         else:
@@ -75,6 +75,10 @@ class Copier:
         """End the threads; they start again when they are needed."""
         self._behind.close()
         self._pool.close()
+
+
+def _nbytes(pieces: Sequence[Piece]) -> int:
+    return sum(count(piece.at) * _row_nbytes(piece) for piece in pieces)
 
 
 def _copy(piece: Piece) -> None:

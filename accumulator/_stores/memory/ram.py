@@ -105,7 +105,8 @@ class RamRows:
 
 def _is_there(array: NDArray[Any], rows: Rows, values: NDArray[Any]) -> bool:
     """Whether values are a view of just those rows: made where they belong, as maps are."""
-    if not isinstance(rows, slice) or values.base is None:
+    base = values.base  # a look at addresses takes longer than to copy a small batch
+    if not isinstance(rows, slice) or base is None or (base is not array and base is not array.base):
         return False
     at = array[rows]
     place, own = at.__array_interface__, values.__array_interface__

@@ -296,12 +296,11 @@ class Head:
 
     def _scattered(self, rows: Rows) -> NDArray[np.bool_] | None:
         """Return which rows are loose if they lie in many chunks; None if each chunk is to be looked at."""
-        if isinstance(rows, slice) or len(rows) <= _FEW_CHUNKS:
+        loose = self._loose
+        if isinstance(rows, slice) or len(rows) <= _FEW_CHUNKS or loose is None or loose.room < len(rows):
             return None
         chunks = rows // self.chunk_rows
         if np.count_nonzero(np.diff(np.sort(chunks))) < _FEW_CHUNKS:
-            return None
-        if self._loose is None or self._loose.room < len(rows):
             return None
         with self._writer.lock:
             there = [*self._open, *self._handed, *self.lent]
