@@ -187,6 +187,13 @@ class FullBatchAccumulator(Collector[FullBatch, Canvas], Covered):
     StorageWarning
         Rows of a resumed store were damaged, and are missing again.
 
+    See Also
+    --------
+    FullBatch : what `finalize` hands over.
+    Stitcher : maps alone, while the model runs.
+    grid_locations : makes the list.
+    publish : makes one result of what several ranks have recorded.
+
     Notes
     -----
     An error here leaves everything as it was, and no lock on ``store``.
