@@ -49,8 +49,8 @@ def use_accumulator() -> Iterator[None]:
     Notes
     -----
     - Maps are theirs to the bit where at most two patches meet in a pixel. Where more do, they are added in
-      another order, and the last digit may differ. `docs/from/tiatoolbox.md` has the cases where the maps
-      themselves differ.
+      another order, and the last digit may differ. Where theirs are no mean, ours are: of patches that are
+      nothing but zeros, of integers whose sum does not fit, and where three rows of several heads meet.
     - A map that needs more than ``memory_threshold`` per cent of the available memory is in a folder of its
       own inside ``full_batch_tmp``, beside the output, which is removed with the last array that reads it.
     - Engines raise what `Stitcher` does: a patch of the model that is not as large as ``patch_output_shape``
@@ -79,7 +79,10 @@ def _engines() -> list[Any]:
     version = need("tiatoolbox", "tiatoolbox").__version__
     modules = {name: need(name, "tiatoolbox") for name in _NAMES}
     missing = [
-        f"{module}.{name}" for module, names in _NAMES.items() for name in names if not _has(modules[module], name)
+        f"{module}.{name}"
+        for module, names in _NAMES.items()
+        for name in names
+        if not _has(modules[module], name)
     ]
     if missing or version != _VERSION:
         lacks = f", without {', '.join(missing)}" if missing else ""

@@ -42,7 +42,7 @@ def heads_of(images):
 
 @functools.cache
 def toolbox():
-    """Return what the tests take of the library, imported without its warnings; skip where it is not there."""
+    """Return what tests take of the library, imported without its warnings; skip where it is not there."""
     if find_spec("tiatoolbox") is None:
         pytest.skip("tiatoolbox is not installed: the extra tiatoolbox")
     with warnings.catch_warnings():
@@ -189,16 +189,14 @@ def mean_of(engine, n_heads, shape=SHAPE):
 
 
 @pytest.mark.parametrize("is_masked", [False, True])
-@pytest.mark.parametrize("stride", [(BOX, BOX), (32, BOX), (BOX, 32), (32, 32)])
+@pytest.mark.parametrize("stride", [(32, BOX), (BOX, 32), (32, 32)])
 @pytest.mark.parametrize("kind", ["semantic", "multi-task"])
 def test_engines_return_what_they_return_without_it(slide, kind, stride, is_masked):
-    """In RAM, all that they save is the same, to the bit where at most two patches meet; spilled it is, too."""
+    """All that they save is the same, to the bit where at most two patches meet; ours also when spilled."""
     theirs, engine = run(kind, slide, ours=False, stride=stride, is_masked=is_masked)
     true = dict(zip(probabilities(kind), mean_of(engine, len(probabilities(kind))), strict=True))
     for threshold in (80, 0):
-        ours, _ = run(
-            kind, slide, ours=True, stride=stride, is_masked=is_masked, memory_threshold=threshold
-        )
+        ours, _ = run(kind, slide, ours=True, stride=stride, is_masked=is_masked, memory_threshold=threshold)
         assert set(ours) == set(theirs)
         for name, expected in theirs.items():
             assert ours[name].dtype == expected.dtype
@@ -245,7 +243,9 @@ def test_a_slide_on_disk_is_in_a_folder_that_goes_with_it(slide):
         engine.run, [slide], patch_mode=False, ioconfig=config((32, 32)), wsireader_kwargs=READER
     )
     with use_accumulator():
-        saved = engine.run(auto_get_mask=False, save_dir=Path("saved"), memory_threshold=0, output_type="zarr")
+        saved = engine.run(
+            auto_get_mask=False, save_dir=Path("saved"), memory_threshold=0, output_type="zarr"
+        )
     assert len(seen) == 1
     assert saved[slide].exists()
     engine.post_process_wsi = None
