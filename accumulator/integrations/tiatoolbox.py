@@ -129,7 +129,7 @@ def _infer_wsi(self: Any, dataloader: Any, save_path: Any, **kwargs: Any) -> dic
                 batch["output_locs"],
             )
             coordinates.append(self._get_coordinates(batch))
-    maps = stitcher.finalize().to_dask()
+    maps: Any = stitcher.finalize().to_dask()  # a list, as heads were pushed
     is_multi_task = isinstance(self, need(_MULTI_TASK, "tiatoolbox").MultiTaskSegmentor)
     return {
         "probabilities": maps if is_multi_task else maps[0],
