@@ -29,7 +29,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SUPPORTED = re.findall(r"Python :: (3\.\d+)$", "\n".join(PROJECT["classifiers"]), re.MULTILINE)
 THIS = f"3.{sys.version_info.minor}"  # `tests` is on it
 ENGINES = ["dask", "lightning", "ray"]  # gigabytes, which one session of its own has
-LIBRARY = ["-e", f".[{','.join(sorted(set(PROJECT['optional-dependencies']) - set(ENGINES)))}]"]
+PEERS = ["tiatoolbox"]  # which forbid the newest of much: a session each
+LIBRARY = ["-e", f".[{','.join(sorted(set(PROJECT['optional-dependencies']) - {*ENGINES, *PEERS}))}]"]
 
 
 def output(*command: str | Path) -> str | None:
@@ -113,6 +114,15 @@ def engines(session: nox.Session) -> None:
     """Run a cluster of each engine whose workers are killed: `.ci/run -s engines`."""
     install(session, "-e", f".[{','.join([*ENGINES, 'ome'])}]", "--group", "test")
     session.run("python", "-m", "pytest", "-q", "-n", "0", "tests/integrations", *session.posargs)
+
+
+@nox.session(default=False)
+def tiatoolbox(session: nox.Session) -> None:
+    """Run TIAToolbox's engines on ours: `.ci/run -s tiatoolbox`."""
+    install(session, "-e", ".[tiatoolbox]", "--group", "test")
+    session.run(
+        "python", "-m", "pytest", "-q", "-n", "0", "tests/integrations/test_tiatoolbox.py", *session.posargs
+    )
 
 
 @nox.session(default=False)
