@@ -56,7 +56,7 @@ ALLOWED = {
     ("_export/ome_tiff.py", "TiffFile"): "tifffile sets a link in what it wrote there",
     ("_export/ome_tiff.py", "TiffWriter"): "tifffile writes to the place that `staged` gave",
     ("_export/ome_tiff.py", "create_group"): "zarr writes beside it",
-    ("_export/ome_zarr.py", "create_group"): "zarr and ome-zarr write to the place that `staged` gave",
+    ("_export/ome_zarr.py", "create_group"): "zarr writes to the place that `staged` gave",
     ("_stores/format/layout.py", "create_group"): "in memory",
     ("_stores/kept/fit.py", "create_group"): "in memory",
     ("_stores/kept/run.py", "create_group"): "zarr writes through `FolderStore`",
