@@ -1,6 +1,6 @@
 """Maps as OME-Zarr 0.5, which is zarr v3: a group of arrays, and what they are in its attribute ``ome``.
 
-Both are written with zarr alone. The library ome-zarr would bring 280 MB, and hand pixels over as dask arrays:
+Both are written with zarr alone. The library ome-zarr brings 280 MB, and takes pixels as dask arrays:
 a graph takes memory with every chunk, and its scheduler decides how many bands of a slide are held at once.
 """
 

@@ -483,7 +483,7 @@ def test_missing_extra_is_named(monkeypatch):
 
 
 def test_ome_zarr_takes_no_more_than_zarr():
-    """It is written where no extra is installed, without a warning; and nothing is loaded before it is needed."""
+    """It is written where no extra is, without a warning; and nothing is loaded before it is needed."""
     script = """
 import sys
 sys.modules.update(dict.fromkeys(["ome_zarr", "dask", "skimage", "scipy"]))
