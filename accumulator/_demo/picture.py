@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from accumulator._demo.sheet import Panel
 
 _ZOOM: Final = 3.0  # of the enlarged place
-_COLOURS: Final = 160  # of the file
+_COLOURS: Final = 216  # of the file
 
 _WRITTEN: Final = "#00796b"
 _MISSING: Final = "#c2410c"

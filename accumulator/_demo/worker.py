@@ -6,7 +6,6 @@ It asks no network: its model looks up what the demo's network has said, so that
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 from pathlib import Path
@@ -42,7 +41,7 @@ def main(argv: list[str]) -> None:
                 accumulator.flush()  # which records all batches before this
             accumulator.push({name: head[chosen] for name, head in heads.items()}, locs[rows[chosen]])
             if number == fatal:
-                os.kill(os.getpid(), signal.SIGKILL)  # kill -9: nothing can be written any more
+                signal.raise_signal(signal.SIGKILL)  # kill -9: nothing can be written any more
 
 
 if __name__ == "__main__":
