@@ -8,7 +8,7 @@ project_copyright = f"2026, {author}"
 release = accumulator.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "changes"]
 html_theme = "furo"
 html_title = "accumulator"
 
