@@ -49,9 +49,10 @@ def collect_again(result: FullBatch, folder: Path) -> Iterator[Again]:
     One is killed in the middle of its batches, and another resumes its store. Meanwhile two ranks share the
     rows, and what they recorded is published.
     """
-    rows = np.flatnonzero(result.written)
+    rows: NDArray[np.intp] = np.flatnonzero(result.written)
     arrays = {
-        name: np.stack([np.asarray(head[row]) for row in rows]) for name, head in heads_of(result).items()
+        name: np.stack([np.asarray(head[row]) for row in rows.tolist()])
+        for name, head in heads_of(result).items()
     }
     for name, array in (arrays | {"rows": rows, "locs": result.output_locs}).items():
         content = io.BytesIO()

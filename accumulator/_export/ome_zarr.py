@@ -169,7 +169,7 @@ def _write_image(group: zarr.Group, image: _Image, *, is_label: bool = False) ->
         for number, shape in enumerate(shapes)
     ]
     limits = fill(head, levels)
-    multiscales = {
+    multiscales: dict[str, Any] = {
         "name": head.name,
         "axes": [_axis(name, None if head.sizes is None else head.unit) for name in head.axes],
         "datasets": [
@@ -177,7 +177,7 @@ def _write_image(group: zarr.Group, image: _Image, *, is_label: bool = False) ->
             for number, factors in enumerate(level_factors(shapes))
         ],
     }
-    shown = (
+    shown: dict[str, Any] = (
         {"image-label": {"version": _VERSION, "source": {"image": "../../"}}}
         if is_label
         else {"omero": _omero(head, limits)}
