@@ -97,9 +97,35 @@ def layers(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Build the documentation in `docs/_build/html`, without a warning: no link leads nowhere."""
-    install(session, "-e", ".", "--group", "docs")
+    """Build the documentation in `docs/_build/html`, where no link leads nowhere, and run its notebook."""
+    place = Path(session.create_tmp()).resolve()
+    install(session, "-e", ".[plot]", "--group", "docs")
+    session.run("jupyter", "execute", "--output", str(place / "run.ipynb"), "docs/start/notebook.ipynb")
     session.run("sphinx-build", "-n", "-W", "--keep-going", "-q", "-b", "html", "docs", "docs/_build/html")
+
+
+@nox.session
+def package(session: nox.Session) -> None:
+    """Build wheel and sdist into `dist`, check them, and run both where nothing else is installed."""
+    place = Path(session.create_tmp()).resolve()
+    install(session, "--group", "package")
+    dist = ROOT / "dist"
+    shutil.rmtree(dist, ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", str(dist))  # the wheel is built from the sdist
+    (wheel,), (sdist,) = dist.glob("*.whl"), dist.glob("*.tar.gz")
+    session.run("twine", "check", "--strict", str(wheel), str(sdist))
+    session.run("check-wheel-contents", str(wheel))
+    session.run("cffconvert", "--validate", "--infile", ".github/CITATION.cff")
+    session.run("towncrier", "build", "--draft", "--version", "0")
+    shutil.unpack_archive(sdist, place, filter="data")
+    bare = place / "bare"
+    session.run("uv", "venv", "--clear", str(bare), external=True)
+    python, unpacked = str(bare / "bin" / "python"), place / sdist.name.removesuffix(".tar.gz")
+    session.run("uv", "pip", "install", "--python", python, str(wheel), external=True)
+    session.chdir(place)  # where no sources are
+    for path in ("", str(unpacked)):
+        code = [python, "-W", "error", str(ROOT / ".ci" / "loop.py"), path or str(bare)]
+        session.run(*code, env={"PYTHONPATH": path}, external=True)
 
 
 @nox.session

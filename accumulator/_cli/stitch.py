@@ -69,7 +69,7 @@ examples:
 
 exit codes: 0 done, 1 no store, one that cannot be stitched or read, a map that would have no patch, or an
 output that is there already, 2 wrong arguments
-OME files need more packages: pip install 'full-batch-accumulator[ome]'
+OME-TIFF needs one more package: pip install 'full-batch-accumulator[ome]'
 """
 _KINDS: Final = {".ome.zarr": "OME-Zarr", ".ome.tif": "OME-TIFF", ".ome.tiff": "OME-TIFF", ".zarr": "zarr"}
 
