@@ -35,10 +35,10 @@ _NAMES: Final = {  # what is replaced, and what is called
 def use_accumulator() -> Iterator[None]:
     """Let the engines of TIAToolbox 2.1.3 merge patches by a `Stitcher`, as long as the block lasts.
 
-    ``SemanticSegmentor``, ``MultiTaskSegmentor`` and what they are the base of, such as ``NucleusDetector`` and
-    ``NucleusInstanceSegmentor``, then run slides as before, with the same arguments, and return the same. It is
-    ``infer_wsi`` that is replaced; masks, post-processing and saving stay theirs, and so do patches that are
-    run one by one.
+    ``SemanticSegmentor``, ``MultiTaskSegmentor`` and what they are the base of, such as ``NucleusDetector``
+    and ``NucleusInstanceSegmentor``, then run slides as before, with the same arguments, and return the same.
+    It is ``infer_wsi`` that is replaced; masks, post-processing and saving stay theirs, and so do patches
+    that are run one by one.
 
     Raises
     ------
