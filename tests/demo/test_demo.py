@@ -13,6 +13,7 @@ import subprocess
 import sys
 import zipfile
 
+import attrs
 import numpy as np
 import pytest
 import zarr
@@ -852,6 +853,25 @@ def test_compare_that_differs_ends_with_exit_code_one(monkeypatch, tmp_path, cap
     monkeypatch.setattr(_run, "sha256_of", lambda _: str(next(digests)))
     assert main(["demo", "--compare", "--output", str(tmp_path / "p.png")]) == 1
     assert "same bytes in RAM and zarr: NO" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("small_demo")
+@pytest.mark.parametrize("which", ["resumed", "published"])
+def test_other_bytes_of_other_processes_end_with_exit_code_one(monkeypatch, tmp_path, capsys, which):
+    """A result that is not the first one is said to be none, and only that one."""
+
+    @contextlib.contextmanager
+    def collect_wrongly(result, folder):
+        heads = {name: np.zeros_like(head) for name, head in result.outputs.items()}
+        wrong = FullBatch(heads, result.output_locs, result.written)
+        with collected_at_once(result, folder) as again:
+            yield attrs.evolve(again, **{which: wrong})
+
+    monkeypatch.setattr(_run, "collect_again", collect_wrongly)
+    assert main(["demo", "--output", str(tmp_path / "p.png")]) == 1
+    rows = fields(capsys.readouterr().out)
+    said = rows["same bytes after kill -9"] + rows["same bytes of two ranks, published"]
+    assert said == (["NO", "yes"] if which == "resumed" else ["yes", "NO"])
 
 
 def test_digest_is_of_all_rows_in_order():
