@@ -17,10 +17,7 @@ __all__ = ["AccumulatorTrainer"]
 
 
 class AccumulatorTrainer(Trainer):
-    """A Trainer whose ``predict`` can push to an accumulator; all else is as in Transformers.
-
-    Its own ``predict`` returns one array of all predictions, which every process holds, on the device unless
-    ``eval_accumulation_steps`` is set. Parameters are those of ``transformers.Trainer``.
+    """A ``transformers.Trainer`` whose ``predict`` can push to an accumulator; all else is as it was.
 
     Examples
     --------
@@ -52,27 +49,26 @@ class AccumulatorTrainer(Trainer):
             processes each needs its own, a part of one run: ``store=``, ``mode="a"``, ``rank=``,
             ``world_size=`` and ``on_duplicate="first"``, as samplers repeat rows so that all have as many.
         batch_locs : str, default "locs"
-            The key of a batch at which its locations are: one row an item. The model is not given it, and
+            The key of a batch at which its locations are, one row an item. The model is not given it, and
             ``remove_unused_columns`` does not remove it.
 
         Returns
         -------
         transformers.trainer_utils.PredictionOutput
-            With ``accumulator`` it has the metrics, of loss and speed; ``predictions`` and ``label_ids`` are
+            With ``accumulator`` it has the metrics of loss and speed; ``predictions`` and ``label_ids`` are
             None, and ``compute_metrics`` is not called, as nothing holds what it would be given.
 
         Raises
         ------
         LocationError
-            A batch has nothing at ``batch_locs``; a ValueError.
-        Exception
-            What ``accumulator.push`` raises. Batches before stay pushed.
+            A batch has nothing at ``batch_locs``; a ValueError. Also raised is what ``accumulator.push``
+            raises. Batches that came before stay pushed.
 
         Notes
         -----
-        Heads are what Transformers would gather: the model's outputs but the loss and ``ignore_keys``, as a
-        tuple where there are several, and after ``preprocess_logits_for_metrics`` if that was given. It may
-        return a dict, whose keys are then the names of heads. Nothing is padded with -100.
+        Heads are what Transformers would gather: outputs of the model but the loss and ``ignore_keys``, a
+        tuple if there are several; or what ``preprocess_logits_for_metrics`` made of them, such as a dict,
+        whose keys are then their names. Nothing is padded with -100.
         """
         self._streamed = None if accumulator is None else (accumulator, batch_locs)
         try:
@@ -88,10 +84,7 @@ class AccumulatorTrainer(Trainer):
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         accumulator, key = self._streamed
         if key not in inputs:
-            raise LocationError(
-                f"a batch has no {key!r}, but {sorted(inputs)}: let the dataset's items and the data_collator "
-                "have their locations there, or give batch_locs="
-            )
+            raise LocationError(f"a batch has {sorted(inputs)} and no locations at {key!r}: see batch_locs=")
         rest = {name: value for name, value in inputs.items() if name != key}
         loss, logits, labels = super().prediction_step(model, rest, False, ignore_keys)  # noqa: FBT003  theirs
         if self.preprocess_logits_for_metrics is not None:
@@ -100,7 +93,7 @@ class AccumulatorTrainer(Trainer):
         return loss, None, None
 
     def _set_signature_columns_if_needed(self) -> None:
-        """Keep locations in the batch: without this ``remove_unused_columns`` removes them."""
+        """Have ``remove_unused_columns`` leave locations in the batch."""
         super()._set_signature_columns_if_needed()
         if self._streamed is not None and self._streamed[1] not in self._signature_columns:
             self._signature_columns = [*self._signature_columns, self._streamed[1]]
