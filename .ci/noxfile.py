@@ -29,7 +29,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SUPPORTED = re.findall(r"Python :: (3\.\d+)$", "\n".join(PROJECT["classifiers"]), re.MULTILINE)
 THIS = f"3.{sys.version_info.minor}"  # `tests` is on it
 ENGINES = ["dask", "lightning", "ray"]  # gigabytes, which one session of its own has
-LIBRARY = ["-e", f".[{','.join(sorted(set(PROJECT['optional-dependencies']) - set(ENGINES)))}]"]
+FRAMEWORKS = ["transformers"]  # more of them, each with tests of its name
+LIBRARY = ["-e", f".[{','.join(sorted(set(PROJECT['optional-dependencies']) - {*ENGINES, *FRAMEWORKS}))}]"]
 
 
 def output(*command: str | Path) -> str | None:
@@ -113,6 +114,14 @@ def engines(session: nox.Session) -> None:
     """Run a cluster of each engine whose workers are killed: `.ci/run -s engines`."""
     install(session, "-e", f".[{','.join([*ENGINES, 'ome'])}]", "--group", "test")
     session.run("python", "-m", "pytest", "-q", "-n", "0", "tests/integrations", *session.posargs)
+
+
+@nox.session(default=False)
+def frameworks(session: nox.Session) -> None:
+    """Run what works in frameworks, and the recipes: `.ci/run -s frameworks`."""
+    install(session, "-e", f".[{','.join([*FRAMEWORKS, 'geo'])}]", "--group", "test", "--group", "recipes")
+    tests = [f"tests/integrations/test_{name}.py" for name in [*FRAMEWORKS, "recipes"]]
+    session.run("python", "-m", "pytest", "-q", "-n", "0", *tests, *session.posargs)
 
 
 @nox.session(default=False)

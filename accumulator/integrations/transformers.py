@@ -27,6 +27,7 @@ class AccumulatorTrainer(Trainer):
     >>> batch = accumulator.finalize()
     """
 
+    _signature_columns: Any  # Transformers' own
     _streamed: tuple[FullBatchAccumulator | Stitcher, str] | None = None
 
     def predict(
@@ -77,7 +78,7 @@ class AccumulatorTrainer(Trainer):
             self._streamed = None
 
     def prediction_step(
-        self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+        self, model: Any, inputs: Any, prediction_loss_only: Any, ignore_keys: Any = None
     ) -> Any:
         """Predict a batch, push it, and return its loss alone."""
         if self._streamed is None:

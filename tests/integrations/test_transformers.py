@@ -116,7 +116,9 @@ class TestTrainer:
         theirs = kit.trainer(theirs=True).predict(data)
         with FullBatchAccumulator(locations(8)) as accumulator:
             trainer = kit.trainer(
-                preprocess_logits_for_metrics=named, compute_metrics=pytest.fail, options={"prediction_loss_only": True}
+                preprocess_logits_for_metrics=named,
+                compute_metrics=pytest.fail,
+                options={"prediction_loss_only": True},
             )
             ours = trainer.predict(data, accumulator=accumulator)
         assert ours.metrics["test_loss"] == theirs.metrics["test_loss"] > 0
