@@ -102,3 +102,30 @@ def test_transformers_in_two_processes():
     with FullBatch.load("run.zarr") as two, FullBatch.load("kept.zarr") as one:
         assert two.written.all()
         np.testing.assert_allclose(two[0][:], one[0][:], rtol=1e-5, atol=1e-6)
+
+
+CELLPOSE = """
+from cellpose import transforms
+
+ours = np.outer(taper, taper)
+assert np.array_equal(ours, transforms._taper_mask(ly=size, lx=size))
+tiles, ysub, xsub, Ly, Lx = transforms.make_tiles(slide, bsize=size, tile_overlap=0.1)[:5]
+tiles = np.reshape(tiles, (-1, 3, size, size))
+output = tiles + np.random.default_rng(0).random(tiles.shape).astype(np.float32)  # no two agree
+locs = np.array([[x[0], y[0], x[1], y[1]] for y, x in zip(ysub, xsub)])
+with Stitcher(locs, channels_first=True, blend=ours) as stitcher:
+    stitcher.push(output, locs)
+theirs = transforms.average_tiles(output, ysub, xsub, Ly, Lx)
+np.testing.assert_allclose(np.moveaxis(stitcher.finalize()[0], -1, 0), theirs, rtol=1e-5, atol=2e-6)
+"""
+
+
+def test_cellpose_averages_its_tiles_alike():
+    """The page's window is Cellpose's own, and so are the maps of the same tiles."""
+    page = "how-to/recipes-heads.md"
+    if find_spec("cellpose") is None:
+        pytest.skip("needs cellpose: the session `frameworks` of .ci/noxfile.py has it")
+    script = Path(script_of(page))
+    with script.open("a") as file:
+        file.write(CELLPOSE)
+    run(str(script))
