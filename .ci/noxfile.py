@@ -29,8 +29,10 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SUPPORTED = re.findall(r"Python :: (3\.\d+)$", "\n".join(PROJECT["classifiers"]), re.MULTILINE)
 THIS = f"3.{sys.version_info.minor}"  # `tests` is on it
 ENGINES = ["dask", "lightning", "ray"]  # gigabytes, which one session of its own has
+FRAMEWORKS = ["transformers"]  # more of them, each with tests of its name
 PEERS = ["tiatoolbox"]  # which forbid the newest of much: a session each
-LIBRARY = ["-e", f".[{','.join(sorted(set(PROJECT['optional-dependencies']) - {*ENGINES, *PEERS}))}]"]
+ELSEWHERE = {*ENGINES, *FRAMEWORKS, *PEERS}
+LIBRARY = ["-e", f".[{','.join(sorted(set(PROJECT['optional-dependencies']) - ELSEWHERE))}]"]
 
 
 def output(*command: str | Path) -> str | None:
@@ -149,6 +151,14 @@ def tiatoolbox(session: nox.Session) -> None:
     session.run(
         "python", "-m", "pytest", "-q", "-n", "0", "tests/integrations/test_tiatoolbox.py", *session.posargs
     )
+
+
+@nox.session(default=False)
+def frameworks(session: nox.Session) -> None:
+    """Run what works in frameworks, and the recipes: `.ci/run -s frameworks`."""
+    install(session, "-e", f".[{','.join([*FRAMEWORKS, 'geo'])}]", "--group", "test", "--group", "recipes")
+    tests = [f"tests/integrations/test_{name}.py" for name in [*FRAMEWORKS, "recipes"]]
+    session.run("python", "-m", "pytest", "-q", "-n", "0", *tests, *session.posargs)
 
 
 @nox.session(default=False)

@@ -1,1 +1,1 @@
-"""Engines that run a model on many machines, each named after its library, which is imported with it."""
+"""Engines and frameworks that run a model, each named after its library, which is imported with it."""
