@@ -99,6 +99,7 @@ _ELSEWHERE = (
         "int64": f"{_NUMPY}/arrays.scalars.html#numpy.int64",
         "intp": f"{_NUMPY}/arrays.scalars.html#numpy.intp",
         "ndarray": f"{_NUMPY}/generated/numpy.ndarray.html",
+        "transformers.trainer_utils.PredictionOutput": "https://huggingface.co/docs/transformers/main_classes/trainer",
         "uint32": f"{_NUMPY}/arrays.scalars.html#numpy.uint32",
         "zarr.Array": "https://zarr.readthedocs.io/en/stable/api/zarr/array/#zarr.Array",
     }
