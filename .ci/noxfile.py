@@ -29,7 +29,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SUPPORTED = re.findall(r"Python :: (3\.\d+)$", "\n".join(PROJECT["classifiers"]), re.MULTILINE)
 THIS = f"3.{sys.version_info.minor}"  # `tests` is on it
 ENGINES = ["dask", "lightning", "ray"]  # gigabytes, which one session of its own has
-LIBRARY = ["-e", f".[{','.join(sorted(set(PROJECT['optional-dependencies']) - set(ENGINES)))}]"]
+FRAMEWORKS = ["monai"]  # with torch, as large; each is an extra, and has tests/integrations/test_<name>.py
+SMALL = sorted(set(PROJECT["optional-dependencies"]) - {*ENGINES, *FRAMEWORKS})
+LIBRARY = ["-e", f".[{','.join(SMALL)}]"]
 
 
 def output(*command: str | Path) -> str | None:
@@ -113,6 +115,14 @@ def engines(session: nox.Session) -> None:
     """Run a cluster of each engine whose workers are killed: `.ci/run -s engines`."""
     install(session, "-e", f".[{','.join([*ENGINES, 'ome'])}]", "--group", "test")
     session.run("python", "-m", "pytest", "-q", "-n", "0", "tests/integrations", *session.posargs)
+
+
+@nox.session(default=False)
+def frameworks(session: nox.Session) -> None:
+    """Run the examples of frameworks with one line changed: `.ci/run -s frameworks`."""
+    install(session, "-e", f".[{','.join(FRAMEWORKS)}]", "--group", "test")
+    tests = [f"tests/integrations/test_{name}.py" for name in FRAMEWORKS]
+    session.run("python", "-m", "pytest", "-q", "-n", "0", *tests, *session.posargs)
 
 
 @nox.session(default=False)

@@ -1,1 +1,4 @@
-"""Engines that run a model on many machines, each named after its library, which is imported with it."""
+"""Engines that run a model on many machines, and frameworks that cut and merge patches.
+
+Each is named after its library, which is imported with it.
+"""
