@@ -29,7 +29,10 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SUPPORTED = re.findall(r"Python :: (3\.\d+)$", "\n".join(PROJECT["classifiers"]), re.MULTILINE)
 THIS = f"3.{sys.version_info.minor}"  # `tests` is on it
 ENGINES = ["dask", "lightning", "ray"]  # gigabytes, which one session of its own has
-FRAMEWORKS = ["monai"]  # with torch, as large; each is an extra, and has tests/integrations/test_<name>.py
+FRAMEWORKS = [
+    "monai",
+    "torchio",
+]  # with torch, as large; each is an extra, and has tests/integrations/test_<name>.py
 SMALL = sorted(set(PROJECT["optional-dependencies"]) - {*ENGINES, *FRAMEWORKS})
 LIBRARY = ["-e", f".[{','.join(SMALL)}]"]
 
