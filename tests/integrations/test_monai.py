@@ -187,6 +187,31 @@ def test_a_memory_limit(is_listed):
     assert isinstance(merge(splitter, image, is_listed=is_listed, memory_limit="100 kB"), torch.Tensor)
 
 
+def test_patches_that_are_kept_have_a_limit():
+    """They go to disk where they are over it, though the map is not."""
+    merger = StitcherMerger((1, 1, 40, 40), memory_limit="30 kB")
+    image, splitter = whole_numbers((1, 1, 40, 40)), SlidingWindowSplitter((4, 4), overlap=3)
+    n_folders = []
+    for patch, location in splitter(image):  # 64 bytes each
+        merger.aggregate(patch, location)
+        n_folders.append(len(list(Path().rglob("full_batch_*"))))
+    assert n_folders[191] == 0  # 64 + 128 patches are 12 kB
+    assert n_folders[-1] > 0
+    np.testing.assert_allclose(merger.finalize(), image, rtol=1e-6)
+
+
+def test_a_store_is_tried_again():
+    """A merger of an earlier run, which an error's traceback may hold, is not in the way."""
+    shape, patch = (1, 1, 4, 4), torch.ones(1, 1, 4, 4)
+    earlier = StitcherMerger(shape, store="map.zarr")
+    earlier.aggregate(patch, (0, 0))
+    merger = StitcherMerger(shape, store="map.zarr")
+    merger.aggregate(patch, (0, 0))
+    assert (merger.finalize()[0][:] == 1).all()
+    with pytest.raises(ResultExistsError):
+        earlier.finalize()
+
+
 @BY
 def test_a_store(is_listed):
     """The map on disk is returned itself, channels last, and opened later."""

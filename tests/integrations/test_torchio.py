@@ -86,10 +86,18 @@ def test_the_output_is_that_of_grid_aggregator(mode, data):
     sampler = sampler_of(shape, patch, overlap, data.draw(st.sampled_from([None, "edge", 5])))
     if len(sampler) > 60:
         return
-    ours = StitcherAggregator(sampler, mode, memory_threshold=data.draw(st.sampled_from([0, 100])))
-    batch_size = data.draw(st.integers(1, 5))
-    got = fill(ours, sampler, batch_size=batch_size).get_output_tensor()
-    theirs = fill(tio.GridAggregator(sampler, mode), sampler, batch_size=batch_size).get_output_tensor()
+    ours = StitcherAggregator(
+        sampler,
+        mode,
+        memory_threshold=data.draw(st.sampled_from([0, 100])),
+        fill_value=0 if mode == "crop" else np.nan,
+    )
+    how = {
+        "batch_size": data.draw(st.integers(1, 5)),
+        "leave_out": data.draw(st.sets(st.integers(1, max(1, len(sampler) - 1)), max_size=4)),
+    }
+    got = fill(ours, sampler, **how).get_output_tensor()
+    theirs = fill(tio.GridAggregator(sampler, mode), sampler, **how).get_output_tensor()
     assert got.shape == theirs.shape
     assert got.dtype == theirs.dtype
     if mode == "crop":
