@@ -99,6 +99,8 @@ _ELSEWHERE = (
         "int64": f"{_NUMPY}/arrays.scalars.html#numpy.int64",
         "intp": f"{_NUMPY}/arrays.scalars.html#numpy.intp",
         "ndarray": f"{_NUMPY}/generated/numpy.ndarray.html",
+        "monai.inferers.Splitter": "https://docs.monai.io/en/stable/inferers.html#splitters",
+        "torchio.GridSampler": "https://docs.torchio.org/patches/patch_inference.html",
         "transformers.trainer_utils.PredictionOutput": "https://huggingface.co/docs/transformers/main_classes/trainer",
         "uint32": f"{_NUMPY}/arrays.scalars.html#numpy.uint32",
         "zarr.Array": "https://zarr.readthedocs.io/en/stable/api/zarr/array/#zarr.Array",

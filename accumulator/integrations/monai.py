@@ -1,4 +1,4 @@
-"""MONAI: `PatchInferer` merges with a `Stitcher`, and patches need not fit in memory."""
+"""MONAI: ``PatchInferer`` merges with a `Stitcher`, and patches need not fit in memory."""
 
 from __future__ import annotations
 

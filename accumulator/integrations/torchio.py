@@ -1,4 +1,4 @@
-"""torchio: a `Stitcher` in place of `GridAggregator`."""
+"""torchio: a `Stitcher` in place of ``GridAggregator``."""
 
 from __future__ import annotations
 
