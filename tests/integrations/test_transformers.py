@@ -160,8 +160,8 @@ class TestTrainer:
         with FullBatchAccumulator(locations(7)) as accumulator:
             trainer.predict(data, accumulator=accumulator)
         theirs = kit.trainer(theirs=True)
+        assert trainer.evaluate(data)["eval_loss"] == theirs.evaluate(data)["eval_loss"]
         ours, gathered = trainer.predict(data), theirs.predict(data)
         for head, rows in enumerate(gathered.predictions):
             np.testing.assert_array_equal(ours.predictions[head], rows)
         np.testing.assert_array_equal(ours.label_ids, gathered.label_ids)
-        assert trainer.evaluate(data)["eval_loss"] == theirs.evaluate(data)["eval_loss"]
