@@ -29,8 +29,10 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SUPPORTED = re.findall(r"Python :: (3\.\d+)$", "\n".join(PROJECT["classifiers"]), re.MULTILINE)
 THIS = f"3.{sys.version_info.minor}"  # `tests` is on it
 ENGINES = ["dask", "lightning", "ray"]  # gigabytes, which one session of its own has
-FRAMEWORKS = ["transformers"]  # more of them, each with tests of its name
-LIBRARY = ["-e", f".[{','.join(sorted(set(PROJECT['optional-dependencies']) - {*ENGINES, *FRAMEWORKS}))}]"]
+FRAMEWORKS = ["monai", "torchio", "transformers"]  # with torch, as large; each has tests of its name
+PEERS = ["tiatoolbox"]  # which forbid the newest of much: a session each
+ELSEWHERE = {*ENGINES, *FRAMEWORKS, *PEERS}
+LIBRARY = ["-e", f".[{','.join(sorted(set(PROJECT['optional-dependencies']) - ELSEWHERE))}]"]
 
 
 def output(*command: str | Path) -> str | None:
@@ -97,9 +99,35 @@ def layers(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Build the documentation in `docs/_build/html`, without a warning."""
-    install(session, "-e", ".", "--group", "docs")
-    session.run("sphinx-build", "-W", "--keep-going", "-q", "-b", "html", "docs", "docs/_build/html")
+    """Build the documentation in `docs/_build/html`, where no link leads nowhere, and run its notebook."""
+    place = Path(session.create_tmp()).resolve()
+    install(session, "-e", ".[plot]", "--group", "docs")
+    session.run("jupyter", "execute", "--output", str(place / "run.ipynb"), "docs/start/notebook.ipynb")
+    session.run("sphinx-build", "-n", "-W", "--keep-going", "-q", "-b", "html", "docs", "docs/_build/html")
+
+
+@nox.session
+def package(session: nox.Session) -> None:
+    """Build wheel and sdist into `dist`, check them, and run both where nothing else is installed."""
+    place = Path(session.create_tmp()).resolve()
+    install(session, "--group", "package")
+    dist = ROOT / "dist"
+    shutil.rmtree(dist, ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", str(dist))  # the wheel is built from the sdist
+    (wheel,), (sdist,) = dist.glob("*.whl"), dist.glob("*.tar.gz")
+    session.run("twine", "check", "--strict", str(wheel), str(sdist))
+    session.run("check-wheel-contents", str(wheel))
+    session.run("cffconvert", "--validate", "--infile", ".github/CITATION.cff")
+    session.run("towncrier", "build", "--draft", "--version", "0")
+    shutil.unpack_archive(sdist, place, filter="data")
+    bare = place / "bare"
+    session.run("uv", "venv", "--clear", str(bare), external=True)
+    python, unpacked = str(bare / "bin" / "python"), place / sdist.name.removesuffix(".tar.gz")
+    session.run("uv", "pip", "install", "--python", python, str(wheel), external=True)
+    session.chdir(place)  # where no sources are
+    for path in ("", str(unpacked)):
+        code = [python, "-W", "error", str(ROOT / ".ci" / "loop.py"), path or str(bare)]
+        session.run(*code, env={"PYTHONPATH": path}, external=True)
 
 
 @nox.session
@@ -114,6 +142,15 @@ def engines(session: nox.Session) -> None:
     """Run a cluster of each engine whose workers are killed: `.ci/run -s engines`."""
     install(session, "-e", f".[{','.join([*ENGINES, 'ome'])}]", "--group", "test")
     session.run("python", "-m", "pytest", "-q", "-n", "0", "tests/integrations", *session.posargs)
+
+
+@nox.session(default=False)
+def tiatoolbox(session: nox.Session) -> None:
+    """Run TIAToolbox's engines on ours: `.ci/run -s tiatoolbox`."""
+    install(session, "-e", ".[tiatoolbox]", "--group", "test")
+    session.run(
+        "python", "-m", "pytest", "-q", "-n", "0", "tests/integrations/test_tiatoolbox.py", *session.posargs
+    )
 
 
 @nox.session(default=False)

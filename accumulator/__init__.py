@@ -33,7 +33,12 @@ __all__ = [
     "stitch",
     "typing",
 ]
-__version__ = "0.1.0"
+
+try:
+    from accumulator._version import __version__ as _built
+except ImportError:
+    _built = "0+unknown"  # a folder of sources that nothing was built in
+__version__ = _built
 
 logging.getLogger("accumulator").addHandler(logging.NullHandler())  # silent, unless an application listens
 

@@ -72,7 +72,12 @@ TESTS = {  # the likely ones first
     BATCH: ["stitching/test_behind_the_loop.py", "stitching/test_bands.py"],
     KEYS: ["stores/format/test_head_keys.py"],
     DIMENSIONS: ["stores/format/test_dimensions.py"],
-    FRAME: ["stitching/test_geometry.py", "stitching/test_any_geometry.py", "stitching/test_values.py"],
+    FRAME: [
+        "stitching/test_geometry.py",
+        "stitching/test_any_geometry.py",
+        "stitching/test_values.py",
+        "stitching/test_blends.py",
+    ],
     LAID: ["stitching/test_geometry.py", "stitching/test_any_geometry.py", "stitching/test_values.py"],
     COUNTING: ["stitching/test_nodata.py", "stitching/test_blends.py"],
     VOTES: ["stitching/test_blends.py"],

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import accumulator
+from accumulator.integrations import tiatoolbox
 
 RECORDED = Path(__file__).parent / "data" / "public_api.txt"
 NEW = {  # since then
@@ -32,6 +33,7 @@ NEW = {  # since then
     "  scale",
     "class accumulator.exceptions.UnsavedError(ProcessError, AccumulatorError, RuntimeError, Exception, BaseException)",  # noqa: E501
     "def accumulator.publish(path, partial=False, processes=1, *, on_duplicate=None, leave_out=())",
+    "def accumulator.integrations.tiatoolbox.use_accumulator()",
     "def accumulator.grid_locations(shape, patch, *, overlap=None, stride=None, border='shift', origin=None, mask=None, min_mask_ratio=0)",  # noqa: E501
     "accumulator.typing.Auto = ('auto',)",
     "accumulator.typing.Border = ('shift', 'over')",
@@ -63,7 +65,7 @@ WIDER = {  # what they meant is part of what they mean
     ),
     "accumulator.typing.Blend = ('average', 'gaussian', 'hann', 'max', 'last')": "accumulator.typing.Blend",
 }
-MODULES = (accumulator, accumulator.exceptions, accumulator.typing)
+MODULES = (accumulator, accumulator.exceptions, accumulator.typing, tiatoolbox)
 SPECIAL = ("__enter__", "__exit__", "__reduce__", "__repr__", "__str__", "_repr_html_")
 
 

@@ -48,14 +48,18 @@ Runs a trained network over a real slide, tile by tile, collects what comes out,
 
 The slide is cut into 54 tiles of 320 x 320 px at 1 um/px that overlap by half. Tiles without tissue are
 skipped, so that the result has gaps. The rest goes through the network in batches, and each batch is pushed
-with two heads: "probability" (float32, lumen, epithelium and stroma) and "stain" (uint8, eosin and
-haematoxylin). The result is stitched with Hann weights, and for comparison from every second tile in x and y,
-which lie side by side without overlap.
+with three heads: "probability" (float32, lumen, epithelium and stroma), "stain" (uint8, eosin and
+haematoxylin) and "epithelium" (float32, one number a tile). The result is stitched with Hann weights, and for
+comparison from every second tile in x and y, which lie side by side without overlap, and from the middles of
+tiles, without their halo; also as a label map, and as a heat map of the one number.
 
-It prints a table of the result, with a sha256 for each head, and how steep the seams of both maps are; and
-writes into the folder demo_output:
+Then other processes collect the same predictions: one is killed (kill -9) and another resumes its store, and
+two ranks share the tiles and are published. Both results must have the same bytes as the first.
 
-  accumulator-demo.png   slide, locations, the map before and after blending
+It prints a table of the result, with a sha256 for each head, how steep the seams of the maps are, and what
+became of the other processes; and writes into the folder demo_output:
+
+  accumulator-demo.png   slide, locations, who collected which tile, and the maps
   rows.zarr              the result: open it with FullBatch.load, or accumulator info
   map.ome.zarr           the maps "probability" and "stain", OME-Zarr 0.5 images for napari and others
   report.html            the page of accumulator report

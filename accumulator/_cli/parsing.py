@@ -6,6 +6,7 @@ import argparse
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, get_args
 
+from accumulator._cli.shared import as_sizes
 from accumulator.typing import BlendName, WindowName
 
 if TYPE_CHECKING:
@@ -48,6 +49,12 @@ def as_crop(text: str) -> Any:
     except ValueError as cause:
         raise argparse.ArgumentTypeError(f"{text} is not center, start, or a number of pixels") from cause
     return pixels[0] if len(pixels) == 1 else pixels
+
+
+def as_size(text: str) -> float | list[float]:
+    """Return the size of a pixel: one number, or one an axis."""
+    sizes = as_sizes(text)
+    return sizes[0] if len(sizes) == 1 else sizes
 
 
 def as_scale(text: str) -> Any:

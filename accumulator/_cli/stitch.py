@@ -19,10 +19,11 @@ from accumulator._cli.parsing import (
     as_origin,
     as_reduce,
     as_scale,
+    as_size,
     as_whole_numbers,
     for_head,
 )
-from accumulator._cli.shared import add_command, as_number, as_sizes, show
+from accumulator._cli.shared import add_command, as_number, show
 from accumulator._export import check_ome_tiff, check_ome_zarr
 from accumulator._export.map import UNITS
 from accumulator._inputs.heads import Heads
@@ -53,8 +54,8 @@ The name of the output says what it is:
 
 Locations are [start_x, start_y, end_x, end_y] in pixels of the patches, patches have their channels last,
 and a box is as large as its patch: what else is so has to be said, by --channels-first, --crop, --scale or
---axes. --crop and --scale take HEAD=VALUE too, and may be repeated. A head is called by its name or, as in
-Python, by its number: 0 is the first. Numbers an axis have commas between them, x first.
+--axes. What takes HEAD=VALUE too may be repeated. A head is called by its name or, as in Python, by its
+number: 0 is the first. Numbers an axis have commas between them, x first.
 """
 _EXAMPLES: Final = """\
 examples:
@@ -68,7 +69,7 @@ examples:
 
 exit codes: 0 done, 1 no store, one that cannot be stitched or read, a map that would have no patch, or an
 output that is there already, 2 wrong arguments
-OME files need more packages: pip install 'full-batch-accumulator[ome]'
+OME-TIFF needs one more package: pip install 'full-batch-accumulator[ome]'
 """
 _KINDS: Final = {".ome.zarr": "OME-Zarr", ".ome.tif": "OME-TIFF", ".ome.tiff": "OME-TIFF", ".zarr": "zarr"}
 
@@ -110,8 +111,9 @@ def add_stitch(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     parser.add_argument(
         "--shape",
-        type=as_whole_numbers,
-        metavar="H,W",
+        type=for_head(as_whole_numbers),
+        action="append",
+        metavar="[HEAD=]H,W",
         help="height and width of the maps, in their own pixels (default: all patches)",
     )
     parser.add_argument(
@@ -144,9 +146,9 @@ def add_stitch(add: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument("--axes", metavar="ORDER", help="the order of the locations' columns, such as yx")
     parser.add_argument(
         "--fill",
-        type=as_number,
-        default=0,
-        metavar="VALUE",
+        type=for_head(as_number),
+        action="append",
+        metavar="[HEAD=]VALUE",
         help="where no patch is, such as nan (default: 0)",
     )
     parser.add_argument(
@@ -157,8 +159,9 @@ def add_stitch(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     parser.add_argument(
         "--pixel-size",
-        type=as_sizes,
-        metavar="SIZE",
+        type=for_head(as_size),
+        action="append",
+        metavar="[HEAD=]SIZE",
         help="of a pixel of the map, which is 32 for --scale 1/64 of a slide of 0.5; a number, or X,Y",
     )
     parser.add_argument("--unit", choices=tuple(UNITS), default="micrometer", help="(default: micrometer)")
@@ -234,9 +237,8 @@ def _stitch(arguments: argparse.Namespace) -> int:
             "on a map; `accumulator info` says how far it is"
         )
     heads = None if arguments.head is None else [_key(batch, head) for head in arguments.head]
-    sizes = arguments.pixel_size
     options: dict[str, Any] = {
-        "pixel_size": sizes[0] if sizes is not None and len(sizes) == 1 else sizes,
+        "pixel_size": _by_head(batch, arguments.pixel_size),
         "channel_names": arguments.channel,
         "kind": _by_head(batch, arguments.kind),
     }
@@ -251,8 +253,9 @@ def _stitch(arguments: argparse.Namespace) -> int:
     if weights is not None and heads is None:
         heads = [key for key in Heads.of(batch.outputs).keys if key != weights]
     reduce = _by_head(batch, arguments.reduce)
-    _check(batch, heads, kind, (channels_first, reduce), options)
-    options["kind"] = _by_place(options["kind"], heads)
+    _check(batch, heads, kind, (channels_first, reduce, arguments.spread), options)
+    for option in ("kind", "pixel_size"):
+        options[option] = _by_place(options[option], heads)
     with stitch(
         batch,
         heads=heads,
@@ -260,13 +263,13 @@ def _stitch(arguments: argparse.Namespace) -> int:
         blend=_by_place(_by_head(batch, arguments.blend), heads) or DEFAULT_BLEND,
         spread=arguments.spread,
         reduce=_by_place(reduce, heads),
-        output_shape=arguments.shape,
+        output_shape=_by_place(_by_head(batch, arguments.shape), heads),
         origin=arguments.origin,
         channels_first=_by_place(channels_first, heads),
         crop=_by_place(_by_head(batch, arguments.crop), heads),
         scale=_by_place(_by_head(batch, arguments.scale), heads),
         axes=arguments.axes,
-        fill_value=arguments.fill,
+        fill_value=_by_place(_by_head(batch, arguments.fill) or 0, heads),
         nodata=arguments.nodata,
         memory_limit=arguments.memory_limit,
         save_path=output.absolute().parent,
@@ -290,12 +293,12 @@ def _check(
     batch: FullBatch,
     heads: list[Any] | None,
     kind: str,
-    channels: tuple[StorageOption[bool], Any],
+    said: tuple[StorageOption[bool], Any, bool],
     options: dict[str, Any],
 ) -> None:
     """Refuse now what the file would refuse when the maps are made.
 
-    Of channels it is told whether they are first, and what becomes of them.
+    It is told whether channels are first, what becomes of them, and whether single values fill their boxes.
     """
     given = Heads.of(batch.outputs)
     outputs = dict(zip(given.keys, given, strict=True))
@@ -305,12 +308,18 @@ def _check(
         )
     n_spatial = batch.output_locs.shape[1] // 2
     chosen = {head: outputs[head] for head in heads or outputs if head in outputs}
-    if kind == "zarr" or any(array.ndim - 1 not in {n_spatial, n_spatial + 1} for array in chosen.values()):
+    fitting, is_spread = {n_spatial, n_spatial + 1}, said[2]
+    spread = {head for head, array in chosen.items() if is_spread and array.ndim < 3}
+    if kind == "zarr" or any(chosen[head].ndim - 1 not in fitting for head in chosen.keys() - spread):
         return  # stitching says what is wrong with such heads
     small: dict[str, Any] = {}
     for head, array in chosen.items():
-        is_first, is_reduced = (each.get(head) if isinstance(each, Mapping) else each for each in channels)
-        behind = array.shape[1 : array.ndim - n_spatial] if is_first else array.shape[1 + n_spatial :]
+        is_first, is_reduced = (each.get(head) if isinstance(each, Mapping) else each for each in said[:2])
+        behind = (
+            array.shape[1:]
+            if head in spread
+            else (array.shape[1 : array.ndim - n_spatial] if is_first else array.shape[1 + n_spatial :])
+        )
         dtype, behind = (np.dtype(np.uint8), ()) if is_reduced else (array.dtype, behind)
         small[str(head)] = np.broadcast_to(np.zeros((), dtype), (1,) * n_spatial + behind)
     if kind == "OME-Zarr" and small:

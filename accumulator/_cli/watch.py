@@ -6,6 +6,7 @@ import argparse
 import math
 import shutil
 import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -23,7 +24,8 @@ Shows how far a run is, again and again until it is complete: which locations ha
 how long it will take, and what each rank does. Nothing is changed, and nobody is disturbed.
 
 It sees what the run has recorded: what was pushed since its last checkpoint is not there yet. On a terminal
-the picture is drawn over; elsewhere there is a line a look, when something has changed. Ctrl-C ends it.
+the picture is drawn over until Ctrl-C, also while nobody writes the run, which may be resumed. Elsewhere
+there is a line a look, when something has changed, and two looks at a run that nobody writes are the last.
 
 With --report it also writes the page of accumulator report, again and again; a browser that shows it loads it
 anew by itself, until the run is complete.
@@ -33,8 +35,8 @@ examples:
   accumulator watch run.zarr
   accumulator watch run.zarr --report live.html --every 30    open live.html in a browser, and leave it open
 
-exit codes: 0 the run is complete, or nobody reads any more, 1 no store, or one that cannot be read,
-2 wrong arguments, 130 Ctrl-C
+exit codes: 0 the run is complete, or nobody reads any more, 1 no store, one that cannot be read, or one that
+nobody writes and that is not complete, 2 wrong arguments, 130 Ctrl-C
 """
 _MOST_CELLS: Final = 64  # characters of the picture
 _LEAST_CELLS: Final = 8
@@ -66,7 +68,7 @@ def _watch(arguments: argparse.Namespace) -> int:
 
 
 def _look_on(arguments: argparse.Namespace) -> int:
-    watch, n_drawn, last, is_first = Watch(), 0, "", True
+    watch, n_drawn, last, is_first, was_left = Watch(), 0, "", True, False
     is_terminal = sys.stdout.isatty()
     while True:
         start = time.monotonic()
@@ -79,12 +81,15 @@ def _look_on(arguments: argparse.Namespace) -> int:
         if is_terminal:
             sys.stdout.write(f"\x1b[{n_drawn}F\x1b[J" * bool(n_drawn) + "\n".join(lines) + "\n")
             n_drawn = len(lines)
-        elif is_first or look.is_over or str(look.n_written) != last:
+        elif is_first or look.is_over or f"{look.n_written} {look.is_left}" != last:
             print("\n".join(lines))
-        last, is_first = str(look.n_written), False
+        last, is_first = f"{look.n_written} {look.is_left}", False
         sys.stdout.flush()
         if look.is_over:
             return 0
+        if look.is_left and was_left and not is_terminal:
+            return 1  # what waits for this command would wait for ever
+        was_left = look.is_left
         time.sleep(max(arguments.every, _SHARE * (time.monotonic() - start)))
 
 
@@ -94,7 +99,9 @@ def _lines(watch: Watch) -> list[str]:
     cells = min(_MOST_CELLS, size.columns - 1, 2 * (size.lines - 2 - len(watch.looks[-1].parts)))
     is_plain = "█" not in encodable("█", sys.stdout)
     lines = watch.lines(cells if cells >= _LEAST_CELLS else 0, is_plain=is_plain)
-    return [encodable(line, sys.stdout)[: size.columns - 1] for line in lines]
+    most = max(1, size.columns - 1)
+    shown = [encodable(line, sys.stdout) for line in lines]
+    return [part for line in shown for part in ([line] if len(line) <= most else textwrap.wrap(line, most))]
 
 
 def _seconds(text: str) -> float:

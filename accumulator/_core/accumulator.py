@@ -187,6 +187,13 @@ class FullBatchAccumulator(Collector[FullBatch, Canvas], Covered):
     StorageWarning
         Rows of a resumed store were damaged, and are missing again.
 
+    See Also
+    --------
+    FullBatch : what `finalize` hands over.
+    Stitcher : maps alone, while the model runs.
+    grid_locations : makes the list.
+    publish : makes one result of what several ranks have recorded.
+
     Notes
     -----
     An error here leaves everything as it was, and no lock on ``store``.
@@ -454,7 +461,8 @@ class FullBatchAccumulator(Collector[FullBatch, Canvas], Covered):
         copy : bool, default True
             Whether predictions are copied before this returns. If not the arrays are handed over, and large
             ones are copied while the loop goes on: they must not change any more, until `finalize` or `flush`
-            has returned.
+            has returned, or rows are wrong, in a store too, and nothing tells. Arrays that `canvas` returned
+            before show them from then on.
 
         Raises
         ------

@@ -100,6 +100,10 @@ def prepare_multitask_full_batch(  # noqa: PLR0913, PLR0917  the documented sign
     StorageError
         The disk refused; an OSError.
 
+    See Also
+    --------
+    FullBatchAccumulator : holds the state, and copies nothing twice.
+
     Notes
     -----
     No argument is changed, and without ``out`` nothing returned shares memory with one. After an error

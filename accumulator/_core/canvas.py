@@ -11,7 +11,7 @@ import math
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import attrs
 import numpy as np
@@ -26,6 +26,7 @@ from accumulator._inputs.heads import Heads
 from accumulator._inputs.options import HeadOptions
 from accumulator._inputs.text import as_text, named
 from accumulator._inputs.validation import HeadSpec, as_specs, as_stored_heads, check_specs
+from accumulator._inputs.warn import log
 from accumulator._pictures import left_out
 from accumulator._stores.format.layout import check_options
 from accumulator._stores.kept.fit import check_heads
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
     from accumulator._stores.format.store import FolderStore
     from accumulator._stores.memory.row_store import RowStore
     from accumulator.typing import Mode, OnDuplicate, RowArray, Rows
-
-_log: Final = logging.getLogger("accumulator")
 
 
 @attrs.define(eq=False)
@@ -274,7 +273,8 @@ class Canvas:
             raise
         self.run.checkpoint(self.written)
         now = time.monotonic()
-        _log.debug("checkpoint of %s: %d rows recorded, %.3f s", self.run.root, self.n_written, now - start)
+        what, root = "checkpoint of %s: %d rows recorded, %.3f s", self.run.root
+        log(logging.DEBUG, what, root, self.n_written, now - start)
         pause = tuning.now.checkpoint_share * (now - start)
         self._next_checkpoint = now + max(self.checkpoint_interval, pause)
 
@@ -363,7 +363,7 @@ class Canvas:
         where = "RAM" if self.zarr_store is None else f"zarr in {self.zarr_store}"
         nbytes = as_text(self.nbytes)
         level = logging.DEBUG if self.is_one_call else logging.INFO
-        _log.log(level, "%d rows of %d heads, %s, go to %s", self.n_rows, len(self.specs), nbytes, where)
+        log(level, "%d rows of %d heads, %s, go to %s", self.n_rows, len(self.specs), nbytes, where)
 
     def _check(self, specs: Heads[HeadSpec]) -> None:
         """Refuse what a result cannot be stored as, even if the rows may never go to zarr."""

@@ -62,6 +62,11 @@ class FullBatch(Result, Covered):
     written : (N,) bool numpy.ndarray
         Whether a row is a real prediction (True) or padding (False).
 
+    See Also
+    --------
+    FullBatchAccumulator : makes it.
+    stitch : blends its patches into maps.
+
     Examples
     --------
     >>> with FullBatchAccumulator([[0, 0], [4, 0], [8, 0]]) as accumulator:

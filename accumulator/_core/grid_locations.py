@@ -99,6 +99,11 @@ def grid_locations(  # noqa: PLR0913  each is told by its name
     MemoryLimitError
         There would be more boxes than memory holds, such as with a stride of 1 over a slide; a MemoryError.
 
+    See Also
+    --------
+    FullBatchAccumulator : takes the list as it is.
+    Stitcher : takes it, too.
+
     Examples
     --------
     >>> grid_locations((4, 10), 4, overlap=0.25).tolist()

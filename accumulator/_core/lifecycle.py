@@ -107,8 +107,10 @@ class Collector(ABC, Generic[_Result, _Rows]):
         """
         with self._lock:
             if self._is_over:
-                if self._is_ours:
-                    self._stop()  # if an interrupt came before
+                if self._is_ours:  # an interrupt may have come before
+                    self._stop()
+                    if self._result is None:
+                        self._canvas.close()
                 return
             self._is_closed = True
             if not self._is_ours:
@@ -148,8 +150,8 @@ class Collector(ABC, Generic[_Result, _Rows]):
         if getattr(self, "_result", self) is not None or self._is_closed or sys.is_finalizing():
             return
         if self._is_ours:
-            if threading.current_thread().name.startswith("accumulator"):
-                # The collector came by in a thread of this library, which others wait for.
+            if threading.current_thread() is not threading.main_thread():
+                # The collector came by in a thread that others may wait for, of this library or of zarr.
                 threading.Thread(target=self._stop, name="accumulator-end", daemon=True).start()
             else:
                 self._stop()

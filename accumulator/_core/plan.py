@@ -94,6 +94,10 @@ class Plan:
     files_free : int, optional
         Files that may still be made where ``save_path`` or ``store`` is (free inodes); None where the file
         system sets no limit.
+
+    See Also
+    --------
+    FullBatchAccumulator.plan : makes it.
     """
 
     place: str

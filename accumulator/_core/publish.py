@@ -83,6 +83,11 @@ def publish(
         Locations are missing, and a rank has not come to its end; rows that were recorded are damaged; or
         predictions differed, and ``on_duplicate`` decided.
 
+    See Also
+    --------
+    FullBatchAccumulator : with ``rank`` and ``world_size`` it is one of several.
+    stitch : with ``rank`` and ``world_size`` it makes a part of a map.
+
     Notes
     -----
     An error leaves every row that was recorded where it is, or in the result.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from accumulator._core.memory import Watch
 from accumulator._inputs.text import as_text
-from accumulator._inputs.warn import warn
+from accumulator._inputs.warn import log, warn
 from accumulator._stores.files.temporary import TemporaryFolder
 from accumulator._stores.format.layout import BUFFER_NBYTES
 from accumulator._stores.format.names import head_keys
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from accumulator._inputs.heads import Heads
     from accumulator._inputs.validation import HeadSpec
     from accumulator._stores.memory.row_store import RowStore
-
-_log: Final = logging.getLogger("accumulator")
 
 
 class RamOrDisk:
@@ -70,7 +68,8 @@ class RamOrDisk:
             batches.store = self._ram = ram
             raise
         ram.close()
-        _log.info(
+        log(
+            logging.INFO,
             "memory is short: %d rows (%s) move from RAM to zarr in %s, while the run goes on",
             batches.n_written,
             as_text(batches.n_written * batches.row_nbytes),

@@ -27,13 +27,19 @@ def predict(
 ) -> dict[str, NDArray[np.float32] | NDArray[np.uint8]]:
     """Return the heads "probability" (lumen, epithelium, stroma) and "stain" (eosin, haematoxylin) of tiles.
 
+    And "epithelium", its mean probability: one number a tile.
     Tiles are ``(n, height, width, 3)``: eosin, haematoxylin and optical density, each stretched over the
     slide to 0 .. 255. The network takes ``(n, 3, height, width)``, both a multiple of 64, and returns logits
     of the same shape.
     """
     stains = np.ascontiguousarray(np.moveaxis(tiles, -1, 1), dtype=np.float32) / np.float32(255)
     (logits,) = network.run(["logits"], {"input": stains})
-    return {"probability": 1 / (1 + np.exp(-np.moveaxis(logits, 1, -1))), "stain": tiles[..., :2]}
+    probability = 1 / (1 + np.exp(-np.moveaxis(logits, 1, -1)))
+    return {
+        "probability": probability,
+        "stain": tiles[..., :2],
+        "epithelium": probability[..., 1].mean(axis=(1, 2), keepdims=True)[:, 0],
+    }
 
 
 def available_cores() -> int:

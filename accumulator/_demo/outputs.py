@@ -9,7 +9,6 @@ import errno
 import os
 from typing import TYPE_CHECKING, Final
 
-from accumulator._inputs.extras import need
 from accumulator._report.page import write_report
 from accumulator._stores.files.target import staged, write_file
 from accumulator._stores.files.temporary import make_parents
@@ -28,7 +27,6 @@ _UM_PER_PX: Final = 1.0  # of the shrunken slide that the tiles were cut from
 
 def claim(folder: Path) -> None:
     """Mark a folder as the demo's own, before anything is computed for it."""
-    need("ome_zarr", "demo")
     make_parents(folder)
     mark = folder / _MARK
     if mark.is_file():

@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from accumulator import FullBatchAccumulator
+from accumulator._demo.again import collect_again
 from accumulator._demo.fetch import default_cache, fetch
 from accumulator._demo.maps import heads_of, stitch_maps
 from accumulator._demo.network import load_network, predict
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from accumulator import FullBatch
+    from accumulator._demo.again import Again
     from accumulator._demo.maps import Maps
     from accumulator.typing import BatchOutput, RowArray
 
@@ -46,7 +48,8 @@ def run_demo(  # noqa: PLR0913  the options of the command
 ) -> bool:
     """Run the demo: say its tables, draw its picture, and write rows, map and report into a folder.
 
-    Returns False if a comparison failed; raises what its parts do, `AccumulatorError` or OSError.
+    Other processes collect the result once more. Returns False if bytes differ. Raises what its parts do,
+    `AccumulatorError` or OSError.
     """
     folder = None if output.suffix.lower() == ".png" else output
     picture = output if folder is None else folder / PICTURE
@@ -75,20 +78,27 @@ def run_demo(  # noqa: PLR0913  the options of the command
             result, facts = accumulate(FullBatchAccumulator(locs, **options), batches, model)
             with result:
                 places.append(facts["held in"])
-                digests.append({name: sha256_of(head) for name, head in heads_of(result).items()})
+                digests.append(digests_of(result))
                 facts |= {f"sha256 of {name}": digest for name, digest in digests[-1].items()}
                 say(f"\nthrough {places[-1]}:\n{_aligned(facts)}")
                 if threshold == thresholds[-1]:
-                    with stitch_maps(result, tissue.shape, **options | {"save_path": temporary}) as maps:
+                    with (
+                        stitch_maps(result, tissue.shape, **options | {"save_path": temporary}) as maps,
+                        TemporaryFolder(tempfile.gettempdir()) as shared,
+                        collect_again(result, shared) as again,
+                    ):
                         say(f"\nstitched:\n{_seams(maps)}\n")
-                        draw(picture, rgb, result, maps)
+                        others = digests_of(again.resumed), digests_of(again.published)
+                        is_again = [other == digests[-1] for other in others]
+                        say(f"collected again, by other processes:\n{_told(again, *is_again)}\n")
+                        draw(picture, rgb, result, maps, again)
                         paths = {} if folder is None else write_outputs(folder, result, maps.blended)
                         paths = {"picture": picture, **paths}
                         say(_aligned({f"{label}:": path for label, path in paths.items()}))
     is_same = all(other == digests[0] for other in digests)
     if compare:
-        say(f"same bytes in {' and '.join(places)}: {'yes' if is_same else 'NO'}")
-    return is_same
+        say(f"same bytes in {' and '.join(places)}: {_yes(is_same)}")
+    return is_same and all(is_again)
 
 
 def accumulate(
@@ -122,6 +132,11 @@ def accumulate(
     }
 
 
+def digests_of(result: FullBatch) -> dict[str, str]:
+    """Return the sha256 of each head."""
+    return {name: sha256_of(head) for name, head in heads_of(result).items()}
+
+
 def sha256_of(head: RowArray) -> str:
     """Return the sha256 of all rows in canonical order, wherever they are held."""
     digest = hashlib.sha256()
@@ -130,11 +145,31 @@ def sha256_of(head: RowArray) -> str:
     return digest.hexdigest()
 
 
+def _told(again: Again, is_resumed: bool, is_published: bool) -> str:  # noqa: FBT001  two of a kind
+    """Say who collected how many tiles, and whether the results are the one before."""
+    first, second = (rows.sum() for rows in again.ranks)
+    return _aligned(
+        {
+            "tiles recorded before kill -9": again.before.sum(),
+            "tiles predicted after it": again.after.sum(),
+            "same bytes after kill -9": _yes(is_resumed),
+            "tiles of rank 0": first,
+            "tiles of rank 1": second,
+            "same bytes of two ranks, published": _yes(is_published),
+        }
+    )
+
+
+def _yes(is_so: bool) -> str:  # noqa: FBT001  it says only this
+    return "yes" if is_so else "NO"
+
+
 def _seams(maps: Maps) -> str:
-    beside, blended = maps.seams
+    beside, blended, middles = maps.seams
     seams = {
         f"seams of {maps.beside.n_stitched} tiles side by side": f"{beside:.1f}",
         f"seams of {maps.blended.n_stitched} tiles with 50 % overlap and Hann weights": f"{blended:.1f}",
+        f"seams of the middles of {maps.middles.n_stitched} tiles, whose halo is cut off": f"{middles:.1f}",
     }
     explained = "mean gradient of the probabilities across the borders of tiles, divided by that elsewhere"
     return f"{_aligned(seams)}\n({explained}: 1 is no seam)"

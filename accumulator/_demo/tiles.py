@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 TILE: Final = 320
 STRIDE: Final = TILE // 2
+HALO: Final = (TILE - STRIDE) // 2  # around the middle of a tile, which touches those of its neighbours
 
 
 def tile_locations(
@@ -43,3 +44,9 @@ def without_overlap(locs: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Return which tiles lie side by side, if the others are left out: ``(N,)``."""
     beside: NDArray[np.bool_] = (locs[:, :2] % TILE == 0).all(axis=1)
     return beside
+
+
+def middles_of(locs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the boxes of the middles of tiles, which lie side by side: ``(N, 4)``."""
+    middles: NDArray[np.int64] = np.add(locs, [HALO, HALO, -HALO, -HALO])
+    return middles

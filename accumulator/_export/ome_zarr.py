@@ -1,7 +1,7 @@
-"""Maps as OME-Zarr 0.5, which is zarr v3: all metadata is written by the ome-zarr library.
+"""Maps as OME-Zarr 0.5, which is zarr v3: a group of arrays, and what they are in its attribute ``ome``.
 
-The pixels are streamed into arrays of zarr, block by block, not handed over as dask arrays: a graph takes
-memory with every chunk, and its scheduler decides how many bands of a slide are held at once.
+Both are written with zarr alone. The library ome-zarr brings 280 MB, and takes pixels as dask arrays:
+a graph takes memory with every chunk, and its scheduler decides how many bands of a slide are held at once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import zarr
 
 from accumulator._export.levels import chunks_of, fill, level_factors, level_shapes
 from accumulator._export.map import as_maps
-from accumulator._inputs.extras import need
 from accumulator._stores.files.target import staged, write_file
 from accumulator.exceptions import HeadError, OptionError
 
@@ -81,9 +80,7 @@ def write_ome_zarr(
             group = root if len(images) == 1 else root.create_group(image.head.name)
             _write_image(group, image)
             if image.labels:
-                _write_labels(
-                    group.create_group("labels", attributes={"ome": {"version": _VERSION}}), image.labels
-                )
+                _write_labels(group, image.labels)
         if len(images) > 1:
             _write_list(root, [image.head for image in images])
             write_file(folder / "OME" / "METADATA.ome.xml", _as_xml([image.head for image in images]))
@@ -91,7 +88,6 @@ def write_ome_zarr(
 
 def check_ome_zarr(maps: Mapping[str, RowArray], **options: Unpack[ImageOptions]) -> list[Map]:
     """Refuse what `write_ome_zarr` would refuse, and return what it needs; no pixel is read."""
-    need("ome_zarr.writer", "ome")
     if not isinstance(maps, Mapping) or not maps:
         raise HeadError(
             "there are no maps to write: give a dict with the map of one head at least, by its name"
@@ -102,7 +98,10 @@ def check_ome_zarr(maps: Mapping[str, RowArray], **options: Unpack[ImageOptions]
         raise OptionError(f'unit is {unit!r}: give a unit of length, such as "micrometer" or "nm"')
     for name in maps if len(heads) > 1 or heads[0].kind == "labels" else ():
         if "/" in name or "\\" in name or name.startswith(("__", ".")) or name in {"zarr.json", "OME"}:
-            raise HeadError(f"head {name!r} cannot be the name of a group: give its map under another name")
+            raise HeadError(
+                f"head {name!r} cannot be the name of a group: export it alone, as an image, or push it by "
+                "another name"
+            )
         if len(name.encode()) > _MOST_NAME:
             raise HeadError(f"head {name[:40]!r}... is too long for the name of a group: give a shorter one")
     return heads
@@ -123,13 +122,11 @@ def _images(heads: Sequence[Map], origins: Mapping[str, Sequence[int]]) -> list[
     return images
 
 
-def _write_labels(group: zarr.Group, labels: Sequence[_Image]) -> None:
+def _write_labels(image: zarr.Group, labels: Sequence[_Image]) -> None:
+    listed = {"version": _VERSION, "labels": [label.head.name for label in labels]}
+    group = image.create_group("labels", attributes={"ome": listed})
     for label in labels:
-        name = label.head.name
-        _write_image(group.create_group(name), label, is_shown=False)
-        need("ome_zarr.writer", "ome").write_label_metadata(
-            group, name, fmt=need("ome_zarr.format", "ome").FormatV05(), source={"image": "../../"}
-        )
+        _write_image(group.create_group(label.head.name), label, is_label=True)
 
 
 def _write_list(root: zarr.Group, heads: Sequence[Map]) -> None:
@@ -160,8 +157,8 @@ def _as_xml(heads: Sequence[Map]) -> bytes:
     return content
 
 
-def _write_image(group: zarr.Group, image: _Image, *, is_shown: bool = True) -> None:
-    """Write a pyramid; how viewers show its channels only if it is shown as an image."""
+def _write_image(group: zarr.Group, image: _Image, *, is_label: bool = False) -> None:
+    """Write a pyramid, and last what it is: how viewers show its channels only if it is shown as an image."""
     head = image.head
     shapes = level_shapes(head.shape)
     levels = [
@@ -175,17 +172,20 @@ def _write_image(group: zarr.Group, image: _Image, *, is_shown: bool = True) -> 
         for number, shape in enumerate(shapes)
     ]
     limits = fill(head, levels)
-    need("ome_zarr.writer", "ome").write_multiscales_metadata(
-        group,
-        datasets=[
+    multiscales: dict[str, Any] = {
+        "name": head.name,
+        "axes": [_axis(name, None if head.sizes is None else head.unit) for name in head.axes],
+        "datasets": [
             {"path": f"s{number}", "coordinateTransformations": _transformations(image, factors)}
             for number, factors in enumerate(level_factors(shapes))
         ],
-        fmt=need("ome_zarr.format", "ome").FormatV05(),
-        axes=[_axis(name, None if head.sizes is None else head.unit) for name in head.axes],
-        name=head.name,
-        **({"metadata": {"omero": _omero(head, limits)}} if is_shown else {}),
+    }
+    shown: dict[str, Any] = (
+        {"image-label": {"version": _VERSION, "source": {"image": "../../"}}}
+        if is_label
+        else {"omero": _omero(head, limits)}
     )
+    group.attrs["ome"] = {"version": _VERSION, "multiscales": [multiscales], **shown}
 
 
 def _transformations(image: _Image, factors: list[int]) -> list[dict[str, Any]]:

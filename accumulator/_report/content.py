@@ -13,6 +13,7 @@ from accumulator._core.full_batch import FullBatch
 from accumulator._inputs import tuning
 from accumulator._inputs.extras import need
 from accumulator._inputs.heads import Heads
+from accumulator._inputs.text import shape_text
 from accumulator._pictures import Coverage, coverage, left_out
 from accumulator._report.facts import Info, info
 from accumulator._report.histogram import Histogram, histogram
@@ -57,6 +58,7 @@ class HeadMap:
     step: int  # every so many px one is shown
     n_channels: int  # of the head
     overlap: str  # what became of boxes that lie over each other: "averaged", "last", or "" where none do
+    stretched: tuple[str, str] | None = None  # sizes of patch and box, where they differ
 
 
 @attrs.frozen(eq=False)
@@ -85,6 +87,16 @@ class Report:
     def size(self) -> tuple[int, int] | None:
         """Width and height of the whole map in px; None where no head has one."""
         return next(((head.map.width, head.map.height) for head in self.heads if is_map(head.map)), None)
+
+
+def _stretched(array: RowArray, grid: Grid) -> tuple[str, str] | None:
+    """Return how large patches and most boxes are, where that differs: by a halo, a scale, or an error."""
+    if array.ndim < 3:
+        return None  # a number a box
+    axis = channel_axis(array, grid)
+    patch = [length for at, length in enumerate(array.shape) if at not in {0, axis}]
+    width, height = (int(each) for each in np.median(grid.sizes, axis=0))
+    return None if patch == [height, width] else (shape_text(patch), shape_text([height, width]))
 
 
 def is_map(found: HeadMap | str) -> TypeGuard[HeadMap]:
@@ -131,7 +143,7 @@ class _Source:
         n = n_channels(array, channel_axis(array, grid))
         overlap = "" if counts.max(initial=0) < 2 else "averaged" if array.dtype.kind in "fc" else "last"
         pictures = as_pictures(image, counts > 0, masks, self._names(name, n))
-        return HeadMap(pictures, *grid.size, grid.step, n, overlap)
+        return HeadMap(pictures, *grid.size, grid.step, n, overlap, _stretched(array, grid))
 
     def _of_map(
         self, maps: StitchedMap, number: int, name: str, array: RowArray, reading: Reading

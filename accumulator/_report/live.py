@@ -59,6 +59,11 @@ class Glimpse:
         """Whether nothing comes any more."""
         return self.state == COMPLETE
 
+    @property
+    def is_left(self) -> bool:
+        """Whether something is to come, and nobody brings it."""
+        return self.is_written is False and not self.is_over
+
 
 def glimpse(path: Path) -> Glimpse:
     """Look at a store; whoever writes it is not disturbed, and no row is read."""
@@ -127,15 +132,15 @@ class Watch:
         if most_cells > 0:
             yield from picture(last.locs, last.written, most_cells, is_plain=is_plain)
         share = f" ({n_written / n:.1%})" if n else ""
-        facts = [f"{last.state}: {n_written} of {n}{share} recorded"]
-        if not last.is_over:
+        state = f"{last.state}, but nobody is writing it" if last.is_left else last.state
+        facts = [f"{state}: {n_written} of {n}{share} recorded"]
+        if not last.is_over and not last.is_left:
             facts.append("speed unknown yet" if rate is None else f"{rate:,.1f} rows/s")
             if left is not None:
                 facts.append(f"{timedelta(seconds=round(left))} left")
+        if not last.is_over:
             since = time.monotonic() - last.seconds
             facts.append(f"the last {timedelta(seconds=round(since))} ago")
-            if last.is_written is False:
-                facts.append("nobody is writing it")
         yield f"{printable(last.path)}: {', '.join(facts)}"
         for part in last.parts:
             yield part.line()

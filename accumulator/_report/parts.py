@@ -233,7 +233,7 @@ class InParts:
         damaged = self._wrong_in(look.path, look, heads, every)
         lost = np.logical_or.reduce(damaged, axis=0) if damaged else np.zeros_like(every)
         if lost.any():  # a publishing may have moved them already, and been killed before that was recorded
-            keys = head_keys(heads.names, len(heads))
+            keys = head_keys(heads.names, len(heads)) if self.published is None else self.published.mark.keys
             there = self._wrong_in(self.shared.root, look, heads, lost, keys)
             damaged = [rows & more for rows, more in zip(damaged, there, strict=True)]
         names, wrong = list(heads.by_name()), [np.flatnonzero(rows) for rows in damaged]

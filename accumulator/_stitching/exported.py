@@ -40,7 +40,7 @@ class Exported(Result):
         channel_names: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
         kind: MapKind | Mapping[str, MapKind] = "image",
     ) -> None:
-        """Write the maps as OME-Zarr 0.5, which napari and others open; needs the extra ``ome``.
+        """Write the maps as OME-Zarr 0.5, which napari and others open.
 
         One map is the image at ``path``. Of several, each is an image in the group of its name,
         ``path/name``; a viewer opens that, or ``path``, which lists them. Channels come first, each image has
@@ -65,8 +65,6 @@ class Exported(Result):
 
         Raises
         ------
-        MissingExtraError
-            The extra is not installed; an ImportError.
         ResultExistsError
             Something is at ``path``; a FileExistsError.
         StorageError

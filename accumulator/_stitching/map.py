@@ -49,6 +49,12 @@ class StitchedMap(Exported):
         Which of them have come.
     n_outside : int
         How many of them, come or not, lie wholly outside of the maps, by ``output_shape`` or ``origin``.
+
+    See Also
+    --------
+    stitch : makes them of a result.
+    Stitcher : makes them while the model runs.
+    FullBatch : the rows of patches.
     """
 
     _counted: ClassVar[str] = "patches"

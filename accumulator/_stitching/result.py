@@ -169,6 +169,11 @@ def stitch(  # noqa: PLR0913  each is told by its name
     DamagedError
         Rows on disk are not those that were written; an OSError.
 
+    See Also
+    --------
+    Stitcher : makes maps while the model runs, and keeps no patch.
+    StitchedMap.save_ome_zarr : one of the files that others open.
+
     Notes
     -----
     After an error nothing is left on disk but what ``store`` has; ``batch`` is as it was. With ``rank`` those

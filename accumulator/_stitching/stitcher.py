@@ -180,6 +180,12 @@ class Stitcher(Collector[StitchedMap, Deliveries]):
     MissingExtraError
         ``progress`` is True, and tqdm is not installed; an ImportError.
 
+    See Also
+    --------
+    stitch : makes maps of a result that is there.
+    FullBatchAccumulator : keeps the patches, and goes on after a kill.
+    StitchedMap : what `finalize` hands over.
+
     Examples
     --------
     >>> full_output_locs = [[0, 0, 4, 4], [2, 0, 6, 4], [8, 0, 12, 4]]

@@ -16,6 +16,7 @@ import tifffile
 import zarr
 
 from accumulator import FullBatch, FullBatchAccumulator, StitchedMap, stitch
+from accumulator._cli import stitch as _stitch
 from accumulator._cli.commands import main
 from accumulator._cli.words import in_flags, plain_warnings
 from accumulator._inputs.heads import Heads
@@ -435,6 +436,34 @@ def test_what_is_said_twice_of_one_head_is_refused(capsys, flag):
     assert main(arguments) == 1
     assert "something is said twice of head tumour" in capsys.readouterr().err
     assert not Path("map.zarr").exists()
+
+
+def test_what_is_said_of_single_heads(tmp_path, monkeypatch, capsys):
+    """Heads of two scales go into one file: each with its own shape, pixel size and fill value."""
+    monkeypatch.chdir(tmp_path)
+    locs = np.array([[0, 0, 4, 4], [4, 0, 8, 4]])
+    with FullBatchAccumulator(locs, store="run.zarr") as accumulator:
+        grade = np.ones((2, 1), "f4")
+        accumulator.push({"label": np.ones((2, 4, 4), "u1"), "grade": grade, "a/b": grade}, locs)
+    said = ["--spread", "--blend", "label=last", "--scale", "grade=1/4", "--shape", "label=6,12"]
+    said += ["--shape", "grade=1,3", "--fill", "label=255", "--fill", "grade=nan"]
+    both = ["--head", "label", "--head", "grade", *said]
+    sizes = ["--pixel-size", "label=0.5", "--pixel-size", "grade=2"]
+    assert run("-o", "maps.ome.zarr", *both, *sizes) == 0, capsys.readouterr().err
+    label = zarr.open_group("maps.ome.zarr/label", mode="r")["s0"][:]
+    assert label.shape == (6, 12)
+    assert (label[:4, :8] == 1).all()
+    assert (label[4:] == 255).all()
+    grade = zarr.open_group("maps.ome.zarr/grade", mode="r")["s0"][:].reshape(1, 3)
+    assert np.array_equal(grade, [[1, 1, np.nan]], equal_nan=True)
+    assert run("-o", "maps.zarr", *both) == 0
+
+    def unexpected(*_, **__):
+        raise AssertionError("stitched first")
+
+    monkeypatch.setattr(_stitch, "stitch", unexpected)
+    assert run("-o", "names.ome.zarr", "--spread", "--head", "grade", "--head", "a/b") == 1
+    assert "export it alone" in capsys.readouterr().err
 
 
 def test_maps_that_people_ask_for(tmp_path, monkeypatch, capsys):

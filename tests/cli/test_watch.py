@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
+import re
 import subprocess
 import sys
 import time
@@ -139,6 +141,32 @@ def test_nobody_writes(tmp_path):
     assert "nobody is writing it" in list(watch.lines())[-1]
 
 
+def test_a_run_that_nobody_writes_ends_the_command(tmp_path, capsys, monkeypatch):
+    """Where no person looks on: what waits for it would wait for ever. On a terminal it goes on."""
+    accumulator = run_of(tmp_path / "run.zarr")
+    push(accumulator, 0, 5)
+    accumulator.close()
+    monkeypatch.setattr(_watch.time, "sleep", lambda _: None)
+    assert main(["watch", str(tmp_path / "run.zarr")]) == 1
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "running, but nobody is writing it: 5 of 96" in line
+    assert "left" not in line
+    looks = itertools.count()
+    monkeypatch.setattr(_watch.sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "40")
+
+    def sleep(_seconds):
+        if next(looks) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(_watch.time, "sleep", sleep)
+    with pytest.raises(KeyboardInterrupt):
+        _watch._look_on(argparse.Namespace(path=tmp_path / "run.zarr", every=1.0, report=None))
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) < 40
+    assert "nobody is writing it" in " ".join(shown.split())
+
+
 def test_speed_is_that_of_the_last_looks(tmp_path, monkeypatch):
     """Rows come at checkpoints: the time between those counts, and what the first look found does not."""
     now = itertools.count()
@@ -180,11 +208,11 @@ def test_a_terminal_is_drawn_over(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(_watch.time, "sleep", lambda _: accumulator.finalize())
     assert main(["watch", str(store)]) == 0
     accumulator.close()
-    first, second = capsys.readouterr().out.split("\x1b[5F\x1b[J")
+    first, n_drawn, second = re.split(r"\x1b\[(\d+)F\x1b\[J", capsys.readouterr().out)
+    assert len(first.splitlines()) == int(n_drawn)
     for text in (first, second):
-        lines = text.splitlines()
-        assert len(lines) == 5
-        assert max(map(len, lines)) < 40
+        assert max(map(len, text.splitlines())) < 40
+        assert "recorded" in text
     assert "█" in first
     assert "·" in first
 

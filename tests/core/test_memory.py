@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+from unittest import mock
+
+import numpy as np
 import psutil
 import pytest
+import zarr
 
+from accumulator import prepare_multitask_full_batch
 from accumulator._core import memory as _memory
 from accumulator._inputs.arguments import as_limit
 from accumulator.exceptions import OptionError
@@ -16,7 +22,8 @@ REAL = psutil.virtual_memory
 @pytest.fixture
 def files(tmp_path, monkeypatch):
     """Return a function that writes fake proc and sys files; the machine itself has 64 GiB free."""
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: _Machine)
+    monkeypatch.setattr(psutil, "virtual_memory", _machine)
+    monkeypatch.setattr(_memory, "_ASKED", _machine)
     monkeypatch.setattr(_memory, "_address_space_left", lambda: iter(()))
     root = tmp_path / "root"
 
@@ -33,6 +40,10 @@ def files(tmp_path, monkeypatch):
 class _Machine:
     available = 64 * GIB
     total = 80 * GIB
+
+
+def _machine():
+    return _Machine
 
 
 @pytest.mark.parametrize(
@@ -244,3 +255,59 @@ def test_quick_pushes_are_not_held_up_by_asking(asks, tuned):
     for _ in range(10_000):
         assert not watch.is_tight(10)
     assert asks["asks"] == 2
+
+
+def test_a_machine_that_a_test_makes_up_is_believed(monkeypatch):
+    """What is put in the place of psutil.virtual_memory counts like the machine's; other limits go on to."""
+    monkeypatch.setattr(_memory, "_address_space_left", lambda: iter(()))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: mock.Mock(available=12345))
+    assert _memory.available_memory() == 12345
+    monkeypatch.setattr(_memory, "_address_space_left", lambda: iter([77]))
+    assert _memory.available_memory() == 77
+    monkeypatch.undo()
+    assert _memory.available_memory() > 12345
+
+
+MIB = 2**20
+HEAD = ((64, 64, 3), "f4")  # 48 KiB a patch
+
+
+@pytest.mark.parametrize(
+    ("available", "n", "n_locs", "n_held", "is_last", "n_rows", "is_on_disk"),
+    [
+        pytest.param(MIB // 4, 10, 50, 0, False, 10, True, id="low memory"),
+        pytest.param(100 * GIB, 1, 50, 0, False, 1, False, id="enough"),
+        pytest.param(105 * 48 * 1024, 5, 20, 100, False, 5, True, id="what is held counts"),
+        pytest.param(10 * GIB, 5, 10, 0, True, 10, False, id="the last is padded in RAM"),
+        pytest.param(MIB // 4, 5, 15, 0, True, 15, True, id="the last is padded on disk"),
+        pytest.param(0, 5, 15, 0, True, 15, True, id="nothing left"),
+        pytest.param(10 * GIB, 5, 5, 0, True, 5, False, id="the last, without a gap"),
+    ],
+)
+@pytest.mark.parametrize("n_heads", [1, 2])
+def test_whoever_mocks_psutil_decides_between_ram_and_disk(
+    monkeypatch, tmp_path, available, n, n_locs, n_held, is_last, n_rows, is_on_disk, n_heads
+):
+    """What TIAToolbox promises of its function with a made-up machine, ours does too."""
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: mock.MagicMock(available=available))
+    shape, dtype = HEAD
+    rng = np.random.default_rng(0)
+    locs = np.array([[100 * row, 0, 100 * row + 100, 100] for row in range(n_locs)])
+    heads = [rng.random((n, *shape)).astype(dtype) for _ in range(n_heads)]
+    outputs, remaining, done = prepare_multitask_full_batch(
+        heads,
+        locs[:n],
+        locs,
+        np.empty((0, 4), locs.dtype),
+        [np.zeros((n_held, *shape), dtype) if n_held else None] * n_heads,
+        tmp_path / "folder",
+        is_last=is_last,
+    )
+    for output, head in zip(outputs, heads, strict=True):
+        assert isinstance(output, zarr.Array if is_on_disk else np.ndarray)
+        assert output.shape == (n_rows, *shape)
+        np.testing.assert_array_equal(output[:n], head)
+        assert not output[n:].any()
+    np.testing.assert_array_equal(done, locs[: len(locs) if is_last else n])
+    np.testing.assert_array_equal(remaining, locs[len(done) :])
+    shutil.rmtree(tmp_path / "folder", ignore_errors=True)

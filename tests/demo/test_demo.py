@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import importlib.util
+import itertools
 import os
 import re
 import subprocess
 import sys
 import zipfile
 
+import attrs
 import numpy as np
 import pytest
 import zarr
-from PIL import Image
+from PIL import Image, ImageFont
 
 from accumulator import FullBatch, FullBatchAccumulator, __version__, stitch
 from accumulator._cli.commands import main
@@ -26,6 +29,7 @@ from accumulator._demo import picture as _picture
 from accumulator._demo import run as _run
 from accumulator._demo import slide as _slide
 from accumulator._demo import tiles as _tiles
+from accumulator._demo.again import Again, WorkerError, collect_again
 from accumulator._demo.fetch import FetchError, Package, fetch
 
 needs_pip = pytest.mark.skipif(importlib.util.find_spec("pip") is None, reason="this Python has no pip")
@@ -347,6 +351,7 @@ def test_maps_lie_where_their_tiles_were_cut(tmp_path, memory_threshold):
     locs = _tiles.tile_locations(500, 700)
     tiles = _tiles.cut_tiles(_tiles.pad_to_grid(image, locs), locs)
     heads = {"probability": tiles[..., :3].astype(np.float32), "stain": tiles[..., 3:]}
+    heads["epithelium"] = np.arange(len(locs), dtype=np.float32)[:, None] + 1
     rows = np.array([0, 2, 6, 5])
     options = {"save_path": tmp_path / "spill", "memory_threshold": memory_threshold}
     with (
@@ -357,12 +362,21 @@ def test_maps_lie_where_their_tiles_were_cut(tmp_path, memory_threshold):
         assert (maps.blended.path is None) == (memory_threshold == 80)
         beside = np.zeros((500, 700, 1), dtype=bool)
         beside[:320, :640] = True
-        blended = beside.copy()
-        for x0, y0, x1, y1 in locs[rows]:
+        blended, middles = beside.copy(), np.zeros_like(beside)
+        heat, n_tiles = np.zeros((2, 500, 700))
+        for row, (x0, y0, x1, y1) in zip(rows, locs[rows], strict=True):
             blended[y0:y1, x0:x1] = True
+            middles[y0 + 80 : y1 - 80, x0 + 80 : x1 - 80] = True
+            heat[y0:y1, x0:x1] += row + 1
+            n_tiles[y0:y1, x0:x1] += 1
         np.testing.assert_array_equal(_maps.head_of(maps.beside, "probability"), image[..., :3] * beside)
         np.testing.assert_array_equal(_maps.head_of(maps.blended, "stain"), image[..., 3:] * blended)
         np.testing.assert_array_equal(maps.blended.coverage() > 0, blended[..., 0])
+        np.testing.assert_array_equal(_maps.head_of(maps.middles, "probability"), image[..., :3] * middles)
+        largest = np.where(blended[..., 0], image[..., :3].argmax(axis=-1), 255)
+        np.testing.assert_array_equal(_maps.head_of(maps.classes, "probability"), largest)
+        stretched = _maps.head_of(maps.heat, "epithelium")[..., 0]
+        np.testing.assert_allclose(stretched, heat / np.maximum(n_tiles, 1), rtol=1e-6)
     assert not any(tmp_path.glob("spill/*"))
 
 
@@ -370,6 +384,7 @@ def test_map_without_a_tile_side_by_side_is_empty():
     """The mask may leave out all of them: then nothing is covered, and there is no seam to measure."""
     locs = _tiles.tile_locations(320, 480)
     heads = {"probability": np.ones((2, 320, 320, 3), np.float32), "stain": np.ones((2, 320, 320, 2), "u1")}
+    heads["epithelium"] = np.ones((2, 1), np.float32)
     with (
         collected(locs, np.array([1]), heads) as result,
         _maps.stitch_maps(result, (320, 480)) as maps,
@@ -389,6 +404,9 @@ def test_seams_are_compared_with_the_gradient_elsewhere():
     elsewhere = np.array([1] * 6 * 6 + [0] * 4 * 8)
     covered = np.ones((6, 8), np.uint32)
     assert _maps.seam_ratio(values, covered, 4) == pytest.approx(across.mean() / elsewhere.mean())
+    moved = np.pad(values, ((1, 0), (1, 0), (0, 0)))
+    is_new = np.pad(covered, ((1, 0), (1, 0)))
+    assert _maps.seam_ratio(moved, is_new, 4, 1) == pytest.approx(across.mean() / elsewhere.mean())
     covered[:, 4:] = 0  # which hides the jump in x
     elsewhere = np.array([1] * 3 * 6 + [0] * 4 * 4)
     assert _maps.seam_ratio(values, covered, 4) == pytest.approx(4 / elsewhere.mean())
@@ -403,13 +421,15 @@ def test_blending_takes_the_seams_away():
     heads = {
         "probability": (waves + rng.normal(0, 1, (len(locs), 1, 1, 1))).astype(np.float32),
         "stain": np.zeros((len(locs), 320, 320, 2), np.uint8),
+        "epithelium": np.zeros((len(locs), 1), np.float32),
     }
     with (
         collected(locs, np.arange(len(locs)), heads) as result,
         _maps.stitch_maps(result, (960, 960)) as maps,
     ):
-        beside, blended = maps.seams
+        beside, blended, middles = maps.seams
         assert beside > 5
+        assert middles > 5
         assert blended < 1.5
 
 
@@ -438,7 +458,10 @@ def test_heads_have_their_shapes_and_values():
     assert {name: (head.shape, head.dtype.name) for name, head in heads.items()} == {
         "probability": ((2, 320, 320, 3), "float32"),
         "stain": ((2, 320, 320, 2), "uint8"),
+        "epithelium": ((2, 1), "float32"),
     }
+    expected = heads["probability"][..., 1].astype(np.float64).mean(axis=(1, 2))
+    np.testing.assert_allclose(heads["epithelium"][:, 0], expected, rtol=1e-5)
     np.testing.assert_array_equal(heads["stain"], tiles[..., :2])
     logit = 6 * float(tiles[1, 5, 7, 0]) / 255 - 3
     assert heads["probability"][1, 5, 7, 2] == pytest.approx(1 / (1 + np.exp(-logit)), rel=1e-5)
@@ -466,11 +489,11 @@ def drawn(monkeypatch):
     """Collect what is drawn: the slide, the blended heads with where tiles are, and the result's folder."""
     drawn = []
 
-    def draw(path, rgb, result, maps):
+    def draw(path, rgb, result, maps, again):
         covered = maps.blended.coverage() > 0
-        laid = {name: (_maps.head_of(maps.blended, name), covered) for name in result.outputs}
+        laid = {name: (_maps.head_of(maps.blended, name), covered) for name in maps.blended.outputs}
         drawn.append((rgb, laid, result.path))
-        _picture.draw(path, rgb, result, maps)
+        _picture.draw(path, rgb, result, maps, again)
 
     monkeypatch.setattr(_run, "draw", draw)
     return drawn
@@ -485,6 +508,21 @@ def small_demo(monkeypatch, tmp_path, stained):
     files = {"cmu_small_region.svs": tmp_path / "slide.png", "model_v1.onnx": tmp_path / "net.onnx"}
     monkeypatch.setattr(_run, "fetch", lambda _: files)
     monkeypatch.setattr(_run, "load_network", lambda _: FakeNetwork())
+    monkeypatch.setattr(_run, "collect_again", collected_at_once)
+
+
+@contextlib.contextmanager
+def collected_at_once(result, _):
+    """Stand for the processes that collect a result again: they are started where a test looks at them."""
+    is_even = np.arange(len(result.written)) % 2 == 0
+    halves = result.written & is_even, result.written & ~is_even
+    yield Again(result, *halves, result, halves)
+
+
+@pytest.fixture
+def processes(small_demo, monkeypatch):  # noqa: ARG001  which stands for them
+    """Let other processes collect again."""
+    monkeypatch.setattr(_run, "collect_again", collect_again)
 
 
 def fields(output):
@@ -500,13 +538,13 @@ def check_png(path, least_bytes):
     with Image.open(path) as image:
         image.load()
         assert image.format == "PNG"
-        assert image.width == 1920
+        assert image.width == 1800
         assert 1000 < image.height < 3000
         assert len(image.getcolors()) > 50
     assert least_bytes < path.stat().st_size < 800_000
 
 
-@pytest.mark.usefixtures("small_demo")
+@pytest.mark.usefixtures("processes")
 @pytest.mark.parametrize(("threshold", "place"), [("80", "RAM"), ("0", "zarr")])
 def test_demo_prints_its_table_and_draws_its_picture(drawn, tmp_path, capsys, threshold, place):
     """The table has coverage, bytes, place, times and digests, and the picture is where it was wanted."""
@@ -520,11 +558,16 @@ def test_demo_prints_its_table_and_draws_its_picture(drawn, tmp_path, capsys, th
     assert rows["locations"] == ["12"]
     assert 0 < n_written < 12
     assert rows["missing"] == [str(12 - n_written)]
-    assert rows["bytes"] == [f"{12 * 320 * 320 * (3 * 4 + 2):,}"]
+    assert rows["bytes"] == [f"{12 * 320 * 320 * (3 * 4 + 2) + 12 * 4:,}"]
     assert rows["held in"] == [place]
     assert float(rows["seconds in the network"][0]) >= 0
     assert float(rows["seconds in the accumulator"][0]) >= 0
     assert float(rows[f"seams of {n_written} tiles with 50 % overlap and Hann weights"][0]) > 0
+    assert (
+        int(rows["tiles recorded before kill -9"][0]) + int(rows["tiles predicted after it"][0]) == n_written
+    )
+    assert int(rows["tiles of rank 0"][0]) + int(rows["tiles of rank 1"][0]) == n_written
+    assert rows["same bytes after kill -9"] == rows["same bytes of two ranks, published"] == ["yes"]
     assert rows["picture:"] == [str(picture)]
     assert list(picture.parent.iterdir()) == [picture]
     check_png(picture, 10_000)
@@ -550,72 +593,131 @@ def test_small_demo_is_laid_where_the_stains_are(drawn, tmp_path):
 
 
 @pytest.fixture
-def figure(monkeypatch):
-    """Keep the figure that is drawn."""
+def sheet(monkeypatch):
+    """Keep the sheets that are drawn, and who collected again."""
     kept = []
-    make = _picture.make_figure
+    make = _picture.make_sheet
 
     def keep(*arguments):
-        kept.append(make(*arguments))
-        return kept[-1]
+        kept.append((make(*arguments), arguments[-1]))
+        return kept[-1][0]
 
-    monkeypatch.setattr(_picture, "make_figure", keep)
+    monkeypatch.setattr(_picture, "make_sheet", keep)
     return kept
 
 
-def in_px(figure, artist):
-    """Return left, top, right and bottom of what was drawn, in px of the file."""
-    box = artist.get_window_extent()
-    return box.x0, figure.bbox.height - box.y1, box.x1, figure.bbox.height - box.y0
-
-
 @pytest.mark.usefixtures("small_demo")
-def test_texts_of_the_picture_can_be_read(figure, tmp_path):
-    """The font has every character, or else it would warn, and every text ends within its column."""
+def test_texts_of_the_picture_can_be_read(sheet, tmp_path):
+    """The font has every character, texts end within their column, and hardly one lies on another."""
     assert main(["demo", "--output", str(tmp_path / "p.png")]) == 0
-    (figure,) = figure
-    assert len(figure.texts) == 3
-    assert all(in_px(figure, text)[2] < 1920 - 24 for text in figure.texts)
-    panels = figure.axes[:8]
-    for panel in panels:
-        left, _, right, _ = in_px(figure, panel)
-        legend = panel.get_legend()
-        texts = [panel.title, panel._left_title, *panel.texts, *(legend.get_texts() if legend else [])]
-        seen = [text for text in texts if text.get_text() and text.get_window_extent().width]
-        assert len(seen) >= 2  # two titles
-        for text in seen:
-            start, _, end, _ = in_px(figure, text)
-            number = text.get_text().isdecimal()  # those of tiles at the edge may be cut
-            assert number or left - 3 <= start < end <= right, text.get_text()
-    legends = [panel.get_legend() for panel in panels if panel.get_legend()]
-    labels = [[text.get_text() for text in legend.get_texts()] for legend in legends]
-    assert labels[0][0].endswith(" written")
-    assert labels[1:] == [["lumen", "epithelium", "stroma"], ["no tile"], ["outline of epithelium"]]
+    ((sheet, _),) = sheet
+    assert len(sheet.panels) == 12
+    words = [text for text in sheet.texts if not text.text.isdecimal()]
+    assert len(words) >= 3 + 2 * 12 + 9
+    font = ImageFont.load_default(24)
+    absent = bytes(font.getmask("\uffff"))
+    for text in words:
+        for character in set(text.text) - {" "}:
+            assert bytes(font.getmask(character)) != absent, (character, text.text)
+        left, _, right, _ = text.box
+        column = [panel.left for panel in sheet.panels[:4] if panel.left - 3 <= left][-1]
+        is_header = text in words[:3]
+        assert right <= (1800 - 24 if is_header else column + 420 + 2), text.text
+    boxes = [text.box for text in sheet.texts]
+    for one, other in itertools.combinations(boxes, 2):
+        assert one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
+
+
+def panel_of(picture, sheet, number):
+    """Return the pixels of a panel."""
+    panel = sheet.panels[number]
+    return picture[panel.top : panel.top + panel.height, panel.left : panel.left + 420]
 
 
 @pytest.mark.usefixtures("small_demo")
-def test_picture_shows_the_slide_and_where_no_tile_is(figure, drawn, tmp_path):
-    """The first panel is the slide; in the blended map and the stain, hatched is what has no tile."""
+def test_picture_shows_the_slide_and_where_no_tile_is(sheet, drawn, tmp_path):
+    """The first panel is the slide; in the blended and the label map, hatched is what has no tile."""
     assert main(["demo", "--output", str(tmp_path / "accumulator-demo.png")]) == 0
     rgb, laid, _ = drawn[0]
-    (figure,) = figure
+    ((sheet, _),) = sheet
     with Image.open(tmp_path / "accumulator-demo.png") as image:
         picture = np.asarray(image.convert("RGB")).astype(int)
-    panels = {}
-    for name, number in (("slide", 0), ("blended", 3), ("stain", 5)):
-        left, top, right, bottom = np.round(in_px(figure, figure.axes[number])).astype(int)
-        panels[name] = picture[top:bottom, left:right]
-    size = panels["slide"].shape[1::-1]
-    assert size[0] == 450
-    assert size[1] == pytest.approx(450 * rgb.shape[0] / rgb.shape[1], abs=2)
-    assert abs(panels["slide"] - np.asarray(Image.fromarray(rgb).resize(size)).astype(int)).mean() < 5
-    is_framed = (abs(panels["blended"] - [31, 41, 51]) < 3).all(axis=-1)
+    slide = panel_of(picture, sheet, 0)
+    size = slide.shape[1::-1]
+    assert size[1] == pytest.approx(420 * rgb.shape[0] / rgb.shape[1], abs=1)
+    assert abs(slide - np.asarray(Image.fromarray(rgb).resize(size)).astype(int)).mean() < 5
+    covered = np.asarray(Image.fromarray(laid["stain"][1]).resize(size))
+    for number in (5, 7, 11):
+        is_hatched = (abs(panel_of(picture, sheet, number) - [238, 240, 243]) < 4).all(axis=-1)
+        assert is_hatched[covered].mean() < 0.02, number
+        assert is_hatched[~covered].mean() > 0.6, number  # the rest are the lines and the frame
+    is_framed = (abs(panel_of(picture, sheet, 5) - [31, 41, 51]) < 3).all(axis=-1)
     assert is_framed.any()
-    for name in ("blended", "stain"):
-        covered = np.asarray(Image.fromarray(laid["stain"][1]).resize(panels[name].shape[1::-1]))
-        is_hatched = (abs(panels[name] - [238, 240, 243]) < 3).all(axis=-1)
-        assert is_hatched[covered].mean() < 0.02, name
-        assert is_hatched[~covered].mean() > 0.6, name  # the rest are the lines and the frame
+
+
+@pytest.mark.usefixtures("processes")
+def test_picture_shows_who_collected_which_tile(sheet, tmp_path):
+    """The middle of each tile that was written has the colour of its process, that of others none."""
+    assert main(["demo", "--output", str(tmp_path / "p.png"), "--batch-size", "1"]) == 0
+    ((sheet, again),) = sheet
+    picture = np.asarray(sheet.image).astype(int)
+    for number, pair in ((2, (again.before, again.after)), (3, again.ranks)):
+        assert all(rows.any() for rows in pair)
+        assert not (pair[0] & pair[1]).any()
+        for row, (x0, y0, x1, y1) in enumerate(again.resumed.output_locs):
+            panel = panel_of(picture, sheet, number)
+            scale = sheet.panels[number].scale
+            middle = panel[round((y0 + 90) * scale) : round((y1 - 90) * scale)]
+            middle = middle[:, round((x0 + 90) * scale) : round((x1 - 90) * scale)]
+            if not middle.size:
+                continue
+            tint = (middle[..., 2] - middle[..., 0]).mean()  # 61 of half that blue, -95 of half that yellow
+            is_blue, is_yellow = tint > 40, tint < -60
+            assert (is_blue, is_yellow) == (pair[0][row], pair[1][row])
+
+
+# Other processes
+
+
+def some_result(n_rows, **options):
+    """Return locations in a row, and a result of two heads with gaps."""
+    locs = np.stack([np.arange(n_rows), np.arange(n_rows) + 1], axis=1)
+    rows = np.flatnonzero(np.arange(n_rows) % 5 != 1)
+    rng = np.random.default_rng(7)
+    heads = {"a": rng.random((n_rows, 3, 2)).astype(np.float32), "b": rng.integers(0, 9, (n_rows, 1))}
+    return collected(locs, rows, heads, **options)
+
+
+@pytest.mark.parametrize("memory_threshold", [80, 0])
+def test_killed_and_shared_runs_have_the_same_bytes(tmp_path, memory_threshold):
+    """One process is ended by SIGKILL, and what its successor and two ranks make is what one run made."""
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    options = {"memory_threshold": memory_threshold, "save_path": tmp_path / "spill"}
+    with some_result(60, **options) as result, collect_again(result, folder) as again:
+        assert again.before.sum() == 24  # half of 12 batches
+        np.testing.assert_array_equal(again.before ^ again.after, result.written)
+        np.testing.assert_array_equal(again.ranks[0] ^ again.ranks[1], result.written)
+        for other in (again.resumed, again.published):
+            np.testing.assert_array_equal(other.written, result.written)
+            for name, head in result.outputs.items():
+                assert np.asarray(other.outputs[name]).tobytes() == np.asarray(head).tobytes()
+
+
+def test_process_that_fails_is_told(tmp_path, monkeypatch):
+    """What it said last is in the error, and no process is left."""
+    started = []
+    popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[-1])
+    (tmp_path / "killed.zarr").write_text("no store")
+    with (
+        some_result(20) as result,
+        pytest.raises(WorkerError, match=r"(?s)ended with 1, not -9.*killed\.zarr"),
+        collect_again(result, tmp_path),
+    ):
+        raise AssertionError
+    assert len(started) == 3
+    assert all(process.returncode is not None for process in started)
 
 
 @pytest.mark.parametrize(("corner", "expected"), [((320, 640), 320), ((640, 960), 640)])
@@ -659,6 +761,7 @@ def test_folder_gets_rows_map_and_report(tmp_path, capsys, threshold):
             assert [_run.sha256_of(head) for head in batch.outputs.values()] == [
                 rows["sha256 of probability"][0],
                 rows["sha256 of stain"][0],
+                rows["sha256 of epithelium"][0],
             ]
         assert rows["rows:"] == [str(folder / "rows.zarr")]
         assert main(["verify", str(folder / "rows.zarr")]) == 0
@@ -734,17 +837,6 @@ def test_link_in_place_of_an_output_is_replaced_not_followed(tmp_path):
 
 
 @pytest.mark.usefixtures("small_demo")
-def test_missing_ome_zarr_is_said_before_the_run(monkeypatch, tmp_path, capsys):
-    """Nothing is computed that could not be written; the remedy is the demo's own extra."""
-    monkeypatch.setitem(sys.modules, "ome_zarr", None)
-    assert main(["demo", "--output", str(tmp_path / "out")]) == 1
-    captured = capsys.readouterr()
-    assert captured.err.endswith("pip install 'full-batch-accumulator[demo]'\n")
-    assert captured.out == ""
-    assert list(tmp_path.glob("out/*")) == []
-
-
-@pytest.mark.usefixtures("small_demo")
 def test_compare_runs_both_and_says_that_they_agree(tmp_path, capsys):
     """RAM and zarr hold the same bytes, and each is said to be what it is."""
     assert main(["demo", "--compare", "--output", str(tmp_path / "p.png")]) == 0
@@ -757,10 +849,29 @@ def test_compare_runs_both_and_says_that_they_agree(tmp_path, capsys):
 @pytest.mark.usefixtures("small_demo")
 def test_compare_that_differs_ends_with_exit_code_one(monkeypatch, tmp_path, capsys):
     """A network that does not repeat itself is noticed."""
-    digests = iter("abcd")
-    monkeypatch.setattr(_run, "sha256_of", lambda _: next(digests))
+    digests = itertools.count()
+    monkeypatch.setattr(_run, "sha256_of", lambda _: str(next(digests)))
     assert main(["demo", "--compare", "--output", str(tmp_path / "p.png")]) == 1
     assert "same bytes in RAM and zarr: NO" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("small_demo")
+@pytest.mark.parametrize("which", ["resumed", "published"])
+def test_other_bytes_of_other_processes_end_with_exit_code_one(monkeypatch, tmp_path, capsys, which):
+    """A result that is not the first one is said to be none, and only that one."""
+
+    @contextlib.contextmanager
+    def collect_wrongly(result, folder):
+        heads = {name: np.zeros_like(head) for name, head in result.outputs.items()}
+        wrong = FullBatch(heads, result.output_locs, result.written)
+        with collected_at_once(result, folder) as again:
+            yield attrs.evolve(again, **{which: wrong})
+
+    monkeypatch.setattr(_run, "collect_again", collect_wrongly)
+    assert main(["demo", "--output", str(tmp_path / "p.png")]) == 1
+    rows = fields(capsys.readouterr().out)
+    said = rows["same bytes after kill -9"] + rows["same bytes of two ranks, published"]
+    assert said == (["NO", "yes"] if which == "resumed" else ["yes", "NO"])
 
 
 def test_digest_is_of_all_rows_in_order():
@@ -775,7 +886,7 @@ def test_digest_is_of_all_rows_in_order():
 
 WITHOUT_EXTRA = (
     "import sys\n"
-    "extra = ['jinja2', 'matplotlib', 'onnxruntime', 'PIL', 'platformdirs', 'tqdm']\n"
+    "extra = ['jinja2', 'onnxruntime', 'PIL', 'platformdirs', 'tqdm']\n"
     "sys.modules.update(dict.fromkeys(extra))\n"
     "from accumulator._cli import main\n"
 )

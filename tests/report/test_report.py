@@ -423,6 +423,18 @@ def test_page_tells_masked_from_missing(n_expected, figures, key):
     assert ("not which" in page) == (n_expected == 25)
 
 
+@pytest.mark.parametrize(("size", "is_told"), [(8, False), (12, True), (4, True)])
+def test_page_tells_of_patches_that_are_not_as_large_as_their_boxes(size, is_told):
+    """A halo is not cut away, and nothing tells it from a scale: the page says what it did."""
+    locs = np.array([[x, 0, x + 8, 8] for x in range(0, 32, 8)])
+    with FullBatchAccumulator(locs, store="halo.zarr") as accumulator:
+        accumulator.push({"a": np.ones((4, size, size, 2), "f4"), "b": np.ones((4, 2), "f4")}, locs)
+    write_report(Path("halo.zarr"), Path("halo.html"))
+    page = Path("halo.html").read_text()
+    assert page.count(f"Patches of {size} x {size} px are drawn as large as their boxes, 8 x 8") == is_told
+    assert page.count("drawn as large") == is_told
+
+
 def test_page_says_what_becomes_of_overlaps():
     """The mean of floats, the last of whole numbers, and nothing where boxes lie side by side."""
     locs = np.array([[0, 0, 8, 8], [4, 0, 12, 8]])

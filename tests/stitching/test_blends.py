@@ -228,6 +228,15 @@ def test_spread_values_are_those_of_patches_that_have_them_everywhere(how, blend
     np.testing.assert_array_equal(StitchedMap.load(path).coverage(), expected.coverage())
 
 
+@pytest.mark.parametrize("how", ["streamed", "whole"])
+def test_a_box_smaller_than_a_pixel_fills_one(how):
+    """It is seen on the map, however coarse that is."""
+    locs = np.array([[0, 0, 2, 2], [20, 0, 22, 2], [31, 0, 33, 2]])
+    heads = {"a": np.array([[1], [2], [3]], "f4")}
+    maps = maps_of(heads, locs, how, spread=True, scale=1 / 10, fill_value=9)
+    assert maps["a"][..., 0].tolist() == [[1, 9, 2, 3]]
+
+
 @given(
     n_axes=st.integers(1, 3),
     size=st.integers(1, 40),

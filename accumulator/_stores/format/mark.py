@@ -68,8 +68,12 @@ class Mark:
     @property
     def heads(self) -> list[str]:
         """The array of each head."""
-        names = self.names if self.version == NAMED else None
-        return [f"{OUTPUTS}/{key}" for key in head_keys(names, self.n_heads)]
+        return [f"{OUTPUTS}/{key}" for key in self.keys]
+
+    @property
+    def keys(self) -> list[str]:
+        """What the array of each head is called: earlier versions have numbers for all."""
+        return head_keys(self.names if self.version == NAMED else None, self.n_heads)
 
     def of_heads(self, names: Sequence[str] | None, n_heads: int) -> Mark:
         """Return the mark of a store that is made for such heads."""

@@ -106,10 +106,13 @@ class Behind:
                 self._calls.pop()
             self.failure, self._is_closed = None, True
             self._change.notify_all()
-        executor, self._executor = self._executor, None
-        if executor is not None:
-            # The garbage collector may call from within the thread.
-            executor.shutdown(wait=self._ident != threading.get_ident())
+            # The garbage collector may call from within the thread. To join it is not enough: one that an
+            # interrupt takes out of that, Python takes for ended.
+            is_within = self._ident == threading.get_ident()
+            self._change.wait_for(lambda: is_within or not self.is_at_work)
+        if self._executor is not None:
+            self._executor.shutdown(wait=not is_within)
+            self._executor = None
 
     def _is_made(self, n: int | None) -> bool:
         """Whether all calls up to a number are made."""

@@ -50,9 +50,9 @@ class Pool:
 
     def close(self) -> None:
         """End the threads; they start again when they are needed."""
-        executor, self._executor = self._executor, None
-        if executor is not None:
-            executor.shutdown()
+        if self._executor is not None:
+            self._executor.shutdown()
+            self._executor = None  # not before: after an interrupt they are waited for again
 
     def _call(self, n: int, work: Callable[[T], object], left: _Left[T]) -> Iterator[Future[None]]:
         """Have threads work, too; there may be none, as at the end of the interpreter."""

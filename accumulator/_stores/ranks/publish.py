@@ -27,7 +27,7 @@ from accumulator._stores.files import system
 from accumulator._stores.files.errors import telling
 from accumulator._stores.files.ownership import is_locked, names_in
 from accumulator._stores.format.mark import COMPLETE
-from accumulator._stores.format.names import PATCHES, REDO, head_keys
+from accumulator._stores.format.names import PATCHES, REDO
 from accumulator._stores.ranks.assemble import Assembler, Task, put_together, unit_rows_of
 from accumulator._stores.ranks.facts import RETIRED, name_of, part_folders
 from accumulator._stores.ranks.gather import NOBODY, PUBLISHED, Gathered, gather, units_of
@@ -219,8 +219,7 @@ class Publishing:
 
     @_assembler.default
     def _open(self) -> Assembler:
-        keys = head_keys(self.heads.names, len(self.heads))
-        return Assembler(self.run.root, keys, self.heads.values, [part.path for part in self.parts])
+        return Assembler(self.run.root, self.run.keys, self.heads.values, [part.path for part in self.parts])
 
     @_is_dirty.default
     def _look(self) -> bool:

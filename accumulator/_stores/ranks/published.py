@@ -44,6 +44,11 @@ class PublishedRun(KeptRun):
     def _found(self) -> list[str]:
         return [name for name in names_in(self.root) if not (system.is_partial(name) or name == PARTS)]
 
+    @property
+    def keys(self) -> list[str]:
+        """What the arrays of heads are called here, once `open_heads` has returned."""
+        return self._mark.keys
+
     def open_heads(self, heads: Heads[zarr.Array[Any]], most_nbytes: int) -> NDArray[np.uint64]:
         """Open what was published, or make it; return its checksums, ``(N, heads)``."""
         checksums = np.empty((len(self._locs), len(heads)), np.uint64)

@@ -51,12 +51,11 @@ CHANGES = {  # as `Path`, zarr, tifffile, Pillow, matplotlib and NumPy call it
 }
 ALLOWED = {
     ("_cli/shared.py", "os.open"): "the null device, in place of an output that was closed",
-    ("_demo/picture.py", "savefig"): "matplotlib draws in memory",
     ("_export/geotiff.py", "open"): "rasterio writes to the place that `staged` gave",
     ("_export/ome_tiff.py", "TiffFile"): "tifffile sets a link in what it wrote there",
     ("_export/ome_tiff.py", "TiffWriter"): "tifffile writes to the place that `staged` gave",
     ("_export/ome_tiff.py", "create_group"): "zarr writes beside it",
-    ("_export/ome_zarr.py", "create_group"): "zarr and ome-zarr write to the place that `staged` gave",
+    ("_export/ome_zarr.py", "create_group"): "zarr writes to the place that `staged` gave",
     ("_stores/format/layout.py", "create_group"): "in memory",
     ("_stores/kept/fit.py", "create_group"): "in memory",
     ("_stores/kept/run.py", "create_group"): "zarr writes through `FolderStore`",

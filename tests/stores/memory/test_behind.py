@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
-from accumulator._inputs.warn import warn
+from accumulator._inputs.warn import log, warn
 from accumulator._stores.memory import behind as _behind
 from accumulator._stores.memory.behind import Behind
 from accumulator._stores.memory.copies import Copies
@@ -155,6 +157,42 @@ def test_caller_is_warned(behind, wait):
             wait(behind)
     wait(behind)
     assert behind.failure is None
+
+
+def test_log_is_the_callers(behind, caplog):
+    """A handler may look at what the thread is at work on, for which the caller may hold a lock."""
+    caplog.set_level("INFO", "accumulator")
+    told = []
+    handler = logging.Handler()
+    handler.emit = lambda record: told.append((record.getMessage(), threading.current_thread()))
+    logger = logging.getLogger("accumulator")
+    logger.addHandler(handler)
+    try:
+        behind.put(lambda: log(logging.INFO, "%d rows move", 3), 1)
+        until(lambda: not behind.is_at_work)
+        assert not told
+        behind.settle()
+        log(logging.INFO, "at once")
+    finally:
+        logger.removeHandler(handler)
+    assert told == [("3 rows move", threading.current_thread()), ("at once", threading.current_thread())]
+
+
+def test_end_waits_again_after_an_interrupt(behind, gate, monkeypatch):
+    """Python takes a thread whose joining was interrupted for ended."""
+    behind.put(lambda: gate.wait(SECONDS), 1)
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(behind._change, "wait_for", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            behind.close()
+    closing = threading.Thread(target=behind.close)
+    closing.start()
+    time.sleep(0.05)
+    assert closing.is_alive()
+    gate.set()
+    closing.join(SECONDS)
+    assert not behind.is_at_work
+    assert not [each for each in threading.enumerate() if each.name.startswith("accumulator-test")]
 
 
 def test_end_from_within_a_call_does_not_wait_for_itself(behind):

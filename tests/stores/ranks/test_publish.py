@@ -13,6 +13,7 @@ import shutil
 import warnings
 from multiprocessing import resource_tracker
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -39,10 +40,14 @@ from accumulator import FullBatch, FullBatchAccumulator, publish
 from accumulator._core import ranks as _ranks
 from accumulator._report.facts import verify
 from accumulator._stores.files import system
+from accumulator._stores.format import mark as _mark
+from accumulator._stores.kept import run as _run
 from accumulator._stores.ranks import facts
 from accumulator._stores.ranks import publish as _publish
+from accumulator._stores.ranks import published as _published
 from accumulator._stores.ranks.recorded import Looks, look_at_parts
 from accumulator._stores.ranks.shared import SharedRun
+from accumulator._stores.writing import record as _record
 from accumulator.exceptions import (
     DamagedError,
     DuplicateLocationError,
@@ -201,6 +206,36 @@ def test_a_run_of_one_process_goes_on_with_several(tmp_path, store):
         push(last, last.missing_rows())
     alone(tmp_path / "alone.zarr", np.arange(N), chunks=7)
     check_same(store, tmp_path / "alone.zarr")
+
+
+@pytest.mark.parametrize("begun_by", ["one process", "ranks", "ranks, killed as they published"])
+def test_a_store_whose_heads_have_numbers_is_published_to(store, monkeypatch, begun_by):
+    """As versions before 3 made them: it is found right, and goes on under the names it has."""
+    with monkeypatch.context() as earlier:
+        for module in (_mark, _run, _record):
+            earlier.setattr(module, "head_keys", lambda _, n: [str(number) for number in range(n)])
+        if begun_by == "one process":
+            with FullBatchAccumulator(LOCS, store=store, chunks=7) as first:
+                push(first, np.arange(30))
+                first.close()
+        else:
+            with open_rank(store, 0, 2, chunks=7) as first:
+                push(first, np.arange(30))
+            publish(store, partial=True).close()
+    with open_rank(store, 0, 1, chunks=7) as rank:
+        push(rank, rank.missing_rows())
+    if begun_by.endswith("published"):
+        with monkeypatch.context() as killed:
+            killed.setattr(_published.PublishedRun, "record_rows", Mock(side_effect=KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                publish(store)
+        assert verify(store).is_right
+    publish(store)
+    assert sorted(each.name for each in Path(store, "outputs").iterdir()) == ["0", "1", "zarr.json"]
+    batch = FullBatch.load(store)
+    for name, expected in values(np.arange(N)).items():
+        assert (batch[name][:] == expected).all()
+    assert verify(store).is_right
 
 
 def test_what_a_killed_process_left_is_cleaned_up(tmp_path, store):
