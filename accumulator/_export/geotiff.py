@@ -98,12 +98,17 @@ def check_geotiff(  # noqa: PLR0913  the options of `StitchedMap.save_geotiff`
 
 def _as_transform(raw: Any) -> tuple[float, ...]:
     """Return the six numbers of an affine transformation."""
-    numbers: list[Any] = list(raw) if isinstance(raw, Iterable) else []  # of some versions it is no Sequence
-    if len(numbers) == _N_COEFFICIENTS + 3 and numbers[_N_COEFFICIENTS:] == [0, 0, 1]:
-        numbers = numbers[:_N_COEFFICIENTS]  # `affine.Affine` has its last row, too
+    given: list[Any] = list(raw) if isinstance(raw, Iterable) else []  # of some versions it is no Sequence
+    # `affine.Affine` has its last row, too.
+    numbers = given[:_N_COEFFICIENTS] if given[_N_COEFFICIENTS:] == [0, 0, 1] else given
     if len(numbers) != _N_COEFFICIENTS or not all(isinstance(each, Real) for each in numbers):
         raise OptionError(f"transform is {raw!r}: give an affine.Affine, or its six numbers a, b, c, d, e, f")
     a, b, c, d, e, f = (float(each) for each in numbers)
+    if len(given) == _N_COEFFICIENTS and c == e == 0 and b > 0 and f < 0:  # as rasterio tells them
+        raise OptionError(
+            f"transform is {raw!r}, in the order of GDAL: give the raster's transform in "
+            "rasterio, or affine.Affine.from_gdal(*transform)"
+        )
     if not all(map(math.isfinite, (a, b, c, d, e, f))) or a * e == b * d:
         raise OptionError(f"transform is {raw!r}, by which pixels have no area: give the one of the raster")
     return a, b, c, d, e, f

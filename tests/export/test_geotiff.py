@@ -106,6 +106,17 @@ numbers = st.floats(-1e6, 1e6, allow_subnormal=False)
 sizes = st.floats(0.01, 1e3)
 
 
+def test_transform_in_the_order_of_gdal_is_refused():
+    """Its six numbers would put the map somewhere else on Earth; an object says what they are."""
+    affine = pytest.importorskip("affine").Affine(10, 0, 500_000, 0, -10, 4_000_000)
+    with pytest.raises(OptionError, match="order of GDAL"):
+        _geotiff._as_transform(affine.to_gdal())
+    assert _geotiff._as_transform(affine) == (10, 0, 500_000, 0, -10, 4_000_000)
+    assert _geotiff._as_transform(iter([10, 0, 500_000, 0, -10, 4_000_000])) == tuple(affine)[:6]
+    rotated = type(affine)(0, 10, 0, 10, 0, -10)
+    assert _geotiff._as_transform(rotated) == tuple(rotated)[:6]
+
+
 @given(st.tuples(*[numbers] * 6), st.tuples(*[st.integers(-(10**6), 10**6)] * 2), st.tuples(sizes, sizes))
 def test_pixels_lie_where_their_locations_do(transform, first, scale):
     """The corner of a pixel has the coordinates of its location, by rasterio's own arithmetic."""
