@@ -109,8 +109,8 @@ class FullBatchAccumulator(Collector[FullBatch, Canvas], Covered):
         What else has to be the same when the run is resumed: the version of the model, say.
     checkpoint_interval : float, default 30
         With ``store``: after so many seconds the next push also does what `flush` does; later, where that
-        would take more than a twentieth of the time. Nothing but a push and `flush` records rows. 0 means
-        every push, inf only `flush`.
+        would take more than a twentieth of the time. Nothing but a push and `flush` records rows. With 0 it
+        is every push that leaves time for it, with inf only `flush`: call that where a row must not be lost.
     n_expected : int, optional
         How many of the locations are to come, where a mask leaves others out; more may. The others count as
         left out, not as missing, in what is printed and drawn of the run, and ``store`` keeps the number.
