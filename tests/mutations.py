@@ -207,6 +207,8 @@ MUTATIONS = [
     (VOTES, "left &= ~here", "break"),
     (VOTES, "(classes < winner)", "(classes > winner)"),
     (VOTES, "votes[...] = 0", "pass"),
+    (VOTES, "votes >= most - self.slack) &", "votes >= most) &"),
+    (VOTES, "slots[0][1] >= most - self.slack", "slots[0][1] >= most"),
     (BLENDS, "_SIGMA: Final = 0.125", "_SIGMA: Final = 0.126"),
     (BLENDS, "_VOTE_BITS: Final = 42", "_VOTE_BITS: Final = 2"),
     (BLENDS, "(2 * np.arange(length, dtype=np.int64) - (length - 1)) ** 2", "np.arange(length)"),

@@ -88,7 +88,8 @@ def _fresh_known(shape: tuple[int, ...], spec: MapSpec) -> NDArray[Any] | Votes 
         return None
     shape = (*shape, 1 if spec.is_known_by_pixel else spec.n_channels)
     if spec.window.blend == "vote":
-        return Votes([], partial(_fresh_slot, shape, spec.sum_dtype, spec.known_dtype))
+        make = partial(_fresh_slot, shape, spec.sum_dtype, spec.known_dtype)
+        return Votes([], make, slack=spec.slack)
     return fresh(shape, spec.known_dtype)
 
 

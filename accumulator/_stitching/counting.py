@@ -16,7 +16,7 @@ import numpy as np
 from accumulator._inputs import tuning
 from accumulator._inputs.options import as_fill_value, by_plain_key, check_heads
 from accumulator._stitching.numbers import convert, wider
-from accumulator._stitching.votes import Votes, votes_dtype
+from accumulator._stitching.votes import ROUNDED, Votes, votes_dtype
 from accumulator.exceptions import OptionError
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ def counting(spec: MapSpec, n_rows: int, *, has_weights: bool) -> MapSpec:
     """Return a map that knows of each number what has come, if it has to; the list has so many rows."""
     blend, real = spec.window.blend, np.zeros((), spec.sum_dtype).real.dtype
     if blend == "vote":
-        return attrs.evolve(spec, known_dtype=votes_dtype(spec.window, has_weights=has_weights))
+        slack = ROUNDED if spec.window.is_weighted and not has_weights else 0
+        return attrs.evolve(spec, known_dtype=votes_dtype(spec.window, has_weights=has_weights), slack=slack)
     if blend == "nearest":
         most = int(spec.window.distances.max())
         if (most + 1) * (n_rows + 1) >= 2**63:

@@ -49,6 +49,7 @@ class MapSpec:
     known_dtype: np.dtype[Any] | None = None  # of what is known of each number; None where that is not needed
     is_known_by_pixel: bool = False  # as all channels of a pixel come from one patch
     is_spread: bool = False  # whether a patch has one value for its whole box
+    slack: int = 0  # votes that differ by no more are as many
     reduced: Reduced | None = None  # what is made of bands before they are stored
 
     @property

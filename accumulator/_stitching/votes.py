@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from accumulator._stitching.blends import Window
 
+ROUNDED = 32  # votes by a window are rounded to whole numbers: those of so many patches twice over
 N_SLOTS = 2  # that a pixel is thought to need: labels differ where objects end
 
 
@@ -34,6 +35,7 @@ class Votes:
     slots: list[tuple[NDArray[Any], NDArray[Any]]]  # classes and votes; those without votes are free
     make: Callable[[], tuple[NDArray[Any], NDArray[Any]]]  # one more slot for the whole band
     cut: Callable[[NDArray[Any]], NDArray[Any]] = attrs.field(default=lambda array: array)  # this part of it
+    slack: int = 0  # votes that differ by no more are as many
     lock: threading.Lock = attrs.field(factory=threading.Lock)  # parts share the slots
 
     def __getitem__(self, part: slice) -> Votes:
@@ -66,11 +68,15 @@ class Votes:
         """Return the classes with most votes, the lowest where several have as many, and their votes."""
         if not self.slots:
             self.slots.append(self.make())
-        winner, most = (self.cut(array).copy() for array in self.slots[0])
-        for classes, votes in (map(self.cut, slot) for slot in self.slots[1:]):
-            is_better = (votes > most) | ((votes == most) & (votes > 0) & (classes < winner))
-            np.copyto(winner, classes, where=is_better)
-            np.copyto(most, votes, where=is_better)
+        slots = [(self.cut(classes), self.cut(votes)) for classes, votes in self.slots]
+        winner, most = (array.copy() for array in slots[0])
+        for _, votes in slots[1:]:
+            np.maximum(most, votes, out=most)
+        has_won = slots[0][1] >= most - self.slack
+        for classes, votes in slots[1:]:
+            is_as_good = (votes >= most - self.slack) & (votes > 0)
+            np.copyto(winner, classes, where=is_as_good & (~has_won | (classes < winner)))
+            has_won |= is_as_good
         return winner, most
 
     @property

@@ -228,6 +228,19 @@ def test_spread_values_are_those_of_patches_that_have_them_everywhere(how, blend
     np.testing.assert_array_equal(StitchedMap.load(path).coverage(), expected.coverage())
 
 
+@pytest.mark.usefixtures("bands")
+@pytest.mark.parametrize("how", ["streamed", "whole"])
+def test_votes_that_are_rounded_tie(how):
+    """Two votes that add up to a third are as many, though each is rounded: the lowest class wins."""
+    locs = np.array([[0, 0, 0, 4, 3, 2], [1, 0, 0, 5, 3, 2], [0, 1, 0, 4, 4, 2], [1, 1, 0, 5, 4, 2]])
+    locs = np.vstack([locs, [[0, 2, 0, 4, 5, 2]]])
+    values = np.random.default_rng(0).integers(0, 4, (5, 2, 3, 4)).astype("u1")
+    options = {"blend": ("vote", "hann"), "output_shape": (2, 5, 5), "origin": [0, 0, 0], "crop": "start"}
+    expected, _, _ = blended(values, locs, (2, 5, 5), [0, 0, 0], ("vote", "hann"), 0)
+    assert expected[0, 2, 0] == 0
+    np.testing.assert_array_equal(maps_of({"a": values}, locs, how, **options)["a"], expected)
+
+
 @pytest.mark.parametrize("how", ["streamed", "whole"])
 def test_a_box_smaller_than_a_pixel_fills_one(how):
     """It is seen on the map, however coarse that is."""
