@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from accumulator import FullBatch, FullBatchAccumulator, StitchedMap, Stitcher, publish, stitch
 from accumulator._stitching.frame import Frame
+from accumulator._stitching.votes import Votes
 from accumulator.exceptions import (
     BlendWarning,
     HeadError,
@@ -239,6 +240,27 @@ def test_votes_that_are_rounded_tie(how):
     expected, _, _ = blended(values, locs, (2, 5, 5), [0, 0, 0], ("vote", "hann"), 0)
     assert expected[0, 2, 0] == 0
     np.testing.assert_array_equal(maps_of({"a": values}, locs, how, **options)["a"], expected)
+
+
+@pytest.mark.parametrize(
+    ("votes", "slack", "expected"),
+    [
+        ([(5, 100), (3, 80)], 32, 3),
+        ([(3, 80), (5, 100)], 32, 3),
+        ([(5, 100), (3, 67)], 32, 5),
+        ([(3, 67), (5, 100)], 32, 5),
+        ([(5, 100), (3, 80)], 0, 5),
+        ([(5, 100), (3, 100), (4, 100)], 0, 3),
+        ([(9, 90), (5, 70), (3, 50), (7, 100)], 32, 5),  # what is compared is the most, not the last winner
+        ([(3, 20), (5, 0)], 32, 3),
+    ],
+)
+def test_votes_that_are_nearly_as_many(votes, slack, expected):
+    """The lowest class of those whose votes differ from the most by no more than what rounding does."""
+    slots = [(np.array([each], "u1"), np.array([n], "f8")) for each, n in votes]
+    winner, most = Votes(slots, lambda: slots[0], slack=slack).won()
+    assert winner == expected
+    assert most == max(n for _, n in votes)
 
 
 @pytest.mark.parametrize("how", ["streamed", "whole"])
