@@ -10,6 +10,7 @@ from accumulator import FullBatch, FullBatchAccumulator
 from accumulator._inputs.validation import as_locations, as_place
 from accumulator._stores.ranks.recorded import recorded_rows
 from accumulator._stores.ranks.shared import SharedRun
+from accumulator._stores.reading.saved import open_mark
 from accumulator.exceptions import OptionError, ResultNotFoundError, ResumeError
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class OneRun:
         Raises
         ------
         ResumeError
-            ``store`` is that of other locations; a ValueError.
+            ``store`` is that of other locations, or of another ``resume_token``; a ValueError.
         ResultFormatError
             ``store`` is damaged, or something else; a ValueError.
         StorageError
@@ -61,20 +62,41 @@ class OneRun:
         """
         shared = SharedRun.find(self._store)
         if shared is not None:
-            stored, recorded = shared.locations(), recorded_rows(shared)
+            stored, recorded, token = shared.locations(), recorded_rows(shared), shared.terms.resume_token
         else:
             try:
                 with FullBatch.load(self._store, partial=True) as batch:
                     stored, recorded = batch.output_locs, batch.written
             except ResultNotFoundError:
                 return np.arange(len(self._locs))
+            token = open_mark(self._store).resume_token
+        self._compare(stored, token)
+        return np.flatnonzero(~recorded)
+
+    def _compare(self, stored: NDArray[Any], token: str | None) -> None:
+        """Refuse a store of another run, whose rows would be taken for this one's."""
         if not np.array_equal(stored, self._locs):
             raise ResumeError(
                 f"{self._store} is the store of other locations, or of another order: give another path"
             )
-        return np.flatnonzero(~recorded)
+        given = self._options.get("resume_token")
+        if token != given:
+            raise ResumeError(
+                f"{self._store} is the store of a run with resume_token={token!r}, and this has {given!r}: give "
+                "another path, or the same token if the model is the same"
+            )
 
     @property
     def result(self) -> FullBatch:
-        """The published result; errors are those of `FullBatch.load`, and tell that there is none yet."""
-        return FullBatch.load(self._store)
+        """The published result.
+
+        Errors are those of `FullBatch.load`, which tell that there is none yet, and ResumeError, as for
+        `missing_rows`.
+        """
+        batch = FullBatch.load(self._store)
+        try:
+            self._compare(batch.output_locs, open_mark(self._store).resume_token)
+        except BaseException:
+            batch.close()
+            raise
+        return batch
