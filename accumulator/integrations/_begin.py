@@ -82,8 +82,8 @@ class OneRun:
         given = self._options.get("resume_token")
         if token != given:
             raise ResumeError(
-                f"{self._store} is the store of a run with resume_token={token!r}, and this has {given!r}: give "
-                "another path, or the same token if the model is the same"
+                f"{self._store} is the store of a run with resume_token={token!r}, and this has {given!r}: "
+                "give another path, or the same token if the model is the same"
             )
 
     @property
