@@ -21,7 +21,7 @@ def run(locs, **options):
 
 @pytest.mark.parametrize("ranks", [{}, {"rank": 0, "world_size": 1}])
 def test_rows_of_another_model_are_not_taken_for_this_ones(ranks):
-    """Neither as what needs no prediction, nor as the result: a script with nothing to do would not see it."""
+    """Neither as what needs no prediction, nor as the result: who has nothing to do would not see it."""
     store = {"store": "run.zarr", "mode": "a", "resume_token": "v1"}
     with FullBatchAccumulator(LOCS, **store, **ranks) as accumulator:
         accumulator.push(np.ones((2, 1)), LOCS[:2])
