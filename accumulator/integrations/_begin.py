@@ -82,7 +82,7 @@ class OneRun:
         given = self._options.get("resume_token")
         if token != given:
             raise ResumeError(
-                f"{self._store} is the store of a run with resume_token={token!r}, and this has {given!r}: "
+                f"{self._store} is the store of another run: resume_token is {token!r} there, and {given!r} here: "
                 "give another path, or the same token if the model is the same"
             )
 
