@@ -82,7 +82,7 @@ class OneRun:
         given = self._options.get("resume_token")
         if token != given:
             raise ResumeError(
-                f"{self._store} is the store of another run: resume_token is {token!r} there, and {given!r} here: "
+                f"{self._store} is that of another run: resume_token is {token!r} there and {given!r} here: "
                 "give another path, or the same token if the model is the same"
             )
 
